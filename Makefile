@@ -1,0 +1,37 @@
+# make course   set everything up, then run the lessons into build/course/
+# make test     set everything up, then pass the tests
+# make lab      open the lessons in JupyterLab
+# A Python of your own: make course PYTHON=python3.12
+
+PYTHON ?= python3
+PROFILE ?= smoke
+BIN := .venv/bin
+
+.PHONY: setup course test lab lint clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "sgmgm needs Python 3.11 or newer: make PYTHON=python3.12"; exit 2; }
+	@echo "== setting up .venv (torch is large: a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[course,test]'
+	@touch $@
+
+course: setup
+	@echo "== running the lessons (profile $(PROFILE))"
+	@$(BIN)/sgmgm course run --profile $(PROFILE) --out build/course
+
+test: setup
+	@echo "== running the tests"
+	@$(BIN)/python -m pytest -q
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: setup
+	@$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf .venv build runs

@@ -1,0 +1,7 @@
+"""`python -m sgmgm` is the command `sgmgm`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,102 @@
+"""A small image classifier: the course's eye.
+
+Three uses: its features stand in for the Inception network's in the Fréchet distance, its logits
+give the inception score and the class accuracy of samples, and the distance between its
+activations is the tokenizer's feature loss.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError
+from .hub import Pretrained
+
+
+@dataclass
+class ClassifierConfig:
+    """Sizes of a `Classifier`; `widths` are the channels of its stages, each half as large."""
+
+    num_classes: int = 10
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+
+    def __post_init__(self):
+        self.widths = tuple(self.widths)
+
+
+class Features(NamedTuple):
+    """What an extractor says of B images."""
+
+    features: Tensor  # (B, D) float32
+    logits: Tensor  # (B, C) float32
+
+
+class Stage(nn.Module):
+    """Half the resolution, then one residual block (He et al. 2016)."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__()
+        self.down = conv_norm(width_in, width, stride=2)
+        self.conv1 = conv_norm(width, width)
+        self.conv2 = conv_norm(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.down(x))
+        return x + F.relu(self.conv2(F.relu(self.conv1(x))))
+
+
+def conv_norm(width_in: int, width: int, stride: int = 1) -> nn.Sequential:
+    """3 x 3 convolution and batch norm."""
+    conv = nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(width))
+
+
+class Classifier(Pretrained):
+    """Residual network; also an extractor for `metrics` (images in, `Features` out)."""
+
+    name = "classifier"
+    labels_known = True  # its classes are the data set's, so class accuracy makes sense
+
+    config_class = ClassifierConfig
+
+    def __init__(self, config: ClassifierConfig):
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.stem = conv_norm(3, widths[0])
+        self.stages = nn.ModuleList(
+            Stage(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.head = nn.Linear(widths[-1], config.num_classes)
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Activations after the stem and each stage, [(B, widths[i], H / 2^i, W / 2^i)]."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(
+                f"the classifier takes images (B, 3, H, W), not {tuple(images.shape)}."
+            )
+        x = F.relu(self.stem(images * 2 - 1))
+        seen = [x]
+        for stage in self.stages:
+            seen.append(x := stage(x))
+        return seen
+
+    def forward(self, images: Tensor) -> Features:
+        """Features (B, widths[-1]) and logits (B, C) of images (B, 3, H, W) in [0, 1]."""
+        features = self.activations(images)[-1].float().mean((2, 3))
+        return Features(features, self.head(features).float())
+
+
+def feature_distance(classifier: Classifier, a: Tensor, b: Tensor) -> Tensor:
+    """Perceptual distance of two image batches (B, 3, H, W), a scalar.
+
+    Mean squared difference of channel-normalised activations, averaged over the stages, as LPIPS
+    does without its learned weights (Zhang et al. 2018, eq. 1).
+    """
+    pairs = zip(classifier.activations(a), classifier.activations(b), strict=True)
+    terms = [
+        (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean() for x, y in pairs
+    ]
+    return sum(terms) / len(terms)

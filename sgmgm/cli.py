@@ -1,0 +1,255 @@
+"""The command line: train, sample, evaluate, run, info.
+
+Results go to standard output, progress to standard error. Bad input ends with exit code 2 and
+one sentence.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from . import __version__, presets, workflow
+from .datasets import NAMES
+from .errors import InputError, SgmgmError, check_count
+from .guidance import GUIDANCES, SCALE_SCHEDULES
+from .masking import SCHEDULES
+from .pipeline import SHIPPED, Pipeline
+from .samples import load_samples, save_samples
+from .sampling import ANNEALS, ORDERS
+from .training import default_device
+
+
+def train(args) -> None:
+    """Train one part, or all of them in their order."""
+    folder = args.out or default_folder(args)
+    for part in workflow.PARTS if args.part == "all" else [args.part]:
+        report = workflow.train(part, args.dataset, args.preset, folder, args.seed, args.device)
+        print(f"{folder / part}: {describe(part, report)}")
+
+
+def describe(part: str, report: dict) -> str:
+    """A part's training report in one line."""
+    words = [f"{report['seconds'] / 60:.1f} min", f"{report['images_per_second']:.0f} images/s"]
+    if part == "classifier":
+        words.append(f"test accuracy {report['test_accuracy']:.3f}")
+    if part == "tokenizer":
+        words.append(f"test PSNR {report['psnr']:.2f} dB, rFID {report['rfid']:.2f}")
+        words.append(f"{report['codes_used']:.1%} of codes used")
+    if part == "transformer":
+        words.append(f"NLL {report['history'][-1]['nll']:.3f}")
+    return ", ".join(words)
+
+
+def default_folder(args) -> Path:
+    """Where a data set's models of a preset are kept unless --out says otherwise."""
+    name = Path(args.dataset.removeprefix("folder:")).name
+    return Path("runs") / f"{name}-{args.preset}"
+
+
+def chosen_settings(args) -> dict:
+    """The sampling settings that were given on the command line."""
+    names = presets.Sampling.__dataclass_fields__
+    return {name: getattr(args, name) for name in names}
+
+
+def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
+    """`--num` labels that go round `--classes` (all classes if none are given)."""
+    check_count("--num", args.num)
+    if args.classes is None:
+        classes = list(range(len(pipeline.card.classes)))
+    else:
+        words = [word.strip() for word in args.classes.split(",")]
+        classes = pipeline.labels([int(w) if w.lstrip("-").isdigit() else w for w in words])
+        classes = classes.tolist()
+    return workflow.balanced_labels(args.num, classes)
+
+
+def sample(args) -> None:
+    """Draw images into a picture or a samples file."""
+    suffix = args.out.suffix.lower()
+    if suffix not in (".png", ".npz"):
+        raise InputError(f"--out {args.out}: end it in .png (a grid) or .npz (samples).")
+    pipeline = Pipeline.from_pretrained(args.model, args.device)
+    labels = chosen_labels(args, pipeline)
+    begun = time.perf_counter()
+    images, nfe = workflow.draw(
+        pipeline, labels, args.seed, args.batch_size, **chosen_settings(args)
+    )
+    seconds = time.perf_counter() - begun
+    if suffix == ".npz":
+        save_samples(args.out, images, labels.numpy())
+    else:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        workflow.save_grid(args.out, pixels)
+    print(
+        f"{args.out}: {len(images)} images in {seconds:.1f} s "
+        f"({len(images) / seconds:.1f} images/s, {nfe:g} network passes an image)"
+    )
+
+
+def evaluate(args) -> None:
+    """Score a samples file against a data set."""
+    images, labels = load_samples(args.samples)
+    extractor = workflow.make_extractor(
+        args.extractor, args.reference, args.model, args.weights, args.device or default_device()
+    )
+    reference = workflow.reference_for(args.reference, extractor, args.model)
+    scores = workflow.score(images, labels, reference, extractor)
+    print(json.dumps(asdict(scores), indent=2) if args.json else scores.table())
+
+
+def run(args) -> None:
+    """The whole system in one command: train what is missing, sample, score, print a table."""
+    check_count("--num", args.num)
+    folder = args.out or default_folder(args)
+    device = args.device or default_device()
+    rows = []
+    for part in workflow.PARTS:
+        if part == "classifier" and (SHIPPED / args.dataset / part).is_dir():
+            continue
+        report = workflow.train(part, args.dataset, args.preset, folder, args.seed, device)
+        rows.append((f"train {part}", report["seconds"], describe(part, report).split(", ", 1)[1]))
+    pipeline = Pipeline.from_pretrained(folder, device)
+    labels = chosen_labels(args, pipeline)
+    begun = time.perf_counter()
+    images, nfe = workflow.draw(
+        pipeline, labels, args.seed, args.batch_size, **chosen_settings(args)
+    )
+    seconds = time.perf_counter() - begun
+    save_samples(folder / "samples.npz", images, labels.numpy())
+    pixels = torch.from_numpy(images[:100]).permute(0, 3, 1, 2).float() / 255
+    workflow.save_grid(folder / "samples.png", pixels, columns=10)
+    rows.append((f"sample {len(images)}", seconds,
+                 f"{len(images) / seconds:.0f} images/s, {nfe:g} passes an image"))  # fmt: skip
+    begun = time.perf_counter()
+    eye = workflow.find_classifier(args.dataset, folder).to(device)
+    reference = workflow.reference_for(args.dataset, eye, folder)
+    scores = workflow.score(images, labels.numpy(), reference, eye)
+    floor = workflow.noise_floor(args.dataset, eye, reference)
+    found = f"Frechet distance {scores.frechet:.2f} (real test images: {floor:.2f})"
+    rows.append(("evaluate", time.perf_counter() - begun, found))
+    print(f"{args.dataset}, preset {args.preset}, in {folder}")
+    for name, seconds, found in rows:
+        print(f"  {name:<18}{seconds / 60:7.1f} min   {found}")
+    print(scores.table())
+    print(f"grid of samples: {folder / 'samples.png'}")
+
+
+def info(args) -> None:
+    """What is installed, on what machine, and what models and presets there are."""
+    import torchvision
+
+    print(f"sgmgm {__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}, "
+          f"torchvision {torchvision.__version__}")  # fmt: skip
+    print(f"device: {default_device()}, {torch.get_num_threads()} CPU threads")
+    print(f"data sets: {', '.join(NAMES)}")
+    for name in presets.PRESETS:
+        plan = presets.get("any", name, 10)
+        sizes = f"{plan.transformer.num_hidden_layers} x {plan.transformer.hidden_size}"
+        print(f"preset {name}: transformer {sizes}, {plan.tokenizer.num_tokens} tokens of "
+              f"{plan.tokenizer.num_embeddings} codes")  # fmt: skip
+    for card in sorted(SHIPPED.glob("*/pipeline.json")):
+        print(f"shipped model: {card.parent.name}")
+    if args.model:
+        pipeline = Pipeline.from_pretrained(args.model, "cpu")
+        count = sum(p.numel() for p in pipeline.transformer.parameters())
+        print(f"{args.model}: {pipeline.card.dataset}, {count / 1e6:.2f} M parameters, classes "
+              f"{', '.join(pipeline.card.classes)}; {pipeline.card.sampling}")  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="sgmgm", description="Masked generative image models with self-guidance."
+    )
+    top.add_argument("--version", action="version", version=f"sgmgm {__version__}")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(function, **options):
+        help = function.__doc__.split("\n")[0]
+        each = commands.add_parser(
+            function.__name__, help=help, description=help, formatter_class=formatter, **options
+        )
+        each.set_defaults(function=function)
+        each.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
+        return each
+
+    def training(each):
+        each.add_argument("--dataset", default="sprites", help=f"one of {', '.join(NAMES)}")
+        each.add_argument("--preset", default="laptop", choices=presets.PRESETS)
+        each.add_argument("--out", type=Path, help="folder; runs/DATASET-PRESET if not given")
+        each.add_argument("--seed", type=int, default=0)
+
+    def drawing(each, num: int):
+        each.add_argument("--num", type=int, default=num, help="how many images")
+        each.add_argument("--classes", help="e.g. 0,3,5 or names; all in turn if not given")
+        each.add_argument("--batch-size", type=int, default=64)
+        note = "the model's own default if not given"
+        each.add_argument("--steps", type=int, help=f"decoding steps; {note}")
+        each.add_argument("--temperature", type=float, help=f"choice temperature; {note}")
+        each.add_argument("--anneal", choices=ANNEALS, help=f"how temperature falls; {note}")
+        each.add_argument("--order", choices=ORDERS, help=f"which tokens are kept; {note}")
+        each.add_argument("--schedule", choices=SCHEDULES, help=f"mask schedule; {note}")
+        each.add_argument("--guidance", choices=GUIDANCES, help=note)
+        each.add_argument("--scale", type=float, help=f"guidance scale, 0 is none; {note}")
+        each.add_argument("--scale-schedule", choices=SCALE_SCHEDULES, help=note)
+
+    each = command(train)
+    each.add_argument("part", choices=(*workflow.PARTS, "all"))
+    training(each)
+
+    each = command(sample)
+    each.add_argument("--model", required=True, help="a shipped name or a pipeline folder")
+    each.add_argument("--out", type=Path, default=Path("samples.png"), help=".png or .npz")
+    each.add_argument("--seed", type=int, default=0, help="of the first image; then seed + 1, ...")
+    drawing(each, 64)
+
+    each = command(evaluate)
+    each.add_argument("--samples", type=Path, required=True, help="an .npz: arr_0 uint8 NHWC")
+    each.add_argument("--reference", default="sprites", help="a data set's name")
+    each.add_argument("--extractor", default="classifier", choices=("classifier", "inception"))
+    each.add_argument("--model", type=Path, help="pipeline folder whose classifier to use")
+    each.add_argument("--weights", help="file of Inception weights")
+    each.add_argument("--json", action="store_true", help="print one JSON object")
+
+    each = command(run)
+    training(each)
+    drawing(each, 5000)
+
+    each = command(info)
+    each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.device is not None:
+            check_device(args.device)
+        args.function(args)
+    except SgmgmError as error:
+        print(f"sgmgm: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sgmgm: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_device(name: str) -> None:
+    """InputError unless torch can compute on the device of this name."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"no device {name!r} here: try --device {default_device()}.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

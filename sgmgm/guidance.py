@@ -1,0 +1,216 @@
+"""Guidance: every kind is one formula (paper, eq. 2, 3 and 6) around another smooth prediction.
+
+    guided = smooth + (1 + s) (plain - smooth)
+
+A guidance is a callable (canvas, labels) -> guided logits (B, N, K); the sampler knows no more.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError, check_choice
+from .smoothing import LoraSmoother, ToastSmoother, blur, blur_embeddings
+from .transformer import MaskedTransformer, Prediction
+
+# The share of known tokens, in [0, 1], tells how far sampling has come.
+SCALE_SCHEDULES = {
+    "constant": lambda known: torch.ones_like(known),
+    "linear": lambda known: 2 * known,  # nothing at the blank canvas, 1 on average
+    "interval": lambda known: ((known >= 0.2) & (known <= 0.8)).to(known),
+}
+
+
+class Guidance:
+    """No guidance, and the frame of all others.
+
+    Args:
+        model: the generator.
+        scale: s; 0 is exactly the plain prediction.
+        scale_schedule: how s changes while the canvas fills, a name in `SCALE_SCHEDULES`.
+    """
+
+    def __init__(
+        self, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant"
+    ):
+        if not torch.isfinite(torch.tensor(float(scale))):
+            raise InputError(f"the guidance scale must be finite, not {scale!r}.")
+        self.model, self.scale = model, float(scale)
+        self.weight = SCALE_SCHEDULES[
+            check_choice("scale schedule", scale_schedule, SCALE_SCHEDULES)
+        ]
+
+    def __call__(self, canvas: Tensor, labels: Tensor) -> Tensor:
+        """Guided logits (B, N, K) of canvas int64 (B, N) and labels int64 (B,)."""
+        plain, smooth = self.both(canvas, labels)
+        if smooth is None:
+            return plain.float()
+        known = (canvas < self.model.config.codebook_size).float().mean(1)
+        scale = self.scale * self.weight(known)[:, None, None]
+        # eq. 6 with the brackets opened, so that s = 0 gives `plain` to the last bit
+        return plain.float() + scale * (plain.float() - smooth.float())
+
+    def both(self, canvas: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Plain and smooth logits (B, N, K)."""
+        return self.model(canvas, labels).logits, None
+
+
+class ClassifierFree(Guidance):
+    """smooth = the prediction without the class (Ho & Salimans 2022), in one batch of 2 B."""
+
+    def both(self, canvas, labels):
+        nobody = torch.full_like(labels, self.model.config.num_classes)
+        logits = self.model(torch.cat((canvas, canvas)), torch.cat((labels, nobody))).logits
+        return tuple(logits.chunk(2))
+
+
+class SpatialLogits(Guidance):
+    """smooth = plain logits, Gaussian-blurred over the grid; costs no second pass."""
+
+    sigma = 1.0  # grid cells
+
+    def both(self, canvas, labels):
+        plain = self.model(canvas, labels).logits
+        return plain, blur(plain.float(), self.sigma)
+
+
+class SpatialEmbeddings(Guidance):
+    """smooth = the prediction from a canvas whose embeddings are blurred over the grid."""
+
+    sigma = 1.0  # grid cells
+
+    def both(self, canvas, labels):
+        plain = self.model(canvas, labels).logits
+        return plain, blur_embeddings(self.model, canvas, labels, self.sigma).logits
+
+
+class SelfAttentionGuidance(Guidance):
+    """smooth = the prediction with the most attended tokens masked (after Hong et al. 2023, SAG).
+
+    A position's attention is what the last layer's heads give it on average; positions above
+    the mean are masked, as SAG blurs them.
+    """
+
+    def both(self, canvas, labels):
+        model = self.model
+        x = model.embed(model.words(canvas, labels))
+        for layer in model.transformer_layers[:-1]:
+            x = layer(x)
+        last = model.transformer_layers[-1]
+        received = last.attention.weights(x).mean((1, 2))[:, 1:]  # (B, N)
+        plain = model.codes(last(x))
+        salient = received > received.mean(1, keepdim=True)
+        hidden_canvas = torch.where(salient, model.config.mask_id, canvas)
+        return plain, model(hidden_canvas, labels).logits
+
+
+class AutoGuidance(Guidance):
+    """smooth = the prediction of a weaker copy (Karras et al. 2024)."""
+
+    def __init__(self, model, scale=1.0, scale_schedule="constant", *, weak: MaskedTransformer):
+        super().__init__(model, scale, scale_schedule)
+        self.weak = weak
+
+    def both(self, canvas, labels):
+        return self.model(canvas, labels).logits, self.weak(canvas, labels).logits
+
+
+class SelfGuidance(Guidance):
+    """smooth = the semantic smoother's prediction (the paper).
+
+    TOAST recycles pass 1's hidden states, so both kinds cost two passes a step.
+    """
+
+    def __init__(
+        self,
+        model,
+        scale=1.0,
+        scale_schedule="constant",
+        *,
+        smoother: ToastSmoother | LoraSmoother,
+    ):
+        super().__init__(model, scale, scale_schedule)
+        self.smoother = smoother
+
+    def both(self, canvas, labels):
+        plain = self.model(canvas, labels)
+        return plain.logits, self.smooth(plain, canvas, labels)
+
+    def smooth(self, plain: Prediction, canvas: Tensor, labels: Tensor) -> Tensor:
+        """Smoothed logits (B, N, K)."""
+        if isinstance(self.smoother, LoraSmoother):
+            return self.smoother(canvas, labels).logits
+        return self.smoother(self.model, plain.hidden, labels).logits
+
+
+class SelfAndClassifierFree(SelfGuidance):
+    """Self- and classifier-free guidance together; three passes a step.
+
+    Two guidances compose by the sum of their pushes, so the smooth prediction that stands for
+    both is smooth + no_class - plain.
+    """
+
+    def both(self, canvas, labels):
+        nobody = torch.full_like(labels, self.model.config.num_classes)
+        both = self.model(torch.cat((canvas, canvas)), torch.cat((labels, nobody)))
+        plain = Prediction(*(part.chunk(2)[0] for part in both))
+        free = both.logits.chunk(2)[1]
+        return plain.logits, self.smooth(plain, canvas, labels) + free - plain.logits
+
+
+# name -> class, and which helper of a pipeline it needs under which argument
+GUIDANCES: dict[str, tuple[type[Guidance], dict[str, str]]] = {
+    "none": (Guidance, {}),
+    "cfg": (ClassifierFree, {}),
+    "spatial": (SpatialLogits, {}),
+    "spatial-embeddings": (SpatialEmbeddings, {}),
+    "sag": (SelfAttentionGuidance, {}),
+    "auto": (AutoGuidance, {"weak": "weak"}),
+    "self": (SelfGuidance, {"smoother": "smoother"}),
+    "self-lora": (SelfGuidance, {"smoother": "smoother-lora"}),
+    "self+cfg": (SelfAndClassifierFree, {"smoother": "smoother"}),
+}
+
+
+def make_guidance(
+    name: str,
+    model: MaskedTransformer,
+    scale: float = 1.0,
+    scale_schedule: str = "constant",
+    helper: Callable[[str], nn.Module] | None = None,
+) -> Guidance:
+    """The guidance of this name; `helper` finds a smoother or weaker model by its name."""
+    check_choice("guidance", name, GUIDANCES)
+    kind, needs = GUIDANCES[name]
+    parts = {argument: helper(part) for argument, part in needs.items()}
+    return kind(model, scale, scale_schedule, **parts)
+
+
+class Passes:
+    """How many rows went through a network: `rows` / B is passes per image (NFE)."""
+
+    def __init__(self):
+        self.rows = 0
+
+    def count(self, module, args, output) -> None:
+        self.rows += len(output)
+
+
+@contextmanager
+def count_passes(*models: nn.Module):
+    """Count every row that runs through the first layer of each transformer, while inside."""
+    passes = Passes()
+    first = [
+        layer
+        for model in models
+        for name, layer in model.named_modules()
+        if name.endswith("transformer_layers.0")
+    ]
+    hooks = [layer.register_forward_hook(passes.count) for layer in first]
+    try:
+        yield passes
+    finally:
+        for hook in hooks:
+            hook.remove()

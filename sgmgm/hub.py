@@ -1,0 +1,104 @@
+"""Keeping and finding models: a folder with `config.json` and `model.safetensors`."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .errors import CheckpointError
+from .files import atomic_path, read_json, write_json
+
+
+class Pretrained(nn.Module, PyTorchModelHubMixin):
+    """A model that is built from one dataclass, `config_class`, and kept as plain data."""
+
+    config_class: type
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_) -> None:
+        """Write `config.json` and `model.safetensors`; `dtype` narrows the floating weights."""
+        weights = {}
+        for name, value in self.state_dict().items():
+            narrow = dtype if value.is_floating_point() else None
+            weights[name] = value.detach().to("cpu", narrow, copy=True).contiguous()
+        with atomic_path(Path(folder) / "model.safetensors") as partial:
+            save_file(weights, partial)
+        write_json(Path(folder) / "config.json", asdict(self.config))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **hub):
+        """The model kept in a folder, or in a repository of the Hugging Face hub, ready to use.
+
+        Raises:
+            CheckpointError: a file is absent or damaged, or the weights do not fit the sizes
+                (every name that does not match is listed).
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = download(source, **hub)
+        return load_weights(cls(cls.read_config(folder)), folder / "model.safetensors")
+
+    @classmethod
+    def read_config(cls, folder: str | Path):
+        """The sizes in a folder's `config.json`, as `config_class`."""
+        path = Path(folder) / "config.json"
+        data = read_json(path)
+        names = {f.name for f in fields(cls.config_class)}
+        if not isinstance(data, dict) or data.keys() != names:
+            unfit = sorted(set(data) ^ names) if isinstance(data, dict) else "the whole file"
+            raise CheckpointError(f"{path} does not describe a {cls.__name__}: see {unfit}.")
+        try:
+            with torch.device("meta"):  # nothing is allocated for sizes that cannot be
+                config = cls.config_class(**data)
+                declared = {k: tuple(v.shape) for k, v in cls(config).state_dict().items()}
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} holds impossible sizes: {error}") from None
+        _check_fit(declared, path.with_name("model.safetensors"))
+        return config
+
+
+def download(source: str | Path, **hub) -> Path:
+    """A hub repository's files in the local cache."""
+    try:
+        return Path(
+            snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **hub)
+        )
+    except Exception as error:  # network, name and cache errors of many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{source} is neither a folder here nor a hub repository within reach ({reason})."
+        ) from None
+
+
+def _open(path: Path):
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist.")
+    try:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; get or train it again.") from None
+
+
+def _check_fit(declared: dict, path: Path) -> None:
+    with _open(path) as file:
+        stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+    unfit = sorted(k for k in declared | stored if declared.get(k) != stored.get(k))
+    if unfit:
+        raise CheckpointError(f"{path} does not fit its config.json: {', '.join(unfit)}.")
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Fill `model` from a safetensors file (in the model's own precision); in eval mode."""
+    with _open(path) as file:
+        try:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged: {error}.") from None
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit: {' '.join(str(error).split())}") from None
+    return model.eval()

@@ -1,0 +1,84 @@
+"""Masking: how much of an image is hidden, and which tokens.
+
+Schedules and training masks follow MaskGIT (Chang et al. 2022, section 3.3 and appendix).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, check_choice
+
+SCHEDULES = {
+    "cosine": lambda r, n: math.cos(math.pi * r / 2),
+    "linear": lambda r, n: 1 - r,
+    "square": lambda r, n: 1 - r**2,
+    "exponential": lambda r, n: 1 - n ** (r - 1) if r < 1 else 0.0,
+    "arccos": lambda r, n: math.acos(r) / (math.pi / 2),
+}
+
+
+def mask_ratio(r: float, schedule: str = "cosine", n: int = 256) -> float:
+    """Share of tokens that are masked at progress r.
+
+    Args:
+        r: progress in [0, 1]; 0 is a blank canvas (but for "exponential": 1 - 1/n), 1 a full one.
+        schedule: a name in `SCHEDULES`; all fall from about 1 to 0.
+        n: number of tokens; only "exponential", 1 - n^(r - 1), depends on it.
+    """
+    check_choice("schedule", schedule, SCHEDULES)
+    if not 0 <= r <= 1:
+        raise InputError(f"progress must lie in [0, 1], not {r!r}.")
+    return max(0.0, SCHEDULES[schedule](r, n))
+
+
+def masked_after(step: int, steps: int, n: int, schedule: str = "cosine") -> int:
+    """How many of n tokens the schedule leaves masked after step 1 <= step <= steps.
+
+    floor(n x ratio(step / steps)), the paper's sampling rule; 0 after the last step.
+    """
+    return 0 if step == steps else math.floor(n * mask_ratio(step / steps, schedule, n))
+
+
+def random_mask(batch: int, n: int, generator: torch.Generator, schedule: str = "cosine") -> Tensor:
+    """Training masks, bool (batch, n): True is hidden (paper, eq. 1).
+
+    Each row draws its own progress t ~ U(0, 1) and hides round(ratio(t) n) >= 1 positions
+    at random.
+    """
+    t = torch.rand(batch, generator=generator).tolist()
+    hidden = torch.tensor([max(1, round(mask_ratio(r, schedule, n) * n)) for r in t])
+    rank = torch.rand(batch, n, generator=generator).argsort(1).argsort(1)
+    return rank < hidden[:, None]
+
+
+def drop_labels(
+    labels: Tensor, rate: float, num_classes: int, generator: torch.Generator
+) -> Tensor:
+    """A copy of labels (B,) in which a share `rate` is `num_classes`, i.e. "no class".
+
+    This is what lets one model serve classifier-free guidance (Ho & Salimans 2022).
+    """
+    drop = torch.rand(len(labels), generator=generator) < rate
+    return torch.where(drop.to(labels.device), num_classes, labels)
+
+
+def corrupt(
+    tokens: Tensor, mask: Tensor, rate: float, wrong: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Replace a share of the *visible* tokens by wrong ones (paper, eq. 7: z_t).
+
+    Args:
+        tokens: int64 (B, N), the true tokens x_0.
+        mask: bool (B, N), True where the canvas will be masked.
+        rate: share of the visible tokens to replace, in [0, 1].
+        wrong: int64 (B, N), a candidate for every position.
+
+    Returns:
+        The corrupted tokens (B, N), before masking, and where they were replaced, bool (B, N).
+    """
+    if not 0 <= rate <= 1:
+        raise InputError(f"the substitution rate must lie in [0, 1], not {rate!r}.")
+    replaced = (torch.rand(tokens.shape, generator=generator).to(mask.device) < rate) & ~mask
+    return torch.where(replaced, wrong, tokens), replaced

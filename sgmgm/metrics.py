@@ -1,0 +1,505 @@
+"""Scores: how far a set of generated images is from the real ones.
+
+Images become feature rows through an *extractor*; every score is then a function of the rows
+alone, computed in float64 and in blocks, so that 50,000 rows of 2048 features fit anywhere.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from .classifier import Features
+from .errors import DataError, InputError, check_count
+from .files import atomic_path
+
+BLOCK = 2048  # rows that are in float64 at once
+MAX_ROWS = 10_000  # feature rows that KID and precision/recall look at
+
+
+def _rows(name: str, features, least: int = 1) -> Tensor:
+    """`features` as a finite tensor (N, D) with at least `least` rows, else an InputError."""
+    features = torch.as_tensor(features).detach()
+    if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
+        shape = tuple(features.shape)
+        raise InputError(
+            f"{name} must be floating-point rows (N, D), not {features.dtype} {shape}."
+        )
+    if len(features) < least:
+        raise InputError(f"{name} has {len(features)} rows; at least {least} are needed.")
+    if not all(block.isfinite().all() for block in features.split(BLOCK)):
+        raise InputError(f"{name} holds NaN or infinite values.")
+    return features
+
+
+def _check_same_width(a: int, b: int) -> None:
+    if a != b:
+        raise InputError(f"features of {a} and of {b} dimensions cannot be compared.")
+
+
+def _subset(features: Tensor, count: int) -> Tensor:
+    """At most `count` rows, drawn with a fixed seed.
+
+    Neither the first rows nor every n-th would do: data sets are often sorted by class, and a
+    stride can fall in step with labels that repeat in order.
+    """
+    if len(features) <= count:
+        return features
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    return features[order[:count].sort().values]
+
+
+# --- the scores ------------------------------------------------------------------------------
+
+
+class GaussianStats:
+    """Mean and covariance of feature rows that arrive in batches, in float64.
+
+    Batches are joined by the pairwise update of Chan, Golub & LeVeque 1979, which does not
+    lose digits the way sum(x^2) - sum(x)^2 / N does.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self._mean: Tensor | None = None  # (D,)
+        self._scatter: Tensor | None = None  # (D, D) sum of (x - mean)(x - mean)^T
+
+    def update(self, features) -> "GaussianStats":
+        """Add a batch (B, D) and return self; InputError if it is empty, of another width or
+        not finite, and nothing is added then."""
+        features = _rows("features", features)
+        if self.count:
+            _check_same_width(features.shape[1], len(self._mean))
+        else:
+            width = features.shape[1]
+            self._mean = torch.zeros(width, dtype=torch.float64)
+            self._scatter = torch.zeros(width, width, dtype=torch.float64)
+        for block in features.split(BLOCK):
+            block = block.cpu().double()  # first to the CPU: not every accelerator has float64
+            mean, total = block.mean(0), self.count + len(block)
+            block = block - mean
+            shift = mean - self._mean
+            self._scatter += block.T @ block
+            self._scatter += torch.outer(shift, shift) * (self.count * len(block) / total)
+            self._mean += shift * (len(block) / total)
+            self.count = total
+        return self
+
+    @property
+    def mean(self) -> Tensor:
+        """(D,) float64."""
+        self._check_count(1)
+        return self._mean.clone()
+
+    @property
+    def cov(self) -> Tensor:
+        """(D, D) float64, unbiased (divided by N - 1)."""
+        self._check_count(2)
+        return self._scatter / (self.count - 1)
+
+    def _check_count(self, least: int) -> None:
+        if self.count < least:
+            raise InputError(f"the statistics hold {self.count} rows; at least {least} are needed.")
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors for safetensors; `from_state` takes them back."""
+        self._check_count(1)
+        return {
+            "count": torch.tensor(self.count),
+            "mean": self._mean.clone(),
+            "scatter": self._scatter.clone(),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> "GaussianStats":
+        """The inverse of `state`; InputError if tensors are missing, misshapen or not finite."""
+        try:
+            count, mean, scatter = int(state["count"]), state["mean"], state["scatter"]
+        except (KeyError, RuntimeError, ValueError):
+            raise InputError("the state of GaussianStats needs count, mean and scatter.") from None
+        if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)) or count < 1:
+            raise InputError("the state of GaussianStats has shapes that do not agree.")
+        if not (mean.isfinite().all() and scatter.isfinite().all()):
+            raise InputError("the state of GaussianStats holds NaN or infinite values.")
+        stats = cls()
+        stats.count = count
+        stats._mean, stats._scatter = mean.double().clone(), scatter.double().clone()
+        return stats
+
+
+def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two Gaussians (FID on Inception features).
+
+    Heusel et al. 2017 (arXiv 1706.08500), eq. 6. With A = R R^T, (A B)^(1/2) has the trace of
+    the symmetric (R^T B R)^(1/2), so that two symmetric eigendecompositions suffice, and
+    directions in which A is singular simply drop out. InputError if the widths differ or a side
+    has fewer than two rows.
+    """
+    cov_a, cov_b = a.cov, b.cov
+    _check_same_width(len(cov_a), len(cov_b))
+    values, vectors = torch.linalg.eigh(cov_a)
+    keep = values > values[-1] * len(values) * torch.finfo(values.dtype).eps  # the rest is rounding
+    root = vectors[:, keep] * values[keep].sqrt()
+    cross = torch.linalg.eigvalsh(root.T @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (a.mean - b.mean).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return max(0.0, distance.item())
+
+
+def kid(x, y, degree: int = 3, block: int = BLOCK) -> float:
+    """Unbiased MMD^2 of rows (N, D) and (M, D) under the kernel (x.y / D + 1)^degree.
+
+    Binkowski et al. 2018 (arXiv 1801.01401), sections 3 and 4, over all rows at once instead of
+    random subsets. Unbiased: it is around 0, and at times below, for two samples of one
+    distribution. InputError on bad rows or fewer than two of them.
+    """
+    x, y = _rows("x", x, least=2), _rows("y", y, least=2)
+    _check_same_width(x.shape[1], y.shape[1])
+    width = x.shape[1]
+
+    def kernel_sum(a: Tensor, b: Tensor) -> float:
+        return sum(
+            (p.double() @ q.double().T).div_(width).add_(1).pow_(degree).sum().item()
+            for p in a.split(block)
+            for q in b.split(block)
+        )
+
+    def mean_of_pairs(a: Tensor) -> float:  # a row is not paired with itself
+        norms = torch.cat([rows.double().square().sum(1) for rows in a.split(block)])
+        itself = (norms / width + 1).pow(degree).sum().item()
+        return (kernel_sum(a, a) - itself) / (len(a) * (len(a) - 1))
+
+    return mean_of_pairs(x) + mean_of_pairs(y) - 2 * kernel_sum(x, y) / (len(x) * len(y))
+
+
+def inception_score(
+    probabilities_or_logits, splits: int = 10, seed: int | None = 2020
+) -> tuple[float, float]:
+    """(mean, standard deviation) over `splits` of exp(E_x KL(p(y|x) || p(y))).
+
+    Salimans et al. 2016 (arXiv 1606.03498), section 4, in the form exp(H(y) - H(y|x)). Rows
+    (N, C) that are non-negative and sum to 1 are probabilities, all others are logits. Rows are
+    shuffled first as torch-fidelity does, because samples are often sorted by class; seed=None
+    leaves them in order. InputError on bad rows or fewer rows than splits.
+    """
+    rows = _rows("logits", probabilities_or_logits, least=check_count("splits", splits))
+    is_probability = bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < 1e-3).all())
+    if seed is not None:
+        order = np.random.RandomState(seed).permutation(len(rows))
+        rows = rows[torch.from_numpy(order).to(rows.device)]
+    scores = []
+    for i in range(splits):
+        part = rows[i * len(rows) // splits : (i + 1) * len(rows) // splits]
+        marginal, conditional_entropy = 0, 0
+        for block in part.split(BLOCK):
+            p = block.double() if is_probability else block.double().softmax(1)
+            marginal = marginal + p.sum(0) / len(part)
+            conditional_entropy += torch.special.entr(p).sum() / len(part)
+        scores.append((torch.special.entr(marginal).sum() - conditional_entropy).exp().item())
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def _distance_tiles(x: Tensor, y: Tensor, centre: Tensor, block: int):
+    """Squared distances of every row of x to every row of y, as (rows, columns, tile)."""
+    for i in range(0, len(x), block):
+        rows = slice(i, i + block)
+        p = x[rows].double() - centre
+        for j in range(0, len(y), block):
+            columns = slice(j, j + block)
+            q = y[columns].double() - centre
+            scale = p.square().sum(1, keepdim=True) + q.square().sum(1)
+            tile = torch.addmm(scale, p, q.T, alpha=-2)
+            # What the cancellation leaves of two equal rows is rounding, so it is made 0.
+            yield rows, columns, tile.masked_fill_(tile < 1e-12 * scale, 0)
+
+
+def _radii(x: Tensor, k: int, centre: Tensor, block: int) -> Tensor:
+    """(N,) squared distance of each row to its k-th nearest other row."""
+    nearest = x.new_full((len(x), k + 1), torch.inf, dtype=torch.float64)  # + 1: the row itself
+    for rows, _, tile in _distance_tiles(x, x, centre, block):
+        best = tile.topk(min(k + 1, tile.shape[1]), largest=False).values
+        nearest[rows] = torch.cat([nearest[rows], best], 1).topk(k + 1, largest=False).values
+    return nearest.amax(1)
+
+
+def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, float]:
+    """precision, recall, density and coverage of rows (N, D) and (M, D), in balls that reach
+    from a row to its k-th nearest neighbour in its own set.
+
+    precision: share of fakes inside a real ball; recall: share of reals inside a fake ball
+    (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2; the ball is closed).
+    density: real balls around a fake, over k, 1 in expectation where fakes are as good as
+    reals; coverage: share of real balls with a fake inside (Naeem et al. 2020, arXiv
+    2002.09797, eq. 3-4; the ball is open, as in the authors' `prdc`).
+    All depend on N and M: compare only scores with equal numbers. Time grows as
+    (N + M)^2 D, memory does not grow. InputError on bad rows or fewer than k + 1 of them.
+    """
+    least = check_count("k", k) + 1
+    real, fake = _rows("real features", real, least), _rows("fake features", fake, least)
+    _check_same_width(real.shape[1], fake.shape[1])
+    centre = real.mean(0, dtype=torch.float64)  # distances keep more digits around the origin
+    real_radius, fake_radius = _radii(real, k, centre, block), _radii(fake, k, centre, block)
+
+    precise = torch.zeros(len(fake), dtype=torch.bool, device=real.device)
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    covered = torch.zeros_like(recalled)
+    balls_around = 0
+    for rows, columns, tile in _distance_tiles(real, fake, centre, block):
+        radius = real_radius[rows, None]
+        precise[columns] |= (tile <= radius).any(0)
+        recalled[rows] |= (tile <= fake_radius[columns]).any(1)
+        inside = tile < radius
+        covered[rows] |= inside.any(1)
+        balls_around += inside.sum().item()
+    return {
+        "precision": precise.double().mean().item(),
+        "recall": recalled.double().mean().item(),
+        "density": balls_around / (k * len(fake)),
+        "coverage": covered.double().mean().item(),
+    }
+
+
+# --- from images to features -----------------------------------------------------------------
+
+
+class Extractor(Protocol):
+    """A callable: images float32 (B, 3, H, W) in [0, 1] -> Features."""
+
+    name: str
+    labels_known: bool  # the logits' classes are the data set's own, so accuracy has a meaning
+
+    def __call__(self, images: Tensor) -> Features: ...
+
+
+class InceptionExtractor:
+    """Inception-v3 of the published FIDs, from torch-fidelity ('inception-v3-compat').
+
+    Features are the 2048 pooled activations, logits the 1008 without bias; images of any size
+    are resized to 299 x 299 inside, as TensorFlow 1 did. `weights` is the file that
+    torch-fidelity publishes; None takes torch.hub's cache and downloads into it if need be.
+    DataError if torch-fidelity or the weights are absent or damaged.
+    """
+
+    name = "inception-v3-compat"
+    labels_known = False  # its classes are ImageNet's
+
+    def __init__(self, weights: str | Path | None = None, device: str = "cpu"):
+        try:
+            from torch_fidelity import feature_extractor_inceptionv3 as inception
+        except ImportError:
+            raise DataError(
+                "Inception scores need torch-fidelity: pip install 'sgmgm[inception]'."
+            ) from None
+        url = inception.URL_INCEPTION_V3
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        path = cache if weights is None else Path(weights)
+        try:
+            if weights is None and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, str(path))
+            if not path.is_file():
+                raise FileNotFoundError
+        except OSError:
+            raise DataError(f"no Inception weights at {path}: put {url} there.") from None
+        try:
+            torch.load(path, weights_only=True)  # torch-fidelity's own load would run any pickle
+            self.net = inception.FeatureExtractorInceptionV3(
+                self.name, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+            ).to(device)
+        except Exception as error:  # a damaged pickle can raise anything
+            raise DataError(
+                f"{path} is damaged or holds no Inception weights: replace it by {url}."
+            ) from error
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Images float32 (B, 3, H, W) in [0, 1]; they are rounded to 8 bits."""
+        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        return Features(*self.net(pixels.to(self.device)))
+
+
+@torch.no_grad()
+def extract(
+    extractor: Extractor, images: Iterable[Tensor], progress: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) float32 and logits (N, C) on the CPU of batches float32 (B, 3, H, W).
+
+    InputError, with the number of the batch, if images are not in [0, 1] or not of that shape,
+    or if features or logits are not finite.
+    """
+    if progress:
+        from tqdm.auto import tqdm
+
+        images = tqdm(images, desc=f"{extractor.name} features", unit="batch")
+    features, logits = [], []
+    for i, batch in enumerate(images):
+        if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch) or batch.dtype != torch.float32:
+            raise InputError(
+                f"batch {i} must be float32 images (B, 3, H, W), "
+                f"not {batch.dtype} {tuple(batch.shape)}."
+            )
+        if not (batch.min() >= 0 and batch.max() <= 1):  # in this form NaN fails, too
+            raise InputError(f"batch {i} has pixels outside [0, 1].")
+        out = extractor(batch)
+        features.append(_rows(f"features of batch {i}", out.features).float().cpu())
+        logits.append(_rows(f"logits of batch {i}", out.logits).float().cpu())
+    if not features:
+        raise InputError("there are no images to extract features from.")
+    return torch.cat(features), torch.cat(logits)
+
+
+# --- the report ------------------------------------------------------------------------------
+
+
+def _compact(rows: Tensor) -> Tensor:
+    """Half the bytes where that moves the rows by less than 1e-3 of their spread."""
+    half = rows.half()
+    error, spread = (half.double() - rows).norm(), (rows - rows.mean(0)).double().norm()
+    return half if error < 1e-3 * spread else rows.float()
+
+
+@dataclass
+class Reference:
+    """A real data set as the scores see it: a small file instead of the images."""
+
+    stats: GaussianStats  # over the whole set
+    features: Tensor  # (at most MAX_ROWS, D) float16 or float32, for KID and precision/recall
+    dataset: str
+    extractor: str
+
+    @property
+    def count(self) -> int:
+        """Images in the whole set."""
+        return self.stats.count
+
+    @classmethod
+    def from_features(cls, features, dataset: str, extractor: str) -> "Reference":
+        """From all feature rows (N, D); the rows kept are drawn with a fixed seed."""
+        features = _rows("reference features", features, least=2)
+        kept = _compact(_subset(features, MAX_ROWS).cpu())
+        return cls(GaussianStats().update(features), kept, dataset, extractor)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file with JSON metadata, atomically; InputError if unwritable."""
+        about = {"dataset": self.dataset, "extractor": self.extractor, "count": self.count}
+        tensors = {**self.stats.state(), "features": self.features.contiguous()}
+        with atomic_path(path) as partial:
+            partial.write_bytes(to_safetensors(tensors, {"sgmgm.reference": json.dumps(about)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Reference":
+        """Read what `save` wrote; DataError if the file is absent, damaged or something else."""
+        if not Path(path).is_file():
+            raise DataError(
+                f"there is no file {path}: write it with Reference.from_features(...).save."
+            )
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["sgmgm.reference"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            features = _rows("features", tensors.pop("features"))
+            stats = GaussianStats.from_state(tensors)
+            _check_same_width(features.shape[1], len(stats.mean))
+            return cls(stats, features, about["dataset"], about["extractor"])
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            raise DataError(
+                f"{path} is damaged or holds no reference statistics: make them anew."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `evaluate` found; lower is better for frechet and kid, higher for the others."""
+
+    count: int
+    frechet: float
+    kid: float
+    inception_score: float
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    accuracy: float | None  # share of samples classified as their label; None without labels
+    k: int
+    prc_rows: int  # rows of each set behind precision, recall, density and coverage
+    extractor: str
+    reference: str
+    note: str = ""
+
+    def table(self) -> str:
+        """An aligned text table."""
+        lines = [
+            ("samples", f"{self.count:,}"),
+            ("reference", self.reference),
+            ("extractor", self.extractor),
+            ("Frechet distance", f"{self.frechet:.3f}"),
+            ("KID x 1000", f"{1000 * self.kid:.3f}"),
+            ("inception score", f"{self.inception_score:.3f}"),
+            ("precision", f"{self.precision:.3f}"),
+            ("recall", f"{self.recall:.3f}"),
+            ("density", f"{self.density:.3f}"),
+            ("coverage", f"{self.coverage:.3f}"),
+        ]
+        if self.accuracy is not None:
+            lines.append(("accuracy", f"{self.accuracy:.3f}"))
+        width = max(len(value) for _, value in lines)
+        table = "\n".join(f"{name:<18}{value:>{width}}" for name, value in lines)
+        return f"{table}\n{self.note}" if self.note else table
+
+
+def evaluate(
+    sample_features, sample_logits, sample_labels, reference: Reference, k: int = 3
+) -> Scores:
+    """All scores of samples (features (N, D), logits (N, C), labels (N,) or None) as `Scores`.
+
+    The Frechet distance uses all N samples and the whole reference set. KID uses at most
+    MAX_ROWS rows of each (it is unbiased, so that only its spread grows). Precision, recall,
+    density and coverage depend on the number of rows, so they use equally many of each:
+    min(N, reference rows, MAX_ROWS), stated in `prc_rows`. Pass labels=None for an extractor
+    whose `labels_known` is False. InputError on fewer than k + 1 samples, other widths,
+    labels out of range, or values that are not finite.
+    """
+    features = _rows("sample features", sample_features, least=check_count("k", k) + 1).cpu()
+    logits = _rows("sample logits", sample_logits).cpu()
+    count, width = features.shape
+    _check_same_width(width, reference.features.shape[1])
+    if len(logits) != count:
+        raise InputError(f"there are {count} rows of features and {len(logits)} of logits.")
+    accuracy = None
+    if sample_labels is not None:
+        labels = torch.as_tensor(sample_labels).cpu()
+        if labels.shape != (count,) or labels.is_floating_point():
+            raise InputError(f"labels must be {count} whole numbers, one for each sample.")
+        if labels.min() < 0 or labels.max() >= logits.shape[1]:
+            raise InputError(f"labels must lie in 0..{logits.shape[1] - 1}.")
+        accuracy = (logits.argmax(1) == labels).double().mean().item()
+
+    some = _subset(features, MAX_ROWS)
+    rows = min(len(some), len(reference.features))
+    few = min(count, reference.count)
+    note = ""
+    if few <= width:
+        note = (
+            f"Only {few:,} images for {width:,} feature dimensions: the covariance is singular "
+            "and the Frechet distance too large."
+        )
+    return Scores(
+        count=count,
+        frechet=frechet_distance(GaussianStats().update(features), reference.stats),
+        kid=kid(some, reference.features),
+        inception_score=inception_score(logits, splits=min(10, count))[0],
+        **precision_recall(_subset(reference.features, rows), _subset(some, rows), k),
+        accuracy=accuracy,
+        k=k,
+        prc_rows=rows,
+        extractor=reference.extractor,
+        reference=reference.dataset,
+        note=note,
+    )

@@ -1,0 +1,212 @@
+"""Pipeline: the trained parts of one system, found together and used together.
+
+A pipeline is a folder: `pipeline.json`, and one folder each for classifier, tokenizer,
+transformer and smoothers. `Pipeline.from_pretrained("sprites")` finds the shipped ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, InputError, check_count
+from .files import read_json, write_json
+from .guidance import count_passes, make_guidance
+from .presets import Sampling
+from .sampling import Trajectory, decode, generators_for
+from .smoothing import load_smoother
+from .tokenizer import VQTokenizer
+from .training import default_device
+from .transformer import MaskedTransformer
+
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+
+
+class Samples(NamedTuple):
+    """What a pipeline draws."""
+
+    images: Tensor  # (B, 3, H, W) float32 in [0, 1]
+    labels: Tensor  # (B,) int64
+    trajectory: Trajectory
+    nfe: float  # network passes per image, counted
+
+
+@dataclass
+class Card:
+    """What `pipeline.json` says."""
+
+    dataset: str
+    preset: str
+    classes: list[str]
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+def find_pipeline(name: str | Path) -> Path:
+    """The folder of a shipped name ("sprites") or of a path."""
+    for folder in (Path(name), SHIPPED / name):
+        if (folder / "pipeline.json").is_file():
+            return folder
+    shipped = sorted(f.parent.name for f in SHIPPED.glob("*/pipeline.json"))
+    raise CheckpointError(
+        f"no model {str(name)!r}: give a folder that `sgmgm train` wrote"
+        + (f" or one of {', '.join(shipped)}." if shipped else ".")
+    )
+
+
+def read_card(folder: Path) -> Card:
+    """A folder's `pipeline.json`."""
+    data = read_json(folder / "pipeline.json")
+    try:
+        card = Card(**data)
+        card.sampling = Sampling(**data["sampling"])
+        return card
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'pipeline.json'} is not a pipeline's: {error}") from None
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write a folder's `pipeline.json`."""
+    write_json(folder / "pipeline.json", asdict(card))
+
+
+class Pipeline:
+    """Labels in, images out."""
+
+    def __init__(
+        self,
+        card: Card,
+        tokenizer: VQTokenizer,
+        transformer: MaskedTransformer,
+        folder: Path | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        self.card, self.folder, self.device = card, folder, torch.device(device)
+        self.tokenizer = tokenizer.eval().to(self.device)
+        self.transformer = transformer.eval().to(self.device)
+        if tokenizer.config.num_tokens != transformer.config.num_vq_tokens:
+            raise CheckpointError(
+                f"the tokenizer makes {tokenizer.config.num_tokens} tokens, the transformer takes "
+                f"{transformer.config.num_vq_tokens}: they do not belong together."
+            )
+        self.helpers: dict = {}  # smoothers and weaker models, loaded when first asked for
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str | None = None) -> "Pipeline":
+        """Load a shipped pipeline by name, or one of your own by its folder.
+
+        Raises:
+            CheckpointError: no such pipeline, or a part is missing or damaged.
+        """
+        folder = find_pipeline(name)
+        return cls(
+            read_card(folder),
+            VQTokenizer.from_pretrained(folder / "tokenizer"),
+            MaskedTransformer.from_pretrained(folder / "transformer"),
+            folder,
+            device or default_device(),
+        )
+
+    def helper(self, name: str):
+        """Another trained part of this pipeline: a smoother, or the "weak" transformer."""
+        if name not in self.helpers:
+            if self.folder is None:
+                raise CheckpointError(f"this pipeline was not loaded from a folder with a {name}.")
+            if not (self.folder / name).is_dir():
+                raise CheckpointError(
+                    f"{self.folder} has no {name}: run `sgmgm train {name} --out {self.folder}`."
+                )
+            if name.startswith("smoother"):
+                part = load_smoother(self.folder / name, self.transformer)
+            else:
+                part = MaskedTransformer.from_pretrained(self.folder / name)
+            self.helpers[name] = part.eval().to(self.device)
+        return self.helpers[name]
+
+    def guidance(self, settings: Sampling):
+        """The guided-logits callable of these settings."""
+        return make_guidance(
+            settings.guidance,
+            self.transformer,
+            settings.scale,
+            settings.scale_schedule,
+            helper=self.helper,
+        )
+
+    def labels(self, labels) -> Tensor:
+        """Class numbers (or names) as checked labels, int64 (B,)."""
+        names = {name: i for i, name in enumerate(self.card.classes)}
+        values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+        numbers = [names.get(v, v) for v in values]
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise InputError(
+                    f"unknown class {number!r}: give 0..{len(names) - 1} or one of "
+                    f"{', '.join(names)}."
+                )
+            if not 0 <= number < len(names):
+                raise InputError(f"class {number} is out of range: give 0..{len(names) - 1}.")
+        if not numbers:
+            raise InputError("give at least one label.")
+        return torch.tensor(numbers)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        labels,
+        *,
+        seeds: Sequence[int] | None = None,
+        canvas: Tensor | None = None,
+        **settings,
+    ) -> Samples:
+        """Draw one image per label, all in one batch.
+
+        Args:
+            labels: class numbers or names, (B,).
+            seeds: one whole number per image, default 0, 1, 2, ...; an image depends on its own
+                seed and label only.
+            canvas: int64 (B, N) or (1, N), a first canvas with [MASK] where to paint.
+            settings: changes to the pipeline's `Sampling`, e.g. steps=8, guidance="cfg".
+
+        Raises:
+            InputError: labels out of range, unknown settings or names, wrong counts.
+        """
+        labels = self.labels(labels).to(self.device)
+        chosen = self.card.sampling.but(**settings)
+        seeds = range(len(labels)) if seeds is None else seeds
+        if canvas is None:
+            canvas = self.transformer.blank
+        canvas = canvas.to(self.device).expand(len(labels), -1)
+        guidance = self.guidance(chosen)
+        with count_passes(self.transformer, *self.helpers.values()) as passes:
+            trajectory = decode(
+                guidance,
+                labels,
+                canvas,
+                chosen.steps,
+                chosen.schedule,
+                chosen.temperature,
+                chosen.anneal,
+                chosen.order,
+                generators_for(seeds),
+            )
+        images = self.tokenizer.decode(trajectory.tokens)
+        return Samples(images, labels, trajectory, passes.rows / len(labels))
+
+    def stream(
+        self, labels, *, first_seed: int = 0, batch_size: int = 64, **settings
+    ) -> Iterator[Samples]:
+        """Draw many images batch by batch; image i has seed `first_seed` + i."""
+        check_count("batch size", batch_size)
+        labels = self.labels(labels)
+        for start in range(0, len(labels), batch_size):
+            part = labels[start : start + batch_size]
+            seeds = range(first_seed + start, first_seed + start + len(part))
+            yield self(part, seeds=seeds, **settings)
+
+
+def with_sampling(card: Card, **settings) -> Card:
+    """A copy of a card with other sampling defaults."""
+    return replace(card, sampling=card.sampling.but(**settings))

@@ -1,0 +1,142 @@
+"""Presets: sizes and training lengths that go together, by data set and by patience.
+
+`smoke` shows in seconds that everything works, `laptop` gives recognisable pictures in minutes
+on two cores, `gpu` is for a graphics card.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+from .classifier import ClassifierConfig
+from .errors import InputError, check_choice
+from .guidance import GUIDANCES, SCALE_SCHEDULES
+from .masking import SCHEDULES
+from .sampling import ANNEALS, ORDERS
+from .tokenizer import TokenizerConfig
+from .training import Recipe
+from .transformer import TransformerConfig
+
+PRESETS = ("smoke", "laptop", "gpu")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw images: everything that `decode` and the guidance take."""
+
+    steps: int = 12
+    temperature: float = 6.0
+    anneal: str = "linear"
+    order: str = "confidence"
+    schedule: str = "cosine"
+    guidance: str = "none"
+    scale: float = 1.0
+    scale_schedule: str = "constant"
+
+    def __post_init__(self):
+        check_choice("anneal", self.anneal, ANNEALS)
+        check_choice("order", self.order, ORDERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("guidance", self.guidance, GUIDANCES)
+        check_choice("scale schedule", self.scale_schedule, SCALE_SCHEDULES)
+
+    def but(self, **changes) -> "Sampling":
+        """A copy with some settings changed; None leaves a setting as it is."""
+        names = [f.name for f in fields(self)]
+        unknown = sorted(changes.keys() - set(names))
+        if unknown:
+            raise InputError(
+                f"unknown sampling setting {', '.join(unknown)}: choose from {', '.join(names)}."
+            )
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that `sgmgm train` needs besides the data."""
+
+    classifier: ClassifierConfig
+    tokenizer: TokenizerConfig
+    transformer: TransformerConfig
+    classifier_recipe: Recipe
+    tokenizer_recipe: Recipe
+    transformer_recipe: Recipe
+    smoother_recipe: Recipe
+    sampling: Sampling
+    images: int | None = None  # how many training images to use; None for all
+    expects: str = ""  # the score that the preset reached, and where that was measured
+
+
+def get(dataset: str, preset: str, num_classes: int) -> Preset:
+    """The preset of this name for a data set of `num_classes` classes."""
+    check_choice("preset", preset, PRESETS)
+    found = TABLE.get((dataset, preset)) or TABLE["any", preset]
+    return replace(
+        found,
+        classifier=replace(found.classifier, num_classes=num_classes),
+        transformer=replace(found.transformer, num_classes=num_classes),
+    )
+
+
+def _tokenizer(width: int, mult: tuple, blocks: int, codes: int, dim: int) -> TokenizerConfig:
+    return TokenizerConfig(
+        resolution=32,
+        hidden_channels=width,
+        channel_mult=mult,
+        num_res_blocks=blocks,
+        z_channels=dim,
+        quantized_embed_dim=dim,
+        num_embeddings=codes,
+        norm_groups=8,
+    )
+
+
+def _transformer(width: int, layers: int, heads: int, codes: int) -> TransformerConfig:
+    return TransformerConfig(
+        num_vq_tokens=64,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        codebook_size=codes,
+        num_classes=10,
+    )
+
+
+SMOKE = Preset(
+    classifier=ClassifierConfig(widths=(8, 16, 32)),
+    tokenizer=_tokenizer(8, (1, 1, 2), 1, 64, 8),
+    transformer=_transformer(48, 2, 4, 64),
+    classifier_recipe=Recipe(40, 64, 3e-3, warmup=10, ema=0.9),
+    tokenizer_recipe=Recipe(40, 32, 3e-3, warmup=10, ema=0.9),
+    transformer_recipe=Recipe(60, 64, 2e-3, warmup=10, ema=0.9),
+    smoother_recipe=Recipe(12, 64, 1e-3, warmup=4, ema=0.9),
+    sampling=Sampling(steps=6, temperature=4.0),
+    images=2000,
+)
+EYE = Recipe(1500, 128, 3e-3, 200, betas=(0.9, 0.99), weight_decay=0.05, ema=0.998)
+LAPTOP = Preset(
+    classifier=ClassifierConfig(),
+    tokenizer=_tokenizer(16, (1, 2, 4), 1, 1024, 8),
+    transformer=_transformer(192, 4, 4, 1024),
+    classifier_recipe=EYE,
+    tokenizer_recipe=Recipe(8000, 32, 1.7e-3, warmup=50, ema=0.998),
+    transformer_recipe=Recipe(4000, 64, 1e-3, warmup=200, weight_decay=0.05, ema=0.998),
+    smoother_recipe=Recipe(800, 64, 5e-4, warmup=100, ema=0.99),
+    sampling=Sampling(),
+)
+GPU = Preset(
+    classifier=ClassifierConfig(widths=(64, 128, 256, 512)),
+    tokenizer=_tokenizer(64, (1, 2, 4), 2, 1024, 32),
+    transformer=_transformer(384, 8, 6, 1024),
+    classifier_recipe=Recipe(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
+    tokenizer_recipe=Recipe(30_000, 256, 1e-3, warmup=500),
+    transformer_recipe=Recipe(80_000, 256, 1e-3, warmup=2000, weight_decay=0.05, ema=0.9998),
+    smoother_recipe=Recipe(8000, 256, 3e-4, warmup=500),
+    sampling=Sampling(steps=18),
+)
+TABLE = {
+    ("any", "smoke"): SMOKE,
+    ("any", "laptop"): LAPTOP,
+    ("any", "gpu"): GPU,
+    ("sprites", "laptop"): replace(LAPTOP, classifier_recipe=replace(EYE, steps=400)),
+    ("cifar10", "laptop"): replace(LAPTOP, classifier_recipe=replace(EYE, steps=5470)),
+}

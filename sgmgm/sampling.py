@@ -1,0 +1,186 @@
+"""Parallel decoding: from a masked canvas to a full one in a few steps.
+
+MaskGIT's iterative decoding (Chang et al. 2022, section 3.2) with the self-guidance paper's
+schedules. `decode` holds no model: it takes a callable that gives guided logits, so editing,
+in-painting and every kind of guidance are this one function.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, check_choice, check_count
+from .masking import masked_after
+
+ANNEALS = ("linear", "compounding")
+
+
+class Trajectory(NamedTuple):
+    """The whole way from the first canvas to the image; T steps of B images of N tokens."""
+
+    tokens: Tensor  # (B, N) int64, the result
+    canvases: Tensor  # (T, B, N) int64, what the model saw at each step
+    drawn: Tensor  # (T, B, N) int64, the tokens on the table after each step's draw
+    confidence: Tensor  # (T, B, N) float32, the score each drawn token was ranked by; known: +inf
+    kept: Tensor  # (T, B, N) bool, the positions that stand after each step
+
+
+def temperatures(temperature: float, steps: int, anneal: str = "linear") -> list[float]:
+    """Choice temperature tau_k of each step k = 1..T, with r = k / T.
+
+    linear: tau (1 - r), the paper's formula and the original MaskGIT's.
+    compounding: tau_k = tau_{k-1} (1 - r), what the released scripts compute; its 25 acts
+    about like a linear 6.
+    """
+    check_choice("anneal", anneal, ANNEALS)
+    check_count("steps", steps)
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InputError(f"temperature must be a finite number of at least 0, not {temperature!r}.")
+    falls = [1 - k / steps for k in range(1, steps + 1)]
+    if anneal == "linear":
+        return [temperature * fall for fall in falls]
+    taus = []
+    for fall in falls:
+        temperature *= fall
+        taus.append(temperature)
+    return taus
+
+
+def halton_ranks(n: int) -> Tensor:
+    """Rank of each of n = h x h positions in the Halton order, int64 (n,); 0 goes first.
+
+    The 2-D low-discrepancy sequence of bases 2 and 3 spreads every step's tokens over the grid
+    (Besnier et al. 2025, "Halton Scheduler for Masked Generative Image Transformer").
+    """
+    side = math.isqrt(n)
+    if side * side != n:
+        raise InputError(f"the Halton order needs a square grid; {n} tokens are none.")
+    ranks, index = {}, 0
+    while len(ranks) < n:
+        index += 1
+        row, column = (int(_radical_inverse(index, base) * side) for base in (2, 3))
+        ranks.setdefault(row * side + column, len(ranks))
+    return torch.tensor([ranks[position] for position in range(n)])
+
+
+def _radical_inverse(index: int, base: int) -> float:
+    """Mirror the digits of `index` at the decimal point."""
+    value, scale = 0.0, 1 / base
+    while index:
+        value += index % base * scale
+        index, scale = index // base, scale / base
+    return value
+
+
+def _exponential(generators: Sequence[torch.Generator], *shape: int, device) -> Tensor:
+    """Exp(1) noise, (B, *shape); row i comes from generator i alone."""
+    noise = [torch.empty(shape, device=g.device).exponential_(generator=g) for g in generators]
+    return torch.stack(noise).to(device).clamp_min(1e-30)
+
+
+def generators_for(seeds: Sequence[int], device: str | torch.device = "cpu") -> list:
+    """One torch.Generator per image, so that a seed means the same picture in any batch."""
+    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+
+# An order scores the drawn tokens (B, N); the best of them are kept. `gumbel` (B, N) is fresh.
+ORDERS = {
+    "confidence": lambda log_p, tau, gumbel: log_p + tau * gumbel,
+    "random": lambda log_p, tau, gumbel: gumbel,
+    "halton": lambda log_p, tau, gumbel: -halton_ranks(log_p.shape[1]).to(log_p).expand_as(log_p),
+}
+
+
+@torch.no_grad()
+def decode(
+    guided_logits: Callable[[Tensor, Tensor], Tensor],
+    labels: Tensor,
+    canvas: Tensor,
+    steps: int = 18,
+    schedule: str = "cosine",
+    temperature: float = 6.0,
+    anneal: str = "linear",
+    order: str = "confidence",
+    generators: Sequence[torch.Generator] | None = None,
+    remask_known: bool = False,
+) -> Trajectory:
+    """Fill the masked positions of a canvas in `steps` rounds.
+
+    Each round predicts, draws a token for every masked position from the guided distribution,
+    scores the draws (`order`), keeps the best and masks the others again, so that after step k
+    exactly floor(M ratio(k / T)) of an image's M masked positions are masked (at least 1, at
+    most one less than before; none after the last step). Tokens given in the first canvas are
+    never changed: another first canvas is in-painting, out-painting or editing.
+
+    Args:
+        guided_logits: (canvas (B, N), labels (B,)) -> logits (B, N, K).
+        labels: int64 (B,).
+        canvas: int64 (B, N); an id of K or more is [MASK].
+        steps: T >= 1 rounds.
+        schedule: a name in `masking.SCHEDULES`.
+        temperature: tau >= 0 of the Gumbel noise on log-confidences; see `temperatures`.
+        anneal: "linear" or "compounding".
+        order: "confidence", "random" or "halton".
+        generators: one per image, all noise of image i comes from the i-th.
+        remask_known: give tokens of earlier steps the released code's finite confidence 88.7
+            instead of infinity, so that a high temperature may mask a few again.
+
+    Raises:
+        InputError: an unknown name, a number out of range, shapes that do not fit, or logits
+            that are not finite (with the step).
+    """
+    check_choice("order", order, ORDERS)
+    taus = temperatures(temperature, steps, anneal)
+    if canvas.ndim != 2 or labels.shape != canvas.shape[:1]:
+        raise InputError(
+            f"canvas must be (B, N) and labels (B,), not {tuple(canvas.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    batch, n = canvas.shape
+    generators = generators_for(range(batch)) if generators is None else generators
+    if len(generators) != batch:
+        raise InputError(f"{batch} images need {batch} generators, not {len(generators)}.")
+    first = canvas
+    to_fill = leaves = None
+    trace = []
+    for step, tau in enumerate(taus, start=1):
+        logits = guided_logits(canvas, labels).float()
+        codes = logits.shape[-1]
+        if to_fill is None:
+            to_fill = first >= codes
+            leaves = _leaves(to_fill.sum(1), steps, schedule)
+        # exponential race: argmin E / p is a draw from p (Gumbel-max in other words)
+        log_p = logits.log_softmax(-1)
+        race = _exponential(generators, n, codes, device=canvas.device)
+        drawn = (log_p - race.log()).argmax(-1)
+        masked = canvas >= codes
+        if not torch.isfinite(log_p).all():
+            raise InputError(f"the logits of step {step} hold NaN or infinity.")
+        drawn = torch.where(masked, drawn, canvas)
+        gumbel = -_exponential(generators, n, device=canvas.device).log()
+        score = ORDERS[order](log_p.gather(-1, drawn[..., None])[..., 0], tau, gumbel)
+        known = 88.7 + tau * gumbel if remask_known else math.inf
+        score = torch.where(masked, score, known)
+        score = torch.where(to_fill, score, math.inf)  # what was given always stands
+        rank = score.argsort(dim=1, stable=True).argsort(1)  # 0 is the least certain
+        kept = rank >= leaves[step - 1][:, None]
+        trace.append((canvas, drawn, score, kept))
+        # where it is masked again, the first canvas holds [MASK]
+        canvas = torch.where(kept, drawn, first)
+    return Trajectory(canvas, *(torch.stack(parts) for parts in zip(*trace, strict=True)))
+
+
+def _leaves(to_fill: Tensor, steps: int, schedule: str) -> Tensor:
+    """How many positions of each image stay masked after each step, int64 (T, B)."""
+    table, masked = [], to_fill.tolist()
+    for step in range(1, steps):
+        totals = zip(masked, to_fill.tolist(), strict=True)
+        masked = [
+            max(min(1, total), min(now - 1, masked_after(step, steps, total, schedule)))
+            for now, total in totals
+        ]
+        table.append(masked)
+    return torch.tensor([*table, [0] * len(masked)], device=to_fill.device)

@@ -1,0 +1,230 @@
+"""Smoothing: predictions with the fine detail taken out, on the grid or in meaning.
+
+Spatial smoothing blurs over the h x w grid. Semantic smoothing (Hur et al. 2024, section 3 and
+appendix A) asks a fine-tuned adapter for a prediction that does not trust single tokens: TOAST,
+the paper's, or LoRA.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from .errors import CheckpointError, InputError
+from .hub import Pretrained
+from .transformer import MaskedTransformer, Prediction
+
+# ------------------------------------------------------------------------------------ on the grid
+
+
+def gaussian_kernel(sigma: float) -> Tensor:
+    """Weights (k,) of a Gaussian of `sigma` grid cells, cut at 3 sigma, with sum 1."""
+    if not sigma > 0:
+        raise InputError(f"sigma must be above 0 grid cells, not {sigma!r}.")
+    radius = max(1, round(3 * sigma))
+    x = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    return torch.softmax(-(x**2) / (2 * sigma**2), 0)
+
+
+def blur(grid: Tensor, sigma: float = 1.0) -> Tensor:
+    """Gaussian blur of (B, N, C) over the square grid of its N positions, edges repeated."""
+    side = int(grid.shape[1] ** 0.5)
+    if side * side != grid.shape[1]:
+        raise InputError(f"blurring needs a square grid; {grid.shape[1]} positions are none.")
+    kernel = gaussian_kernel(sigma).to(grid)
+    # Along one axis a blur with repeated edges is a matrix: much cheaper than a convolution
+    # with one channel per code.
+    reach = torch.arange(side)[:, None] + torch.arange(len(kernel)) - len(kernel) // 2
+    matrix = torch.zeros(side, side).to(grid)
+    rows = torch.arange(side).repeat_interleave(len(kernel)).to(grid.device)
+    columns = reach.clamp(0, side - 1).flatten().to(grid.device)
+    matrix.index_put_((rows, columns), kernel.repeat(side), accumulate=True)
+    x = grid.unflatten(1, (side, side))
+    return torch.einsum("ir,js,brsc->bijc", matrix, matrix, x).flatten(1, 2)
+
+
+def blur_ids(tokens: Tensor, sigma: float = 1.0) -> Tensor:
+    """Blur token *numbers* (B, N) as if they were grey values, int64 (B, N).
+
+    Meaningless, and here to show it: code 417 is no brighter than code 12.
+    """
+    return blur(tokens.float()[..., None], sigma)[..., 0].round().long()
+
+
+def blur_embeddings(
+    model: MaskedTransformer, canvas: Tensor, labels: Tensor, sigma: float = 1.0
+) -> Prediction:
+    """Prediction of a canvas whose token embeddings are blurred over the grid (one pass)."""
+    words = model.words(canvas, labels)
+    words = torch.cat((words[:, :1], blur(words[:, 1:], sigma)), 1)
+    hidden = model.encode(words)
+    return Prediction(model.codes(hidden), hidden)
+
+
+# ------------------------------------------------------------------------------------ in meaning
+
+
+@dataclass
+class ToastConfig:
+    """Sizes of a `ToastSmoother`; the defaults are the released ImageNet-256 model's."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 24
+    num_classes: int = 1000
+    tg_factor: int = 16  # factors F of the class anchor
+    keep_class: bool = False  # pass 2 sees the class token; the paper's blank canvas does not
+
+
+class ClassAnchor(nn.Module):
+    """The anchor xi_c: what of an image matters for its class (appendix A)."""
+
+    def __init__(self, c: ToastConfig):
+        super().__init__()
+        self.mlp_p = nn.Embedding(1, c.hidden_size * c.tg_factor)
+        self.mlp_c = nn.Embedding(c.num_classes, c.hidden_size * c.tg_factor)
+        self.mlp_f = nn.Embedding(1, c.tg_factor)
+        self.layer_norm = nn.LayerNorm(c.hidden_size, eps=1e-5)
+        self.mlp_t = nn.Linear(c.hidden_size, c.hidden_size)
+        for table in (self.mlp_p, self.mlp_c, self.mlp_f):
+            nn.init.normal_(table.weight, std=0.02)
+        nn.init.ones_(self.mlp_f.weight)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Labels (B,) -> anchors (B, 1, D); the label C ("no class") adds no e_c."""
+        classes = F.pad(self.mlp_c.weight, (0, 0, 0, 1))[labels]
+        factors = (self.mlp_p.weight + classes).unflatten(1, (-1, self.mlp_f.weight.shape[1]))
+        return self.mlp_t(self.layer_norm((factors * self.mlp_f.weight).sum(-1)))[:, None]
+
+
+class TopDown(nn.Module):
+    """One layer's way down: A_l leads on to the layer below, B_l A_l is this layer's signal."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.linear = nn.Linear(width, width, bias=False)  # A_l
+        self.linear2 = nn.Linear(width, width, bias=False)  # B_l
+
+
+class Smoothed(NamedTuple):
+    """A smoother's answer."""
+
+    logits: Tensor  # (B, N, K)
+    hidden: Tensor  # (B, N + 1, D) last hidden states of pass 2
+    reconstruction: Tensor  # scalar: sum over layers of |A_l out_l - in_l|^2 (mean squared)
+
+
+class ToastSmoother(Pretrained):
+    """H_phi of the paper: select features of pass 1, feed them back down into a blank pass 2.
+
+    The parameter names are the released ones. The transformer itself is not part of it and stays
+    frozen; a freshly made smoother has an identity for its channel selection.
+    """
+
+    config_class = ToastConfig
+
+    def __init__(self, config: ToastConfig):
+        super().__init__()
+        self.config = config
+        self.cls_anchor_gen = ClassAnchor(config)
+        self.top_down_transform = nn.Parameter(torch.eye(config.hidden_size))
+        self.decoders = nn.ModuleList(
+            TopDown(config.hidden_size) for _ in range(config.num_hidden_layers)
+        )
+
+    @classmethod
+    def for_transformer(cls, model: MaskedTransformer, **options) -> "ToastSmoother":
+        """A fresh smoother that fits this transformer."""
+        c = model.config
+        sizes = {
+            "hidden_size": c.hidden_size,
+            "num_hidden_layers": c.num_hidden_layers,
+            "num_classes": c.num_classes,
+        }
+        return cls(ToastConfig(**sizes, **options))
+
+    def select(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Token and channel selection of pass 1's hidden states (B, N + 1, D), same shape."""
+        similarity = F.cosine_similarity(hidden, self.cls_anchor_gen(labels), dim=-1)
+        return (hidden * similarity.clamp(0, 1)[..., None]) @ self.top_down_transform
+
+    def signals(self, hidden: Tensor, labels: Tensor) -> list[Tensor]:
+        """The top-down signal td_l (B, N + 1, D) of every layer, first layer first."""
+        x, signals = self.select(hidden, labels), []
+        for decoder in reversed(self.decoders):
+            x = decoder.linear(x)
+            signals.append(decoder.linear2(x))
+        return signals[::-1]
+
+    def forward(self, model: MaskedTransformer, hidden: Tensor, labels: Tensor) -> Smoothed:
+        """Pass 2 (appendix A, steps 1-6).
+
+        Args:
+            model: the transformer whose pass 1 gave `hidden`.
+            hidden: its last hidden states, (B, N + 1, D).
+            labels: int64 (B,), 0..C-1, or C for "no class".
+        """
+        canvas = model.blank.expand(len(labels), -1)
+        nobody = torch.full_like(labels, model.config.num_classes)
+        x = model.embed(model.words(canvas, labels if self.config.keep_class else nobody))
+        reconstruction = x.new_zeros((), dtype=torch.float32)
+        layers = zip(
+            model.transformer_layers, self.decoders, self.signals(hidden, labels), strict=True
+        )
+        for layer, decoder, signal in layers:
+            out = layer(x, signal)
+            if self.training:
+                back = decoder.linear(out.detach()).float()
+                reconstruction = reconstruction + F.mse_loss(back, x.detach().float())
+            x = out
+        return Smoothed(model.codes(x), x, reconstruction)
+
+
+class LoraSmoother(nn.Module):
+    """The smoother as a LoRA adapter on the attention projections (Hu et al. 2021; peft).
+
+    One set of weights serves both predictions: with the adapter it is smoothed, without it plain.
+    The transformer's weights are shared, not copied, and the transformer itself is not changed.
+    """
+
+    def __init__(self, model: MaskedTransformer, rank: int = 8, adapter: str | Path | None = None):
+        super().__init__()
+        shared = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+        if adapter is None:
+            config = LoraConfig(
+                r=rank,
+                lora_alpha=2 * rank,
+                target_modules=r".*attention\.(query|key|value|out)",
+            )
+            self.peft = get_peft_model(shared, config)
+        else:
+            try:
+                self.peft = PeftModel.from_pretrained(shared, str(adapter), is_trainable=True)
+            except Exception as error:  # peft lets through errors of many libraries
+                reason = " ".join(str(error).split())
+                raise CheckpointError(f"{adapter} is no LoRA adapter that fits: {reason}") from None
+
+    def forward(self, canvas: Tensor, labels: Tensor) -> Prediction:
+        """The smoothed prediction of canvas (B, N) and labels (B,): one pass."""
+        return self.peft(canvas, labels)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Keep the adapter in peft's own format."""
+        self.peft.save_pretrained(str(folder), safe_serialization=True)
+
+
+def load_smoother(folder: str | Path, model: MaskedTransformer) -> nn.Module:
+    """The smoother kept in a folder, of whichever kind, for this transformer."""
+    folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        return LoraSmoother(model, adapter=folder)
+    smoother = ToastSmoother.from_pretrained(folder)
+    have = (smoother.config.hidden_size, smoother.config.num_hidden_layers)
+    want = (model.config.hidden_size, model.config.num_hidden_layers)
+    if have != want or smoother.config.num_classes != model.config.num_classes:
+        raise CheckpointError(f"the smoother in {folder} was made for another transformer.")
+    return smoother

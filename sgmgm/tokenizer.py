@@ -1,0 +1,246 @@
+"""VQ tokenizer: an image becomes a grid of integers, and back.
+
+The VQGAN of Esser et al. 2021 (arXiv 2012.09841) as MaskGIT (Chang et al. 2022) and the
+self-guidance paper use it: a convolutional encoder, a codebook, a convolutional decoder.
+Sizes come from `TokenizerConfig`; the released ImageNet tokenizer and the course's toys are
+this one class with the released parameter names.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError
+from .hub import Pretrained
+
+
+@dataclass
+class TokenizerConfig:
+    """Sizes of a `VQTokenizer`; the defaults are the released ImageNet-256 tokenizer's."""
+
+    resolution: int = 256
+    num_channels: int = 3
+    hidden_channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 256
+    num_embeddings: int = 1024
+    quantized_embed_dim: int = 256
+    commitment_cost: float = 0.25
+    norm_groups: int = 32
+
+    def __post_init__(self):
+        self.channel_mult = tuple(self.channel_mult)  # JSON has lists only
+        if self.z_channels != self.quantized_embed_dim:
+            raise InputError("z_channels and quantized_embed_dim must be equal.")
+        if self.resolution % 2 ** (len(self.channel_mult) - 1):
+            raise InputError(
+                f"resolution {self.resolution} cannot be halved {len(self.channel_mult) - 1} times."
+            )
+        if any(self.hidden_channels * m % self.norm_groups for m in self.channel_mult):
+            raise InputError(
+                f"hidden_channels x channel_mult must be multiples of norm_groups "
+                f"({self.norm_groups})."
+            )
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of the image."""
+        return self.resolution // 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image, N."""
+        return self.grid**2
+
+
+class Quantized(NamedTuple):
+    """What the codebook makes of the encoder's output."""
+
+    states: Tensor  # (B, D, h, w) code vectors; gradients go straight through to the encoder
+    tokens: Tensor  # (B, N) int64, row-major over the grid
+    loss: Tensor  # scalar: codebook loss + commitment_cost x commitment loss
+    encoded: Tensor  # (B, D, h, w) the encoder's output
+
+
+class ResBlock(nn.Module):
+    """(norm, SiLU, conv) twice plus a shortcut."""
+
+    def __init__(self, width_in: int, width: int, groups: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, width_in, eps=1e-6)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        if width_in != width:
+            self.nin_shortcut = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        # Where the width changes, the released model feeds the shortcut with the block's own
+        # output instead of its input; its weights depend on that.
+        return h + (self.nin_shortcut(h) if hasattr(self, "nin_shortcut") else x)
+
+
+class Level(nn.Module):
+    """The residual blocks at one resolution."""
+
+    def __init__(self, width_in: int, width: int, blocks: int, groups: int, upsample: bool = False):
+        super().__init__()
+        self.block = nn.Sequential(
+            *(ResBlock(width if i else width_in, width, groups) for i in range(blocks))
+        )
+        if upsample:
+            self.upsample_conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        if hasattr(self, "upsample_conv"):
+            x = self.upsample_conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return x
+
+
+class Encoder(nn.Module):
+    """Pixels (B, 3, H, W) -> (B, D, h, w)."""
+
+    def __init__(self, c: TokenizerConfig):
+        super().__init__()
+        widths = [c.hidden_channels * m for m in c.channel_mult]
+        self.conv_in = nn.Conv2d(c.num_channels, c.hidden_channels, 3, padding=1, bias=False)
+        inputs = [c.hidden_channels, *widths[:-1]]
+        self.down = nn.ModuleList(
+            Level(i, o, c.num_res_blocks, c.norm_groups)
+            for i, o in zip(inputs, widths, strict=True)
+        )
+        top = widths[-1]
+        self.mid = nn.Sequential(
+            *(ResBlock(top, top, c.norm_groups) for _ in range(c.num_res_blocks))
+        )
+        self.norm_out = nn.GroupNorm(c.norm_groups, top, eps=1e-6)
+        self.conv_out = nn.Conv2d(top, c.z_channels, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.conv_in(pixels)
+        for i, level in enumerate(self.down):
+            x = level(x if i == 0 else F.avg_pool2d(x, 2))
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Code vectors (B, D, h, w) -> pixels (B, 3, H, W)."""
+
+    def __init__(self, c: TokenizerConfig):
+        super().__init__()
+        widths = [c.hidden_channels * m for m in c.channel_mult]
+        top = widths[-1]
+        self.conv_in = nn.Conv2d(c.z_channels, top, 3, padding=1)
+        self.mid = nn.Sequential(
+            *(ResBlock(top, top, c.norm_groups) for _ in range(c.num_res_blocks))
+        )
+        inputs = [*widths[1:], top]
+        self.up = nn.ModuleList(  # up.0 is the finest level, as in the released names
+            Level(i, o, c.num_res_blocks, c.norm_groups, upsample=index > 0)
+            for index, (i, o) in enumerate(zip(inputs, widths, strict=True))
+        )
+        self.norm_out = nn.GroupNorm(c.norm_groups, widths[0], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[0], c.num_channels, 3, padding=1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(states))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Quantizer(nn.Module):
+    """Replace every vector by its nearest code (van den Oord et al. 2017, eq. 1-3)."""
+
+    def __init__(self, c: TokenizerConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(c.num_embeddings, c.quantized_embed_dim)
+        nn.init.uniform_(self.embedding.weight, -1 / c.num_embeddings, 1 / c.num_embeddings)
+        self.commitment_cost = c.commitment_cost
+
+    def forward(self, encoded: Tensor) -> Quantized:
+        z = encoded.float().permute(0, 2, 3, 1)  # (B, h, w, D)
+        codes = self.embedding.weight.float()
+        # |z - e|^2 without |z|^2, which is the same for every code
+        distance = codes.square().sum(1) - 2 * z.flatten(0, 2) @ codes.T  # (B h w, K)
+        tokens = distance.argmin(1).view(len(z), -1)
+        e = F.embedding(tokens, codes).view_as(z)
+        commitment = F.mse_loss(z, e.detach())
+        loss = F.mse_loss(e, z.detach()) + self.commitment_cost * commitment
+        straight_through = z + (e - z).detach()
+        return Quantized(straight_through.permute(0, 3, 1, 2), tokens, loss, encoded.detach())
+
+    @torch.no_grad()
+    def revive(self, unused: Tensor, encoded: Tensor, generator: torch.Generator) -> None:
+        """Move codes that nothing has chosen lately onto random encoder outputs.
+
+        Args:
+            unused: bool (K,), the codes to move.
+            encoded: (B, D, h, w) recent encoder outputs.
+        """
+        z = encoded.float().permute(0, 2, 3, 1).flatten(0, 2)
+        pick = torch.randint(len(z), (int(unused.sum()),), generator=generator)
+        self.embedding.weight[unused] = z[pick.to(z.device)].to(self.embedding.weight)
+
+
+class VQTokenizer(Pretrained):
+    """Images (B, 3, H, W) in [0, 1] <-> tokens int64 (B, N) in 0..K-1, row-major."""
+
+    config_class = TokenizerConfig
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = Quantizer(config)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
+        """Reconstruction (B, 3, H, W), not clamped, and the quantizer's output, for training."""
+        quantized = self.quantize(self.encoder(images))
+        return self.decoder(quantized.states), quantized
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Tokens int64 (B, N) of images (B, 3, H, W) in [0, 1]."""
+        side = self.config.resolution
+        if images.shape[1:] != (self.config.num_channels, side, side):
+            raise InputError(
+                f"the tokenizer takes images of shape (B, {self.config.num_channels}, {side}, "
+                f"{side}), not {tuple(images.shape)}."
+            )
+        return self.quantize(self.encoder(images)).tokens
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Images float32 (B, 3, H, W) in [0, 1] of tokens int64 (B, N) in 0..K-1."""
+        if tokens.ndim != 2 or tokens.shape[1] != self.config.num_tokens:
+            raise InputError(
+                f"the tokenizer takes tokens of shape (B, {self.config.num_tokens}), "
+                f"not {tuple(tokens.shape)}."
+            )
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
+            raise InputError(
+                f"tokens must lie in 0..{self.num_codes - 1}; "
+                f"found {int(tokens.min())}..{int(tokens.max())} (is a [MASK] left?)."
+            )
+        grid = self.config.grid
+        states = self.quantize.embedding(tokens).view(len(tokens), grid, grid, -1)
+        return self.decoder(states.permute(0, 3, 1, 2)).float().clamp(0, 1)
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the codebook, K."""
+        return self.config.num_embeddings
+
+
+def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each image, (B,); both (B, 3, H, W) in [0, 1]."""
+    return -10 * (images - reconstructions).square().mean((1, 2, 3)).clamp_min(1e-12).log10()

@@ -1,0 +1,456 @@
+"""Training: one loop for every model of the course.
+
+`fit` knows nothing of what it trains; a *task* (at the end of this file) holds the model, the
+data and the loss. All randomness of step k depends on (seed, k) alone, so a run that was
+stopped and resumed ends with the same weights as one that was not.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .classifier import Classifier, feature_distance
+from .datasets import ImageSet, augment
+from .errors import CheckpointError, InputError
+from .files import atomic_path, write_json
+from .masking import drop_labels, random_mask
+from .tokenizer import VQTokenizer
+from .transformer import MaskedTransformer
+
+
+@dataclass
+class Recipe:
+    """How long and how fast to train."""
+
+    steps: int
+    batch_size: int = 64  # over all processes together
+    learning_rate: float = 1e-3  # reached after `warmup` steps, then a cosine down to 1 %
+    warmup: int = 100
+    betas: tuple[float, float] = (0.9, 0.96)
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest norm of the gradient
+    ema: float = 0.999  # decay of the averaged weights, which are the ones kept
+    bf16: bool = True  # autocast matrix products; norms and losses stay in float32
+
+    def __post_init__(self):
+        self.betas = tuple(self.betas)
+        if self.steps < 1 or self.batch_size < 1:
+            raise InputError(
+                f"steps and batch_size must be at least 1, not {self.steps} and {self.batch_size}."
+            )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0 <= step < steps."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        return self.learning_rate * warm * (0.505 + 0.495 * math.cos(math.pi * step / self.steps))
+
+
+SAVE_SECONDS = 60  # how often a checkpoint is written: what a power cut can cost
+
+
+def fit(task, recipe: Recipe, folder: str | Path, seed: int = 0, device: str | None = None) -> dict:
+    """Train `task.model`, or go on where an earlier run stopped, and keep it in `folder`.
+
+    Writes `model.safetensors`, `config.json` (averaged weights) and `training.json` (the returned
+    report); while it runs, `training.safetensors` holds the state to resume from. Under
+    `accelerate launch` the batch is split over the processes.
+
+    Returns:
+        {"recipe", "seed", "seconds", "images_per_second", "device", "history"}.
+
+    Raises:
+        CheckpointError: the folder holds an unfinished run with another recipe or seed.
+    """
+    folder = Path(folder)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if recipe.bf16 else "no", cpu=(device or default_device()) == "cpu"
+    )
+    model = task.model.to(accelerator.device).train()
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, recipe.weight_decay), recipe.learning_rate, recipe.betas, fused=True
+    )
+    report = {"recipe": asdict(recipe), "seed": seed, "step": 0, "seconds": 0.0, "history": []}
+    state = folder / "training.safetensors"
+    if state.exists():
+        report = resume(state, report, model, average, optimizer, task)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    task.to(accelerator.device)
+    main = accelerator.is_main_process
+    progress = tqdm(
+        total=recipe.steps,
+        initial=report["step"],
+        desc=f"train {task.name}",
+        disable=not main,
+        mininterval=1.0,
+    )
+    begun = saved = time.perf_counter()
+    earlier, log_every = report["seconds"], max(1, recipe.steps // 100)
+    for step in range(report["step"], recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        # The whole batch's randomness is drawn on every process, then each takes its part: the
+        # result does not depend on the number of processes.
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
+        rows = batch_rows(task.size, recipe.batch_size, step, seed)
+        part = slice(accelerator.process_index, None, accelerator.num_processes)
+        with accelerator.autocast():
+            losses = task.losses(wrapped, rows, part, generator)
+        optimizer.zero_grad()
+        accelerator.backward(losses["loss"])
+        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
+        optimizer.step()
+        task.after_step(step, recipe.steps, accelerator, generator)
+        decay = min(recipe.ema, (1 + step) / (10 + step))
+        move_average(average, model.state_dict(), decay)
+        progress.update()
+        now = time.perf_counter()
+        if step % log_every == 0 or step == recipe.steps - 1:
+            means = {k: float(accelerator.reduce(v.detach(), "mean")) for k, v in losses.items()}
+            report["history"].append({"step": step + 1} | means)
+            done = step + 1 - progress.initial
+            speed = done * recipe.batch_size / (now - begun)
+            progress.set_postfix_str(f"loss {means['loss']:.3f}, {speed:.0f} images/s")
+            if not math.isfinite(means["loss"]):
+                raise InputError(
+                    f"the loss became {means['loss']} at step {step + 1}; lower the learning rate."
+                )
+        if main and now - saved > SAVE_SECONDS:
+            report |= {"step": step + 1, "seconds": earlier + now - begun}
+            save_state(state, report, model, average, optimizer, task)
+            saved = now
+    progress.close()
+    report["step"], report["seconds"] = recipe.steps, earlier + time.perf_counter() - begun
+    report["images_per_second"] = recipe.steps * recipe.batch_size / report["seconds"]
+    report["device"] = describe_device(accelerator.device)
+    model.load_state_dict(average)
+    task.finish()
+    model.eval()
+    if main:
+        model.save_pretrained(folder)
+        write_json(folder / "training.json", report)
+        state.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    return report
+
+
+def default_device() -> str:
+    """The best device here: "cuda", "mps" or "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words, for reports."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Decay matrices only: biases and norms are left alone."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def batch_rows(size: int, batch: int, step: int, seed: int) -> Tensor:
+    """Which examples step `step` sees, int64 (batch,): every epoch is a fresh permutation."""
+    rows, position = [], step * batch
+    while batch > 0:
+        epoch, offset = divmod(position, size)
+        order = _permutation(size, seed * 1_000_003 + epoch)
+        rows.append(order[offset : offset + batch])
+        batch -= len(rows[-1])
+        position += len(rows[-1])
+    return torch.cat(rows)
+
+
+_last_permutation: dict = {}
+
+
+def _permutation(size: int, seed: int) -> Tensor:
+    if _last_permutation.get("key") != (size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(size, generator=generator)
+        _last_permutation.update(key=(size, seed), order=order)
+    return _last_permutation["order"]
+
+
+@torch.no_grad()
+def move_average(average: dict, weights: dict, decay: float) -> None:
+    """average <- decay average + (1 - decay) weights; whole numbers are copied."""
+    floats = [k for k in average if average[k].is_floating_point()]
+    torch._foreach_lerp_([average[k] for k in floats], [weights[k] for k in floats], 1 - decay)
+    for key in average.keys() - set(floats):
+        average[key].copy_(weights[key])
+
+
+def save_state(path: Path, report: dict, model, average: dict, optimizer, task) -> None:
+    """Everything a run needs to go on, as one safetensors file with the report in its header."""
+    moments = optimizer.state_dict()["state"]
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.items()}
+    tensors |= {f"optimizer.{i}.{k}": v for i, s in moments.items() for k, v in s.items()}
+    tensors |= {f"task.{k}": v for k, v in task.state.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata={"report": json.dumps(report)})
+
+
+def resume(path: Path, fresh: dict, model, average: dict, optimizer, task) -> dict:
+    """Load what `save_state` wrote into the given objects; returns its report."""
+    try:
+        with safe_open(path, "pt") as file:
+            report = json.loads(file.metadata()["report"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it to start afresh.") from None
+    for key in ("recipe", "seed"):
+        if report[key] != json.loads(json.dumps(fresh[key])):
+            raise CheckpointError(
+                f"{path} belongs to a run with another {key}; delete it or choose another folder."
+            )
+
+    def part(prefix: str) -> dict:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    for key, value in part("average.").items():
+        average[key].copy_(value)
+    moments: dict = {}
+    for key, value in part("optimizer.").items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    task.state |= part("task.")
+    return report
+
+
+class Task:
+    """What `fit` trains: a model, `size` examples and a loss.
+
+    `losses(model, rows, part, generator)` gets the global batch's example numbers, this process'
+    slice of them and a generator for whatever is drawn per example; it returns named scalars of
+    which "loss" is minimised. `state` holds tensors that must survive a restart.
+    """
+
+    name: str
+    model: nn.Module
+    size: int
+
+    def __init__(self):
+        self.state: dict[str, Tensor] = {}
+
+    def to(self, device: torch.device) -> None:
+        """Move what the loss needs besides the model."""
+        self.device = device
+        self.state = {k: v.to(device) for k, v in self.state.items()}
+
+    def losses(self, model, rows: Tensor, part: slice, generator) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def after_step(self, step: int, steps: int, accelerator, generator) -> None:
+        """Called after every optimizer step."""
+
+    def finish(self) -> None:
+        """Called once, before the model is kept."""
+
+
+class ClassifierTask(Task):
+    """Cross-entropy with label smoothing on flipped and shifted images."""
+
+    name = "classifier"
+
+    def __init__(self, model: Classifier, images: ImageSet):
+        super().__init__()
+        self.model, self.images, self.size = model, images, len(images)
+
+    def losses(self, model, rows, part, generator):
+        images, labels = self.images.batch(rows)
+        images = augment(images, generator, flip=self.images.flip, shift=4)
+        images, labels = images[part].to(self.device), labels[part].to(self.device)
+        logits = model(images).logits
+        return {
+            "loss": F.cross_entropy(logits, labels, label_smoothing=0.1),
+            "accuracy": (logits.argmax(1) == labels).float().mean(),
+        }
+
+
+class Discriminator(nn.Module):
+    """Judges overlapping patches, logits (B, 1, h, w) (PatchGAN, Isola et al. 2017)."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images * 2 - 1)
+
+
+class ReverseGradient(torch.autograd.Function):
+    """Identity forward, minus `weight` x gradient backward (Ganin & Lempitsky 2015).
+
+    It lets one loss and one optimizer train a discriminator and its opponent together.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return -ctx.weight * gradient, None
+
+
+class TokenizerTask(Task):
+    """L1 + L2 + feature distance + codebook and commitment loss, with dead-code revival.
+
+    Args:
+        classifier: gives the feature distance; None leaves it out.
+        feature_weight, adversarial_weight: weights of those terms; 0 leaves them out.
+    """
+
+    name = "tokenizer"
+    REVIVE_EVERY = 20  # steps
+    DEAD_AFTER = 50  # steps without being chosen
+    FEATURE_SHARE = 4  # every which image the feature distance looks at
+
+    def __init__(
+        self,
+        model: VQTokenizer,
+        images: ImageSet,
+        classifier: Classifier | None = None,
+        feature_weight: float = 0.1,
+        adversarial_weight: float = 0.0,
+    ):
+        super().__init__()
+        self.model, self.images, self.size = model, images, len(images)
+        self.classifier = classifier.eval().requires_grad_(False) if classifier else None
+        self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
+        self.state["age"] = torch.full((model.num_codes,), self.DEAD_AFTER + 1)
+        if adversarial_weight:
+            # a child of the model, so that the one optimizer and checkpoint hold it too
+            model.discriminator = Discriminator()
+
+    def to(self, device):
+        super().to(device)
+        if self.classifier:
+            self.classifier.to(device)
+
+    def losses(self, model, rows, part, generator):
+        images, _ = self.images.batch(rows)
+        images = augment(images, generator, flip=self.images.flip)[part].to(self.device)
+        reconstruction, self.quantized = model(images)
+        reconstruction = reconstruction.float()
+        difference = reconstruction - images
+        losses = {
+            "l1": difference.abs().mean(),
+            "l2": difference.square().mean(),
+            "codebook": self.quantized.loss,
+        }
+        if self.classifier and self.feature_weight:
+            # a quarter of the batch tells the same on average, for a quarter of the time
+            some = slice(None, None, self.FEATURE_SHARE)
+            distance = feature_distance(self.classifier, images[some], reconstruction[some])
+            losses["feature"] = self.feature_weight * distance
+        if self.adversarial_weight:
+            judge = self.model.discriminator
+            fooled = ReverseGradient.apply(reconstruction, self.adversarial_weight)
+            losses["judge"] = F.softplus(-judge(images)).mean() + F.softplus(judge(fooled)).mean()
+        return {"loss": sum(losses.values())} | losses
+
+    @torch.no_grad()
+    def after_step(self, step, steps, accelerator, generator):
+        quantizer, age = self.model.quantize, self.state["age"]
+        chosen = torch.bincount(self.quantized.tokens.flatten(), minlength=len(age))
+        age += 1
+        age[accelerator.reduce(chosen, "sum") > 0] = 0
+        # every code starts as dead, so step 0 places the codebook on real encoder outputs;
+        # the last fifth of training leaves the codes in peace
+        if (step == 0 or step % self.REVIVE_EVERY == 0) and step < 0.8 * steps:
+            dead = age > self.DEAD_AFTER if step else torch.ones_like(age, dtype=torch.bool)
+            quantizer.revive(dead, self.quantized.encoded, generator)
+            broadcast(quantizer.embedding.weight.data)
+            age[dead] = 0
+
+    def finish(self):
+        if self.adversarial_weight:
+            del self.model.discriminator
+
+
+class TransformerTask(Task):
+    """Cross-entropy on the masked positions (paper, eq. 1), label smoothing 0.1.
+
+    Args:
+        tokens: int16 or int64 (V, M, N): V views (flips) of M images.
+        labels: int64 (M,).
+        class_dropout: share of images trained without their class, for classifier-free guidance.
+    """
+
+    name = "transformer"
+    LABEL_SMOOTHING = 0.1
+
+    def __init__(
+        self,
+        model: MaskedTransformer,
+        tokens: Tensor,
+        labels: Tensor,
+        class_dropout: float = 0.1,
+        schedule: str = "cosine",
+    ):
+        super().__init__()
+        self.model, self.tokens, self.labels, self.size = model, tokens, labels, len(labels)
+        self.class_dropout, self.schedule = class_dropout, schedule
+
+    def examples(self, rows: Tensor, generator) -> tuple[Tensor, Tensor]:
+        """Tokens int64 (B, N), one random view of each image, and labels (B,)."""
+        view = torch.randint(len(self.tokens), rows.shape, generator=generator)
+        return self.tokens[view, rows].long(), self.labels[rows]
+
+    def losses(self, model, rows, part, generator):
+        tokens, labels = self.examples(rows, generator)
+        mask = random_mask(*tokens.shape, generator, self.schedule)
+        labels = drop_labels(labels, self.class_dropout, self.model.config.num_classes, generator)
+        tokens, labels, mask = (x[part].to(self.device) for x in (tokens, labels, mask))
+        canvas = torch.where(mask, self.model.config.mask_id, tokens)
+        logits = model(canvas, labels).logits[mask].float()
+        loss = F.cross_entropy(logits, tokens[mask], label_smoothing=self.LABEL_SMOOTHING)
+        return {"loss": loss, "nll": F.cross_entropy(logits.detach(), tokens[mask])}
+
+
+@torch.no_grad()
+def tokenize(tokenizer: VQTokenizer, images: ImageSet, batch: int = 250) -> Tensor:
+    """All images as tokens, int16 (V, M, N); V = 2 (plain, mirrored) where flips make sense."""
+    device = next(tokenizer.parameters()).device
+    views = []
+    for flip in (False, True) if images.flip else (False,):
+        rows = []
+        for start in tqdm(range(0, len(images), batch), desc="tokenize", leave=False):
+            pixels, _ = images.batch(slice(start, start + batch))
+            pixels = pixels.flip(-1) if flip else pixels
+            rows.append(tokenizer.encode(pixels.to(device)).cpu().short())
+        views.append(torch.cat(rows))
+    return torch.stack(views)

@@ -1,0 +1,227 @@
+"""Masked transformer: from a partly masked grid of tokens to a guess for every position.
+
+The bidirectional, post-norm transformer of MaskGIT (Chang et al. 2022, arXiv 2202.04200) as the
+self-guidance paper uses it, with the released parameter names. Vocabulary: K codes, then C class
+ids (class c is id K + c), then [MASK] = K + C. The sequence is the class token followed by the
+N image tokens.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError
+from .hub import Pretrained
+
+
+@dataclass
+class TransformerConfig:
+    """Sizes of a `MaskedTransformer`; the defaults are the released ImageNet-256 model's."""
+
+    num_vq_tokens: int = 256
+    hidden_size: int = 768
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 3072
+    codebook_size: int = 1024
+    num_classes: int = 1000
+    layer_norm_eps: float = 1e-12
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads "
+                f"{self.num_attention_heads}."
+            )
+
+    @property
+    def mask_id(self) -> int:
+        """The id of [MASK], K + C."""
+        return self.codebook_size + self.num_classes
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids: codes, classes and [MASK]."""
+        return self.mask_id + 1
+
+
+class Prediction(NamedTuple):
+    """What the transformer says of a canvas."""
+
+    logits: Tensor  # (B, N, K) over codes only
+    hidden: Tensor  # (B, N + 1, D) last hidden states, class position first
+
+
+class Embeddings(nn.Module):
+    """LayerNorm(word + position)."""
+
+    def __init__(self, c: TransformerConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(c.vocabulary, c.hidden_size)
+        self.position_embeddings = nn.Embedding(c.num_vq_tokens + 1, c.hidden_size)
+        self.embeddings_ln = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Word embeddings (B, N + 1, D) -> the first layer's input, same shape."""
+        return self.dropout(self.embeddings_ln(words + self.position_embeddings.weight))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose values may carry a top-down signal."""
+
+    def __init__(self, c: TransformerConfig):
+        super().__init__()
+        self.heads = c.num_attention_heads
+        self.query = nn.Linear(c.hidden_size, c.hidden_size)
+        self.key = nn.Linear(c.hidden_size, c.hidden_size)
+        self.value = nn.Linear(c.hidden_size, c.hidden_size)
+        self.out = nn.Linear(c.hidden_size, c.hidden_size)
+        self.dropout = c.dropout
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, heads, L, D / heads)"""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, x: Tensor, top_down: Tensor | None = None) -> Tensor:
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if top_down is not None:
+            v = v + self.value(top_down)  # the bias enters twice, as in the released model
+        y = F.scaled_dot_product_attention(
+            self.split(q),
+            self.split(k),
+            self.split(v),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Attention probabilities (B, heads, L, L) for the input x (B, L, D)."""
+        q, k = self.split(self.query(x)), self.split(self.key(x))
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around an exact GELU, residual and LayerNorm."""
+
+    def __init__(self, c: TransformerConfig):
+        super().__init__()
+        self.intermediate_output = nn.Linear(c.hidden_size, c.intermediate_size)
+        self.layer_output = nn.Linear(c.intermediate_size, c.hidden_size)
+        self.layer_norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer_output(F.gelu(self.intermediate_output(x)))
+        return self.layer_norm(self.dropout(h) + x)
+
+
+class TransformerLayer(nn.Module):
+    """One post-norm layer (Vaswani et al. 2017)."""
+
+    def __init__(self, c: TransformerConfig):
+        super().__init__()
+        self.attention = Attention(c)
+        self.attn_layer_norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.ffn = FeedForward(c)
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(self, x: Tensor, top_down: Tensor | None = None) -> Tensor:
+        """x (B, L, D) and an optional top-down signal of the same shape -> (B, L, D)."""
+        attended = self.dropout(self.attention(x, top_down))
+        return self.ffn(self.attn_layer_norm(attended + x))
+
+
+class Head(nn.Module):
+    """Linear, GELU, LayerNorm, Linear."""
+
+    def __init__(self, c: TransformerConfig):
+        super().__init__()
+        self.mlm_dense = nn.Linear(c.hidden_size, c.hidden_size)
+        self.mlm_ln = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.to_logits = nn.Linear(c.hidden_size, c.vocabulary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_logits(self.mlm_ln(F.gelu(self.mlm_dense(x))))
+
+
+class MaskedTransformer(Pretrained):
+    """Predict every token of a canvas from the tokens that stand and the class.
+
+    A label equal to C means "no class": its id K + C is [MASK], which is how the class is
+    dropped for classifier-free guidance.
+    """
+
+    config_class = TransformerConfig
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.config = config
+        self.embed = Embeddings(config)
+        self.transformer_layers = nn.ModuleList(
+            TransformerLayer(config) for _ in range(config.num_hidden_layers)
+        )
+        self.mlm_layer = Head(config)
+        self.apply(self._init)
+
+    @staticmethod
+    def _init(module: nn.Module) -> None:
+        """Truncated normal of deviation 0.02, biases zero (Devlin et al. 2019; MaskGIT)."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def words(self, canvas: Tensor, labels: Tensor) -> Tensor:
+        """Word embeddings (B, N + 1, D) of canvas int64 (B, N) and labels int64 (B,)."""
+        self._check(canvas, labels)
+        classes = (labels + self.config.codebook_size).unsqueeze(1)
+        return self.embed.word_embeddings(torch.cat((classes, canvas), 1))
+
+    def encode(self, words: Tensor) -> Tensor:
+        """Word embeddings (B, N + 1, D) -> last hidden states (B, N + 1, D)."""
+        x = self.embed(words)
+        for layer in self.transformer_layers:
+            x = layer(x)
+        return x
+
+    def codes(self, hidden: Tensor) -> Tensor:
+        """Last hidden states (B, N + 1, D) -> logits (B, N, K) of the image positions."""
+        return self.mlm_layer(hidden[:, 1:])[..., : self.config.codebook_size]
+
+    def forward(self, canvas: Tensor, labels: Tensor) -> Prediction:
+        """Logits and hidden states.
+
+        Args:
+            canvas: int64 (B, N), ids 0..K-1 or [MASK].
+            labels: int64 (B,), 0..C-1, or C for "no class".
+
+        Raises:
+            InputError: wrong shapes or types.
+        """
+        hidden = self.encode(self.words(canvas, labels))
+        return Prediction(self.codes(hidden), hidden)
+
+    @property
+    def blank(self) -> Tensor:
+        """An all-[MASK] canvas for one image, int64 (1, N)."""
+        device = self.embed.word_embeddings.weight.device
+        return torch.full((1, self.config.num_vq_tokens), self.config.mask_id, device=device)
+
+    def _check(self, canvas: Tensor, labels: Tensor) -> None:
+        # Shapes only: looking at values would make the host wait for the GPU at every step.
+        n = self.config.num_vq_tokens
+        if canvas.ndim != 2 or canvas.shape[1] != n or canvas.dtype != torch.int64:
+            raise InputError(
+                f"the canvas must be int64 of shape (B, {n}), not {canvas.dtype} "
+                f"{tuple(canvas.shape)}."
+            )
+        if labels.shape != canvas.shape[:1] or labels.dtype != torch.int64:
+            raise InputError(
+                f"labels must be int64 of shape ({len(canvas)},), not {labels.dtype} "
+                f"{tuple(labels.shape)}."
+            )

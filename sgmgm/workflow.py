@@ -1,0 +1,252 @@
+"""Workflow: what the commands do, from a data set's name to a table of scores.
+
+Every step writes into one pipeline folder and is skipped when that folder already holds its
+result, so a chain of steps can be stopped and started again anywhere.
+"""
+
+import hashlib
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from . import datasets, presets
+from .classifier import Classifier
+from .datasets import ImageSet
+from .errors import CheckpointError, InputError, check_choice
+from .files import atomic_path, read_json, write_json
+from .metrics import (
+    Extractor,
+    GaussianStats,
+    InceptionExtractor,
+    Reference,
+    Scores,
+    evaluate,
+    extract,
+    frechet_distance,
+)
+from .pipeline import SHIPPED, Card, Pipeline, write_card
+from .samples import sample_batches, to_uint8
+from .tokenizer import VQTokenizer, psnr
+from .training import (
+    ClassifierTask,
+    Recipe,
+    TokenizerTask,
+    TransformerTask,
+    default_device,
+    fit,
+    tokenize,
+)
+from .transformer import MaskedTransformer
+
+PARTS = ("classifier", "tokenizer", "transformer")
+
+
+def train(
+    part: str,
+    dataset: str,
+    preset: str,
+    folder: str | Path,
+    seed: int = 0,
+    device: str | None = None,
+) -> dict:
+    """Train one part of a pipeline into `folder`/`part`, or find that this is done already.
+
+    Returns the part's report (see `training.fit`), for the tokenizer with its PSNR, rFID and
+    codebook use.
+
+    Raises:
+        CheckpointError: an earlier part is missing; the sentence names the command to run.
+    """
+    check_choice("part", part, PARTS)
+    folder, device = Path(folder), device or default_device()
+    done = folder / part / "training.json"
+    data = datasets.load(dataset)
+    plan = presets.get(dataset, preset, len(data.classes))
+    data = data.subset(min(len(data), plan.images or len(data)))
+    recipe: Recipe = getattr(plan, f"{part}_recipe")
+    if done.is_file():
+        report = read_json(done)
+        if report.get("recipe") == _plain(asdict(recipe)) and report.get("seed") == seed:
+            return report
+        raise CheckpointError(
+            f"{done.parent} was trained with another recipe or seed; choose another --out, or "
+            "delete it to train anew."
+        )
+    torch.manual_seed(seed)  # the first weights
+    if part == "classifier":
+        task = ClassifierTask(Classifier(plan.classifier), data)
+    elif part == "tokenizer":
+        eye = find_classifier(dataset, folder)
+        task = TokenizerTask(VQTokenizer(plan.tokenizer), data, eye)
+    else:
+        tokenizer = _part(VQTokenizer, folder, "tokenizer", dataset, preset).to(device)
+        tokens = tokenize(tokenizer, data)
+        task = TransformerTask(MaskedTransformer(plan.transformer), tokens, data.labels)
+    write_card(folder, Card(dataset, preset, list(data.classes), plan.sampling))
+    report = fit(task, recipe, folder / part, seed, device)
+    if part == "classifier":
+        report["test_accuracy"] = accuracy(task.model, datasets.load(dataset, "test"))
+    if part == "tokenizer":
+        eye = find_classifier(dataset, folder).to(device)
+        report |= judge_tokenizer(task.model, eye, datasets.load(dataset, "test"))
+    write_json(done, report)
+    return report
+
+
+def _plain(data):
+    """As it comes back from JSON: tuples are lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+
+
+def _part(kind, folder: Path, name: str, dataset: str, preset: str):
+    if not (folder / name).is_dir():
+        raise CheckpointError(
+            f"{folder} has no {name}: first run `sgmgm train {name} --dataset {dataset} "
+            f"--preset {preset} --out {folder}`."
+        )
+    return kind.from_pretrained(folder / name)
+
+
+def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
+    """The classifier in a pipeline folder, or else the shipped one of this data set.
+
+    Its `name` carries a digest of its weights, so that scores of different eyes are not mixed up.
+    """
+    places = [p / "classifier" for p in (folder, SHIPPED / dataset) if p]
+    for place in places:
+        if (place / "model.safetensors").is_file():
+            classifier = Classifier.from_pretrained(place)
+            digest = hashlib.sha256((place / "model.safetensors").read_bytes()).hexdigest()[:8]
+            classifier.name = f"classifier {digest}"
+            return classifier
+    raise CheckpointError(
+        f"no classifier for {dataset}: run `sgmgm train classifier --dataset {dataset}` first "
+        f"(looked in {', '.join(str(p) for p in places)})."
+    )
+
+
+def float_batches(images: ImageSet, batch: int = 250, progress: str = ""):
+    """An image set as float32 batches (B, 3, H, W) in [0, 1]."""
+    starts = range(0, len(images), batch)
+    for start in tqdm(starts, desc=progress, leave=False, disable=not progress):
+        yield images.batch(slice(start, start + batch))[0]
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, images: ImageSet) -> float:
+    """Share of an image set that the classifier names rightly."""
+    device = next(classifier.parameters()).device
+    right = 0
+    for start in range(0, len(images), 250):
+        pixels, labels = images.batch(slice(start, start + 250))
+        right += int((classifier(pixels.to(device)).logits.argmax(1).cpu() == labels).sum())
+    return right / len(images)
+
+
+@torch.no_grad()
+def judge_tokenizer(tokenizer: VQTokenizer, eye: Extractor, images: ImageSet) -> dict:
+    """PSNR in dB, rFID (Fréchet distance of reconstructions to originals) and codebook use.
+
+    All three on the given images; codebook use is the share of codes that occur at all, and
+    perplexity the number of codes that would be as hard to guess if they were equally likely.
+    """
+    device = next(tokenizer.parameters()).device
+    quality, counts = [], torch.zeros(tokenizer.num_codes)
+    real, rebuilt = GaussianStats(), GaussianStats()
+    for pixels in float_batches(images, progress="judge tokenizer"):
+        pixels = pixels.to(device)
+        tokens = tokenizer.encode(pixels)
+        again = tokenizer.decode(tokens)
+        counts += torch.bincount(tokens.flatten().cpu(), minlength=tokenizer.num_codes)
+        quality.append(psnr(pixels, again).cpu())
+        real.update(eye(pixels).features.cpu())
+        rebuilt.update(eye(again).features.cpu())
+    share = counts / counts.sum()
+    entropy = -(share * share.clamp_min(1e-12).log()).sum()
+    return {
+        "psnr": torch.cat(quality).mean().item(),
+        "rfid": frechet_distance(real, rebuilt),
+        "codes_used": (counts > 0).float().mean().item(),
+        "perplexity": math.exp(entropy),
+        "judged_on": f"{len(images)} {images.split} images, {eye.name}",
+    }
+
+
+def balanced_labels(count: int, classes: list[int]) -> Tensor:
+    """`count` labels that go round the given classes, int64 (count,)."""
+    return torch.tensor(classes)[torch.arange(count) % len(classes)]
+
+
+def draw(
+    pipeline: Pipeline, labels: Tensor, seed: int = 0, batch_size: int = 64, **settings
+) -> tuple[np.ndarray, float]:
+    """Many images as uint8 (N, H, W, 3), and network passes per image; image i has seed + i."""
+    drawn, passes = [], 0.0
+    with tqdm(total=len(labels), desc="sample", unit="image") as progress:
+        for part in pipeline.stream(labels, first_seed=seed, batch_size=batch_size, **settings):
+            drawn.append(to_uint8(part.images))
+            passes = part.nfe
+            progress.update(len(part.labels))
+    return np.concatenate(drawn), passes
+
+
+def save_grid(path: str | Path, images: Tensor, columns: int | None = None, zoom: int = 3) -> None:
+    """Write images (B, 3, H, W) in [0, 1] as one picture file."""
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise InputError(f"{path} is no picture: end it in .png, .jpg or .webp.")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    images = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    with atomic_path(path) as partial:
+        save_image(images, partial, nrow=columns, padding=2, pad_value=1.0)
+
+
+def make_extractor(
+    kind: str, dataset: str, folder: Path | None, weights: str | None, device: str
+) -> Extractor:
+    """The extractor of this name: "classifier" (the data set's own) or "inception"."""
+    check_choice("extractor", kind, ("classifier", "inception"))
+    if kind == "inception":
+        return InceptionExtractor(weights, device)
+    return find_classifier(dataset, folder).to(device)
+
+
+def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None) -> Reference:
+    """Statistics of a training set, kept beside the classifier once they are computed."""
+    places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p]
+    for place in places:
+        if place.is_file():
+            reference = Reference.load(place)
+            if (reference.dataset, reference.extractor) == (dataset, extractor.name):
+                return reference
+    device = getattr(extractor, "device", None) or next(extractor.parameters()).device
+    batches = float_batches(datasets.load(dataset), progress=f"features of {dataset}")
+    features, _ = extract(extractor, (b.to(device) for b in batches))
+    reference = Reference.from_features(features, dataset, extractor.name)
+    if folder:
+        reference.save(places[0])
+    return reference
+
+
+def score(
+    images: np.ndarray, labels: np.ndarray | None, reference: Reference, extractor: Extractor
+) -> Scores:
+    """All scores of images uint8 (N, H, W, 3) against a reference."""
+    device = getattr(extractor, "device", None) or next(extractor.parameters()).device
+    batches = (b.to(device) for b in sample_batches(images, 250))
+    features, logits = extract(extractor, batches)
+    return evaluate(features, logits, labels if extractor.labels_known else None, reference)
+
+
+def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:
+    """Fréchet distance of the real test set to the training set: what a perfect model gets."""
+    device = getattr(extractor, "device", None) or next(extractor.parameters()).device
+    stats = GaussianStats()
+    for batch in float_batches(datasets.load(dataset, "test"), progress="noise floor"):
+        stats.update(extractor(batch.to(device)).features.detach().cpu())
+    return frechet_distance(stats, reference.stats)

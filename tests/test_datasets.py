@@ -1,0 +1,549 @@
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10, FashionMNIST
+
+from sgmgm import datasets, sprites
+from sgmgm.errors import DataError, InputError
+
+REAL = os.environ.get("SGMGM_DATA")  # as it was before a test changes it
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """Every test has an empty root of its own and no network."""
+
+    def refuse(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setenv("SGMGM_DATA", str(tmp_path / "raw"))
+
+
+# Small files in the format of the real ones.
+
+
+def write_cifar(root: Path, monkeypatch) -> Path:
+    """Twelve training and three test images, with checksums that torchvision will accept."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    sums = {}
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+        return [name, sums[name]]
+
+    def batch(count):
+        pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return {"data": pixels, "labels": random.integers(0, 10, count).tolist()}
+
+    train = [write(f"data_batch_{i}", batch(4)) for i in (1, 2, 3)]
+    test = [write("test_batch", batch(3))]
+    write("batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
+    monkeypatch.setattr(CIFAR10, "train_list", train)
+    monkeypatch.setattr(CIFAR10, "test_list", test)
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
+    return folder
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_fashion(root: Path) -> Path:
+    folder = root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for start, count in (("train", 12), ("t10k", 5)):
+        pixels = random.integers(1, 256, (count, 28, 28), dtype=np.uint8)
+        (folder / f"{start}-images-idx3-ubyte").write_bytes(idx(pixels))
+        labels = random.integers(0, 10, count, dtype=np.uint8)
+        (folder / f"{start}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return folder
+
+
+def write_pictures(root: Path, classes=("cat", "dog"), count: int = 10) -> Path:
+    """In class c, picture i is the plain grey 100 c + i."""
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (40, 30), (100 * label + i,) * 3).save(root / name / f"{i:02}.png")
+    return root
+
+
+def check_whole(data: datasets.ImageSet):
+    """What holds for every set."""
+    assert data.images.dtype == torch.uint8 and data.images.shape[1:] == (3, 32, 32)
+    assert data.labels.dtype == torch.int64 and data.labels.shape == (len(data),)
+    assert data.labels.min() >= 0 and data.labels.max() < len(data.classes)
+    assert data.images.is_contiguous()
+
+
+# Image sets
+
+
+def test_batches_are_floats_and_leave_the_set_alone():
+    data = datasets.load("sprites", "test", count=20)
+    images, labels = data.batch(torch.tensor([3, 11]))
+    assert images.dtype == torch.float32 and images.max() <= 1
+    assert torch.equal((images * 255).round().byte(), data.images[[3, 11]])
+    assert labels.tolist() == [3, 1]
+    images.zero_()
+    assert data.images[3].any()
+
+
+def test_a_subset_is_the_first_images_and_copies_nothing():
+    data = datasets.load("sprites", "test", count=20)
+    few = data.subset(5)
+    assert len(few) == 5 and len(data) == 20
+    assert torch.equal(few.images, data.images[:5]) and torch.equal(few.labels, data.labels[:5])
+    assert few.images.data_ptr() == data.images.data_ptr()
+    assert (few.name, few.split, few.classes, few.flip) == (
+        "sprites",
+        "test",
+        sprites.CLASSES,
+        True,
+    )
+
+
+def test_root_is_the_environments_or_the_projects(monkeypatch, tmp_path):
+    assert datasets.data_root() == tmp_path / "raw"
+    monkeypatch.delenv("SGMGM_DATA")
+    assert datasets.data_root() == Path("data/raw")
+
+
+# Sprites
+
+
+def test_sprites_are_drawn_as_uint8_with_their_colours_intact():
+    data = datasets.load("sprites", count=1500)
+    check_whole(data)
+    drawn, labels = sprites.draw(range(1500), seed=0)
+    assert torch.equal(data.labels, labels)
+    assert (data.batch(slice(None))[0] - drawn).abs().max() <= 0.5 / 255 + 1e-6
+    assert sprites.coherence(data.batch(slice(None))[0]) >= 0.99
+
+
+def test_sprite_splits_share_no_image():
+    train, test = (datasets.load("sprites", split, count=2000) for split in datasets.SPLITS)
+    both = torch.cat([train.images, test.images]).flatten(1)
+    assert len(both.unique(dim=0)) == 4000
+
+
+# CIFAR-10
+
+
+def test_cifar_is_read_in_order(monkeypatch, tmp_path):
+    folder = write_cifar(tmp_path / "raw", monkeypatch)
+    data = datasets.load("cifar10")
+    check_whole(data)
+    assert len(data) == 12 and len(datasets.load("cifar10", "test")) == 3
+    second = pickle.loads((folder / "data_batch_2").read_bytes())
+    assert data.images[4:8].flatten(1).equal(torch.from_numpy(second["data"]))
+    assert data.labels[4:8].tolist() == second["labels"]
+    assert data.classes == tuple(f"class {i}" for i in range(10)) and data.flip
+
+
+def test_cifar_shares_torchvisions_memory(monkeypatch, tmp_path):
+    write_cifar(tmp_path / "raw", monkeypatch)
+    read, kept = datasets._read, []
+    monkeypatch.setattr(datasets, "_read", lambda *args: kept.append(read(*args)) or kept[0])
+    data = datasets.load("cifar10")
+    assert data.images.data_ptr() == kept[0].data.ctypes.data
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_tampered_cifar_file_is_refused_and_not_unpickled(name, monkeypatch, tmp_path):
+    folder = write_cifar(tmp_path / "raw", monkeypatch)
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (trap,)
+
+    (folder / name).write_bytes(pickle.dumps(Trap()))
+    pickle.loads((folder / name).read_bytes())
+    assert trap.exists()  # the trap works,
+    trap.unlink()
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        datasets.load("cifar10")
+    assert not trap.exists()  # and nobody stepped into it
+
+
+def test_cifar_is_unpacked_from_its_archive(monkeypatch, tmp_path, capsys):
+    folder = write_cifar(tmp_path / "elsewhere", monkeypatch)
+    archive = tmp_path / "raw" / CIFAR10.filename
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    assert len(datasets.load("cifar10")) == 12
+    assert capsys.readouterr().out == ""
+
+
+# Fashion-MNIST
+
+
+def test_fashion_is_padded_and_has_three_channels(tmp_path):
+    folder = write_fashion(tmp_path / "raw")
+    data = datasets.load("fashion-mnist")
+    check_whole(data)
+    assert len(data) == 12 and len(datasets.load("fashion-mnist", "test")) == 5
+    pixels = np.frombuffer((folder / "train-images-idx3-ubyte").read_bytes()[16:], np.uint8)
+    expected = torch.from_numpy(pixels.reshape(12, 1, 28, 28).copy()).expand(-1, 3, -1, -1)
+    assert torch.equal(data.images[:, :, 2:-2, 2:-2], expected)
+    frame = data.images.clone()
+    frame[:, :, 2:-2, 2:-2] = 0
+    assert not frame.any()
+    assert not data.flip  # its shoes all point the same way
+
+
+def test_fashion_is_unpacked_from_its_archives(monkeypatch, tmp_path, capsys):
+    folder = write_fashion(tmp_path / "raw")
+    resources = []
+    for file in sorted(folder.iterdir()):
+        packed = gzip.compress(file.read_bytes())
+        (folder / f"{file.name}.gz").write_bytes(packed)
+        file.unlink()
+        resources.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(FashionMNIST, "resources", resources)
+    assert len(datasets.load("fashion-mnist", count=7)) == 7
+    assert capsys.readouterr().out == ""
+
+
+# Folders
+
+
+def test_every_fifth_picture_of_a_class_is_for_testing(tmp_path):
+    name = f"folder:{write_pictures(tmp_path / 'pets')}"
+    train, test = datasets.load(name), datasets.load(name, "test")
+    check_whole(train)
+    assert train.classes == test.classes == ("cat", "dog")
+    assert test.images[:, 0, 0, 0].tolist() == [4, 104, 9, 109]
+    assert test.labels.tolist() == [0, 1, 0, 1]
+    assert train.images[:4, 0, 0, 0].tolist() == [0, 100, 1, 101]  # mixed from the first on
+    greys = [*train.images[:, 0, 0, 0].tolist(), *test.images[:, 0, 0, 0].tolist()]
+    assert sorted(greys) == [*range(10), *range(100, 110)]
+
+
+def test_given_splits_are_kept(tmp_path):
+    write_pictures(tmp_path / "pets" / "train", count=6)
+    write_pictures(tmp_path / "pets" / "test", count=2)
+    name = f"folder:{tmp_path / 'pets'}"
+    assert len(datasets.load(name, "train")) == 12 and len(datasets.load(name, "test")) == 4
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    write_pictures(tmp_path / "traffic", classes=("bus", "train"), count=5)
+    assert datasets.load(f"folder:{tmp_path / 'traffic'}").classes == ("bus", "train")
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    root = write_pictures(tmp_path / "pets", count=5)
+    (root / ".thumbnails").mkdir()
+    (root / "cat" / "._00.png").write_bytes(b"not a picture")
+    (root / "cat" / "notes.txt").write_text("not a picture")
+    data = datasets.load(f"folder:{root}")
+    assert data.classes == ("cat", "dog") and len(data) == 8
+
+
+def test_pictures_are_cut_to_their_centre_and_resized(tmp_path):
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    pixels[:, 20:40] = (10, 200, 30)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    for resolution in (8, 20, 64):
+        image = datasets.read_picture(tmp_path / "wide.png", resolution)
+        assert image.shape == (3, resolution, resolution)
+        assert (image == torch.tensor([10, 200, 30])[:, None, None]).all()
+
+
+def test_pictures_are_antialiased(tmp_path):
+    checks = np.indices((64, 64)).sum(0) % 2 * 255
+    Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "checks.png")
+    image = datasets.read_picture(tmp_path / "checks.png", 8).float()
+    assert (image - 127.5).abs().max() < 8
+
+
+@pytest.mark.parametrize(
+    "mode, colour, expected",
+    [
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("L", 70, (70, 70, 70)),
+        ("I;16", 70 * 256, (70, 70, 70)),
+        ("1", 1, (255, 255, 255)),
+    ],
+)
+def test_every_kind_of_pixel_becomes_rgb_on_white(mode, colour, expected, tmp_path):
+    Image.new(mode, (9, 9), colour).save(tmp_path / "plain.png")
+    image = datasets.read_picture(tmp_path / "plain.png", 4)
+    assert (image == torch.tensor(expected)[:, None, None]).all()
+
+
+def test_a_transparent_palette_becomes_white(tmp_path):
+    picture = Image.new("P", (9, 9), 0)
+    picture.putpalette([200, 0, 0])
+    picture.save(tmp_path / "palette.png", transparency=0)
+    assert (datasets.read_picture(tmp_path / "palette.png", 4) == 255).all()
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    picture = Image.new("RGB", (32, 32))
+    picture.paste((255, 255, 255), (0, 0, 16, 32))  # left half white
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # to be turned clockwise by the viewer
+    picture.save(tmp_path / "photo.png", exif=orientation)
+    image = datasets.read_picture(tmp_path / "photo.png", 32)
+    assert (image[:, :15] > 250).all() and (image[:, 17:] < 5).all()
+
+
+def test_a_thin_picture_does_not_grow(tmp_path):
+    Image.new("RGB", (1, 50_000)).save(tmp_path / "thin.png")
+    assert datasets.read_picture(tmp_path / "thin.png", 32).shape == (3, 32, 32)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of one pixel whose header says otherwise."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    header = b"IHDR" + struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+    content = buffer.getvalue()
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+@pytest.mark.parametrize("size", [(8001, 8000), (12_000, 8000), (60_000, 60_000)])
+def test_giants_are_refused_before_they_are_unpacked(size, tmp_path, recwarn):
+    (tmp_path / "giant.png").write_bytes(png_that_claims(*size))
+    with pytest.raises(DataError, match="giant.png has more than 64 megapixels"):
+        datasets.read_picture(tmp_path / "giant.png", 32)
+    assert not recwarn.list
+
+
+# Augmentation
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_augmentation_follows_the_generator_and_spares_its_input():
+    images = torch.rand(16, 3, 32, 32, generator=seeded())
+    before = images.clone()
+    first = datasets.augment(images, seeded(1), shift=3)
+    torch.rand(5)  # the global generator has no part in it
+    assert torch.equal(first, datasets.augment(images, seeded(1), shift=3))
+    assert not torch.equal(first, datasets.augment(images, seeded(2), shift=3))
+    assert torch.equal(images, before)
+
+
+def test_without_flip_and_shift_nothing_changes():
+    images = torch.rand(4, 3, 8, 6, generator=seeded())
+    result = datasets.augment(images, seeded(), flip=False, shift=0)
+    assert torch.equal(result, images) and result.data_ptr() != images.data_ptr()
+
+
+def test_about_half_of_the_images_are_mirrored():
+    images = torch.rand(400, 3, 8, 8, generator=seeded())
+    result = datasets.augment(images, seeded())
+    kept = (result == images).flatten(1).all(1)
+    mirrored = (result == images.flip(-1)).flatten(1).all(1)
+    assert (kept ^ mirrored).all()
+    assert 150 < mirrored.sum() < 250
+
+
+def test_shifts_reach_all_offsets_and_repeat_edges():
+    images = torch.arange(64.0).view(1, 1, 8, 8).expand(600, 3, 8, 8)
+    result = datasets.augment(images, seeded(), flip=False, shift=2)
+    moved = result[:, 0, 4, 4] - images[:, 0, 4, 4]
+    assert set(moved.tolist()) == {8 * dy + dx for dy in range(-2, 3) for dx in range(-2, 3)}
+    right_down = result[(moved == 18).nonzero()[0, 0], 0]
+    assert torch.equal(right_down[:6, :6], images[0, 0, 2:, 2:])
+    assert (right_down[:6, 6:] == images[0, 0, 2:, 7:]).all()
+
+
+# What can go wrong
+
+
+def empty(root, monkeypatch):
+    pass
+
+
+def cut(path: Path, keep: int):
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def cut_cifar(root, monkeypatch):
+    cut(write_cifar(root, monkeypatch) / "data_batch_1", 1000)
+
+
+def lose_cifar_batch(root, monkeypatch):
+    (write_cifar(root, monkeypatch) / "data_batch_2").unlink()
+
+
+def cut_cifar_archive(root, monkeypatch):
+    root.mkdir()
+    (root / CIFAR10.filename).write_bytes(b"half of it")
+
+
+def cut_fashion_images(root, monkeypatch):
+    cut(write_fashion(root) / "train-images-idx3-ubyte", 5000)
+
+
+def cut_fashion_labels(root, monkeypatch):
+    cut(write_fashion(root) / "train-labels-idx1-ubyte", 6)
+
+
+def misfit_fashion(root, monkeypatch):
+    (write_fashion(root) / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(7, np.uint8)))
+
+
+def mislabel_fashion(root, monkeypatch):
+    (write_fashion(root) / "train-labels-idx1-ubyte").write_bytes(idx(np.full(12, 10, np.uint8)))
+
+
+def file_as_root(root, monkeypatch):
+    root.write_text("not a folder")
+
+
+@pytest.mark.parametrize(
+    "prepare, name, fragment",
+    [
+        (empty, "cifar10", "put cifar-10-python.tar.gz (from https://"),
+        (empty, "cifar10", "data_batch_1 is absent and could not be downloaded"),
+        (empty, "fashion-mnist", "put train-images-idx3-ubyte.gz, train-labels"),
+        (file_as_root, "cifar10", "could not be downloaded"),
+        (lose_cifar_batch, "cifar10", "data_batch_2 is absent"),
+        (cut_cifar, "cifar10", "data_batch_1 is damaged"),
+        (cut_cifar_archive, "cifar10", "cifar-10-python.tar.gz is damaged or incomplete"),
+        (cut_fashion_images, "fashion-mnist", "train-images-idx3-ubyte is truncated"),
+        (cut_fashion_labels, "fashion-mnist", "train-labels-idx1-ubyte is truncated"),
+        (misfit_fashion, "fashion-mnist", "does not fit 7 labels"),
+        (mislabel_fashion, "fashion-mnist", "labels above 9"),
+    ],
+)
+def test_absent_and_damaged_sets_give_one_sentence(prepare, name, fragment, monkeypatch, tmp_path):
+    prepare(tmp_path / "raw", monkeypatch)
+    check_sentence(DataError, fragment, lambda: datasets.load(name))
+
+
+def no_pictures(root):
+    write_pictures(root)
+    (root / "eel").mkdir()
+    (root / "eel" / "notes.txt").write_text("no eel")
+
+
+def no_classes(root):
+    root.mkdir()
+    Image.new("RGB", (9, 9)).save(root / "loose.png")
+
+
+def unequal_splits(root):
+    write_pictures(root / "train")
+    write_pictures(root / "test", classes=("cat", "eel"))
+
+
+def scrambled(root):
+    (write_pictures(root) / "cat" / "03.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+
+
+def cut_picture(root):
+    write_pictures(root)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "dog" / "02.png")
+    cut(root / "dog" / "02.png", 4000)
+
+
+def no_bytes(root):
+    (write_pictures(root) / "dog" / "05.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "prepare, split, fragment",
+    [
+        (lambda root: None, "train", "there is no such folder"),
+        (lambda root: root.write_text("a file"), "train", "there is no such folder"),
+        (lambda root: root.mkdir(), "train", "has no class folders"),
+        (no_classes, "train", "has no class folders"),
+        (no_pictures, "train", "eel holds no pictures"),
+        (unequal_splits, "train", "must have the same class folders"),
+        (lambda root: write_pictures(root, count=4), "test", "has no test split"),
+        (scrambled, "train", "03.png cannot be read as a picture"),
+        (cut_picture, "train", "02.png cannot be read as a picture"),
+        (no_bytes, "train", "05.png cannot be read as a picture"),
+    ],
+)
+def test_folders_that_cannot_be_used_give_one_sentence(prepare, split, fragment, tmp_path):
+    prepare(tmp_path / "pets")
+    check_sentence(DataError, fragment, lambda: datasets.load(f"folder:{tmp_path / 'pets'}", split))
+
+
+@pytest.mark.parametrize(
+    "call, fragment",
+    [
+        (lambda: datasets.load("imagenet"), "unknown data set 'imagenet': choose one of sprites"),
+        (lambda: datasets.load(None), "unknown data set None"),
+        (lambda: datasets.load("sprites", "valid"), "unknown split 'valid'"),
+        (lambda: datasets.load("sprites", count=0), "count must be a whole number"),
+        (lambda: datasets.load("cifar10", count=-5), "count must be a whole number"),
+        (lambda: datasets.load("sprites", count=2.5), "count must be a whole number"),
+        (lambda: datasets.load("sprites", "test", count=5001), "sprites has 5000 images"),
+        (lambda: datasets.load("sprites", count=5).subset(6), "sprites has 5 images"),
+        (lambda: datasets.load("sprites", count=5).subset(0), "count must be a whole number"),
+        (lambda: datasets.load("sprites", resolution=64), "only folder:PATH takes another"),
+        (lambda: datasets.load("folder:x", resolution=0), "resolution must be a whole number"),
+        (lambda: datasets.augment(torch.zeros(3, 8, 8), seeded()), "not (3, 8, 8)"),
+        (lambda: datasets.augment(torch.zeros(1, 3, 8, 8), seeded(), shift=-1), "shift must be"),
+    ],
+)
+def test_bad_arguments_give_one_sentence(call, fragment):
+    check_sentence(InputError, fragment, call)
+
+
+def test_a_count_beyond_a_folder_is_an_input_error(tmp_path):
+    name = f"folder:{write_pictures(tmp_path / 'pets')}"
+    check_sentence(InputError, "has 16 images", lambda: datasets.load(name, count=17))
+
+
+def check_sentence(kind, fragment, call):
+    with pytest.raises(kind) as caught:
+        call()
+    sentence = str(caught.value)
+    assert fragment in sentence
+    assert sentence.endswith(".") and "\n" not in sentence
+
+
+# The real data, where they are
+
+
+@pytest.mark.skipif(not REAL, reason="SGMGM_DATA is not set")
+@pytest.mark.parametrize(
+    "name, split, count",
+    [
+        ("cifar10", "train", 50_000),
+        ("cifar10", "test", 10_000),
+        ("fashion-mnist", "train", 60_000),
+        ("fashion-mnist", "test", 10_000),
+    ],
+)
+def test_real_data(name, split, count, monkeypatch, capsys):
+    monkeypatch.setenv("SGMGM_DATA", REAL)
+    data = datasets.load(name, split)
+    check_whole(data)
+    assert len(data) == count
+    assert data.labels.bincount().tolist() == [count // 10] * 10
+    assert capsys.readouterr().out == ""
