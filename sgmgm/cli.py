@@ -21,15 +21,23 @@ from .masking import SCHEDULES
 from .pipeline import SHIPPED, Pipeline
 from .samples import load_samples, save_samples
 from .sampling import ANNEALS, ORDERS
-from .training import default_device
+from .training import LOSS_ON, WRONG_TOKENS, default_device
 
 
 def train(args) -> None:
     """Train one part, or all of them in their order."""
     folder = args.out or default_folder(args)
+    smoothing = {k: v for k in SMOOTHING if (v := getattr(args, k)) is not None}
+    if (smoothing or args.name) and not args.part.startswith("smoother"):
+        raise InputError("--name and the smoothing options are for one smoother, not for others.")
     for part in workflow.PARTS if args.part == "all" else [args.part]:
-        report = workflow.train(part, args.dataset, args.preset, folder, args.seed, args.device)
+        report = workflow.train(
+            part, args.dataset, args.preset, folder, args.seed, args.device, args.name, **smoothing
+        )
         print(f"{folder / part}: {describe(part, report)}")
+
+
+SMOOTHING = ("rate", "wrong", "loss_on", "keep_class", "rank")
 
 
 def describe(part: str, report: dict) -> str:
@@ -40,8 +48,10 @@ def describe(part: str, report: dict) -> str:
     if part == "tokenizer":
         words.append(f"test PSNR {report['psnr']:.2f} dB, rFID {report['rfid']:.2f}")
         words.append(f"{report['codes_used']:.1%} of codes used")
-    if part == "transformer":
+    if part in ("transformer", "weak"):
         words.append(f"NLL {report['history'][-1]['nll']:.3f}")
+    if part.startswith("smoother"):
+        words.append(f"loss {report['history'][-1]['loss']:.3f}")
     return ", ".join(words)
 
 
@@ -109,7 +119,7 @@ def run(args) -> None:
     folder = args.out or default_folder(args)
     device = args.device or default_device()
     rows = []
-    for part in workflow.PARTS:
+    for part in workflow.SPINE:
         if part == "classifier" and (SHIPPED / args.dataset / part).is_dir():
             continue
         report = workflow.train(part, args.dataset, args.preset, folder, args.seed, device)
@@ -199,10 +209,19 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument("--guidance", choices=GUIDANCES, help=note)
         each.add_argument("--scale", type=float, help=f"guidance scale, 0 is none; {note}")
         each.add_argument("--scale-schedule", choices=SCALE_SCHEDULES, help=note)
+        each.add_argument("--smoother", help=f"folder of the smoother; {note}")
 
     each = command(train)
     each.add_argument("part", choices=(*workflow.PARTS, "all"))
     training(each)
+    each.add_argument("--name", help="folder of this smoother; the part's name if not given")
+    note = "smoothers only; the preset's if not given"
+    each.add_argument("--rate", type=float, help=f"share of wrong tokens; {note}")
+    each.add_argument("--wrong", choices=WRONG_TOKENS, help=f"kind of wrong tokens; {note}")
+    each.add_argument("--loss-on", choices=LOSS_ON, help=f"judged positions; {note}")
+    each.add_argument("--keep-class", action="store_true", default=None,
+                      help="TOAST's pass 2 sees the class token")  # fmt: skip
+    each.add_argument("--rank", type=int, help=f"of a LoRA adapter; {note}")
 
     each = command(sample)
     each.add_argument("--model", required=True, help="a shipped name or a pipeline folder")

@@ -5,7 +5,6 @@
 A guidance is a callable (canvas, labels) -> guided logits (B, N, K); the sampler knows no more.
 """
 
-from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
@@ -160,17 +159,16 @@ class SelfAndClassifierFree(SelfGuidance):
         return plain.logits, self.smooth(plain, canvas, labels) + free - plain.logits
 
 
-# name -> class, and which helper of a pipeline it needs under which argument
-GUIDANCES: dict[str, tuple[type[Guidance], dict[str, str]]] = {
-    "none": (Guidance, {}),
-    "cfg": (ClassifierFree, {}),
-    "spatial": (SpatialLogits, {}),
-    "spatial-embeddings": (SpatialEmbeddings, {}),
-    "sag": (SelfAttentionGuidance, {}),
-    "auto": (AutoGuidance, {"weak": "weak"}),
-    "self": (SelfGuidance, {"smoother": "smoother"}),
-    "self-lora": (SelfGuidance, {"smoother": "smoother-lora"}),
-    "self+cfg": (SelfAndClassifierFree, {"smoother": "smoother"}),
+# name -> class, and the keyword argument for the other network that it needs, if any
+GUIDANCES: dict[str, tuple[type[Guidance], str | None]] = {
+    "none": (Guidance, None),
+    "cfg": (ClassifierFree, None),
+    "spatial": (SpatialLogits, None),
+    "spatial-embeddings": (SpatialEmbeddings, None),
+    "sag": (SelfAttentionGuidance, None),
+    "auto": (AutoGuidance, "weak"),
+    "self": (SelfGuidance, "smoother"),
+    "self+cfg": (SelfAndClassifierFree, "smoother"),
 }
 
 
@@ -179,13 +177,23 @@ def make_guidance(
     model: MaskedTransformer,
     scale: float = 1.0,
     scale_schedule: str = "constant",
-    helper: Callable[[str], nn.Module] | None = None,
+    **others: nn.Module,
 ) -> Guidance:
-    """The guidance of this name; `helper` finds a smoother or weaker model by its name."""
+    """The guidance of this name.
+
+    `others` holds the other networks at hand, `weak=` and `smoother=`; each guidance takes the
+    one that it needs.
+
+    Raises:
+        InputError: an unknown name, or the network that it needs is not there.
+    """
     check_choice("guidance", name, GUIDANCES)
     kind, needs = GUIDANCES[name]
-    parts = {argument: helper(part) for argument, part in needs.items()}
-    return kind(model, scale, scale_schedule, **parts)
+    if needs is None:
+        return kind(model, scale, scale_schedule)
+    if others.get(needs) is None:
+        raise InputError(f"guidance {name!r} needs {needs}=, a trained network.")
+    return kind(model, scale, scale_schedule, **{needs: others[needs]})
 
 
 class Passes:

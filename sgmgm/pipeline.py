@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import CheckpointError, InputError, check_count
 from .files import read_json, write_json
-from .guidance import count_passes, make_guidance
+from .guidance import GUIDANCES, Guidance, count_passes, make_guidance
 from .presets import Sampling
 from .sampling import Trajectory, decode, generators_for
 from .smoothing import load_smoother
@@ -125,14 +125,13 @@ class Pipeline:
             self.helpers[name] = part.eval().to(self.device)
         return self.helpers[name]
 
-    def guidance(self, settings: Sampling):
+    def guidance(self, settings: Sampling) -> Guidance:
         """The guided-logits callable of these settings."""
+        needs = GUIDANCES[settings.guidance][1]
+        part = {"weak": "weak", "smoother": settings.smoother}.get(needs)
+        others = {needs: self.helper(part)} if part else {}
         return make_guidance(
-            settings.guidance,
-            self.transformer,
-            settings.scale,
-            settings.scale_schedule,
-            helper=self.helper,
+            settings.guidance, self.transformer, settings.scale, settings.scale_schedule, **others
         )
 
     def labels(self, labels) -> Tensor:

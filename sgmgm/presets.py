@@ -12,7 +12,7 @@ from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .masking import SCHEDULES
 from .sampling import ANNEALS, ORDERS
 from .tokenizer import TokenizerConfig
-from .training import Recipe
+from .training import LOSS_ON, WRONG_TOKENS, Recipe
 from .transformer import TransformerConfig
 
 PRESETS = ("smoke", "laptop", "gpu")
@@ -30,6 +30,7 @@ class Sampling:
     guidance: str = "none"
     scale: float = 1.0
     scale_schedule: str = "constant"
+    smoother: str = "smoother"  # which of the pipeline's smoothers self-guidance uses
 
     def __post_init__(self):
         check_choice("anneal", self.anneal, ANNEALS)
@@ -50,6 +51,23 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Smoothing:
+    """How a smoother is made and what it learns from."""
+
+    kind: str = "toast"  # or "lora"
+    rate: float = 0.3  # share of the visible tokens that are replaced by wrong ones
+    wrong: str = "uniform"  # a name in training.WRONG_TOKENS
+    loss_on: str = "substituted"  # or "masked" (paper, eq. 7)
+    keep_class: bool = False  # TOAST: pass 2 sees the class token
+    rank: int = 8  # LoRA: rank of the adapter
+
+    def __post_init__(self):
+        check_choice("smoother kind", self.kind, ("toast", "lora"))
+        check_choice("wrong tokens", self.wrong, WRONG_TOKENS)
+        check_choice("loss", self.loss_on, LOSS_ON)
+
+
+@dataclass(frozen=True)
 class Preset:
     """Everything that `sgmgm train` needs besides the data."""
 
@@ -59,8 +77,10 @@ class Preset:
     classifier_recipe: Recipe
     tokenizer_recipe: Recipe
     transformer_recipe: Recipe
+    weak_recipe: Recipe  # an undertrained transformer, for autoguidance
     smoother_recipe: Recipe
     sampling: Sampling
+    smoothing: Smoothing = Smoothing()
     images: int | None = None  # how many training images to use; None for all
     expects: str = ""  # the score that the preset reached, and where that was measured
 
@@ -108,6 +128,7 @@ SMOKE = Preset(
     classifier_recipe=Recipe(40, 64, 3e-3, warmup=10, ema=0.9),
     tokenizer_recipe=Recipe(40, 32, 3e-3, warmup=10, ema=0.9),
     transformer_recipe=Recipe(60, 64, 2e-3, warmup=10, ema=0.9),
+    weak_recipe=Recipe(12, 64, 2e-3, warmup=4, ema=0.9),
     smoother_recipe=Recipe(12, 64, 1e-3, warmup=4, ema=0.9),
     sampling=Sampling(steps=6, temperature=4.0),
     images=2000,
@@ -120,7 +141,8 @@ LAPTOP = Preset(
     classifier_recipe=EYE,
     tokenizer_recipe=Recipe(8000, 32, 1.7e-3, warmup=50, ema=0.998),
     transformer_recipe=Recipe(4000, 64, 1e-3, warmup=200, weight_decay=0.05, ema=0.998),
-    smoother_recipe=Recipe(800, 64, 5e-4, warmup=100, ema=0.99),
+    weak_recipe=Recipe(400, 64, 1e-3, warmup=100, weight_decay=0.05, ema=0.99),
+    smoother_recipe=Recipe(600, 64, 5e-4, warmup=100, ema=0.99),
     sampling=Sampling(),
 )
 GPU = Preset(
@@ -130,6 +152,7 @@ GPU = Preset(
     classifier_recipe=Recipe(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
     tokenizer_recipe=Recipe(30_000, 256, 1e-3, warmup=500),
     transformer_recipe=Recipe(80_000, 256, 1e-3, warmup=2000, weight_decay=0.05, ema=0.9998),
+    weak_recipe=Recipe(4000, 256, 1e-3, warmup=500, weight_decay=0.05),
     smoother_recipe=Recipe(8000, 256, 3e-4, warmup=500),
     sampling=Sampling(steps=18),
 )

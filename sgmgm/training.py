@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, check_choice
 from .files import atomic_path, write_json
-from .masking import drop_labels, random_mask
+from .masking import corrupt, drop_labels, random_mask
+from .smoothing import LoraSmoother, ToastSmoother
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
 
@@ -439,6 +440,115 @@ class TransformerTask(Task):
         logits = model(canvas, labels).logits[mask].float()
         loss = F.cross_entropy(logits, tokens[mask], label_smoothing=self.LABEL_SMOOTHING)
         return {"loss": loss, "nll": F.cross_entropy(logits.detach(), tokens[mask])}
+
+
+def uniform_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
+    """Any code with equal chance."""
+    return torch.randint(task.model_config.codebook_size, tokens.shape, generator=generator)
+
+
+def model_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
+    """Drawn from the generator's own prediction of a blank canvas of that class."""
+    chance = torch.rand(tokens.shape, generator=generator)[..., None]
+    return (
+        torch.searchsorted(task.blank_cumulative[labels], chance)
+        .squeeze(-1)
+        .clamp_max(task.model_config.codebook_size - 1)
+    )
+
+
+def neighbour_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
+    """One of the 8 codes that are nearest in the codebook."""
+    which = torch.randint(task.neighbours.shape[1], tokens.shape, generator=generator)
+    return task.neighbours[tokens, which]
+
+
+WRONG_TOKENS = {"uniform": uniform_tokens, "model": model_tokens, "neighbour": neighbour_tokens}
+LOSS_ON = ("substituted", "masked")
+
+
+class SmootherTask(Task):
+    """The auxiliary task that makes a smoother (paper, eq. 7), on a frozen transformer.
+
+    A share of the visible tokens is replaced by wrong ones; from that the smoother must predict
+    the truth, so it learns to distrust fine detail. With rate 0 and the loss on masked positions
+    it is the control arm: eq. 1 again.
+
+    Args:
+        model: a TOAST or LoRA smoother of `transformer`.
+        tokens, labels, as for `TransformerTask`.
+        codebook: code vectors (K, D), for "neighbour".
+        rate: share of the visible tokens to replace.
+        wrong: a name in `WRONG_TOKENS`.
+        loss_on: "masked" positions (paper, eq. 7) or "substituted" ones (the released code).
+    """
+
+    name = "smoother"
+    LABEL_SMOOTHING = 0.1
+    RECONSTRUCTION = 0.1  # weight of TOAST's reconstruction loss (appendix C)
+
+    def __init__(
+        self,
+        model: ToastSmoother | LoraSmoother,
+        transformer: MaskedTransformer,
+        tokens: Tensor,
+        labels: Tensor,
+        codebook: Tensor,
+        rate: float = 0.3,
+        wrong: str = "uniform",
+        loss_on: str = "substituted",
+    ):
+        super().__init__()
+        check_choice("wrong tokens", wrong, WRONG_TOKENS)
+        check_choice("loss", loss_on, LOSS_ON)
+        if loss_on == "substituted" and not 0 < rate <= 1:
+            raise InputError(f"a loss on substituted tokens needs a rate in (0, 1], not {rate!r}.")
+        self.model, self.transformer = model, transformer.eval().requires_grad_(False)
+        self.tokens, self.labels, self.size = tokens, labels, len(labels)
+        self.rate, self.wrong, self.loss_on = rate, WRONG_TOKENS[wrong], loss_on
+        self.model_config = c = transformer.config
+        distance = torch.cdist(codebook.float(), codebook.float()).fill_diagonal_(math.inf)
+        self.neighbours = distance.topk(min(8, len(codebook) - 1), largest=False).indices
+        with torch.no_grad():
+            canvas = transformer.blank.expand(c.num_classes, -1)
+            logits = transformer(canvas, torch.arange(c.num_classes, device=canvas.device)).logits
+        self.blank_cumulative = logits.float().softmax(-1).cumsum(-1).cpu()  # (C, N, K)
+
+    examples = TransformerTask.examples
+
+    def to(self, device):
+        super().to(device)
+        self.transformer.to(device)
+
+    def losses(self, model, rows, part, generator):
+        tokens, labels = self.examples(rows, generator)
+        mask = random_mask(*tokens.shape, generator)
+        wrong = self.wrong(tokens, labels, generator, self)
+        corrupted, replaced = corrupt(tokens, mask, self.rate, wrong, generator)
+        canvas = torch.where(mask, self.model_config.mask_id, corrupted)
+        judged = replaced if self.loss_on == "substituted" else mask
+        tokens, labels, canvas, judged = (
+            x[part].to(self.device) for x in (tokens, labels, canvas, judged)
+        )
+        reconstruction = 0.0
+        if isinstance(self.model, LoraSmoother):
+            logits = model(canvas, labels).logits
+        else:
+            with torch.no_grad():
+                hidden = self.transformer(canvas, labels).hidden
+            logits, _, reconstruction = model(self.transformer, hidden, labels)
+        # a batch of almost blank canvases may have nothing to judge: its loss is 0, not NaN
+        summed = F.cross_entropy(
+            logits[judged].float(),
+            tokens[judged],
+            label_smoothing=self.LABEL_SMOOTHING,
+            reduction="sum",
+        )
+        auxiliary = summed / judged.sum().clamp_min(1)
+        return {
+            "loss": auxiliary + self.RECONSTRUCTION * reconstruction,
+            "auxiliary": auxiliary.detach(),
+        }
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ result, so a chain of steps can be stopped and started again anywhere.
 """
 
 import hashlib
+import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,12 @@ from .metrics import (
 )
 from .pipeline import SHIPPED, Card, Pipeline, write_card
 from .samples import sample_batches, to_uint8
+from .smoothing import LoraSmoother, ToastSmoother
 from .tokenizer import VQTokenizer, psnr
 from .training import (
     ClassifierTask,
     Recipe,
+    SmootherTask,
     TokenizerTask,
     TransformerTask,
     default_device,
@@ -44,7 +47,8 @@ from .training import (
 )
 from .transformer import MaskedTransformer
 
-PARTS = ("classifier", "tokenizer", "transformer")
+SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
+PARTS = (*SPINE, "weak", "smoother", "smoother-lora")
 
 
 def train(
@@ -54,8 +58,15 @@ def train(
     folder: str | Path,
     seed: int = 0,
     device: str | None = None,
+    name: str | None = None,
+    **smoothing,
 ) -> dict:
-    """Train one part of a pipeline into `folder`/`part`, or find that this is done already.
+    """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
+
+    Args:
+        part: one of `PARTS`; "weak" is an undertrained transformer for autoguidance.
+        name: the part's folder; the part's own name if not given.
+        smoothing: changes to the preset's `Smoothing`, for smoothers.
 
     Returns the part's report (see `training.fit`), for the tokenizer with its PSNR, rFID and
     codebook use.
@@ -65,43 +76,55 @@ def train(
     """
     check_choice("part", part, PARTS)
     folder, device = Path(folder), device or default_device()
-    done = folder / part / "training.json"
+    place = folder / (name or part)
     data = datasets.load(dataset)
     plan = presets.get(dataset, preset, len(data.classes))
     data = data.subset(min(len(data), plan.images or len(data)))
-    recipe: Recipe = getattr(plan, f"{part}_recipe")
-    if done.is_file():
-        report = read_json(done)
-        if report.get("recipe") == _plain(asdict(recipe)) and report.get("seed") == seed:
+    recipe: Recipe = getattr(plan, f"{part.removesuffix('-lora')}_recipe")
+    settings = {"recipe": asdict(recipe), "seed": seed}
+    if part.startswith("smoother"):
+        if part == "smoother-lora":
+            smoothing = {"kind": "lora"} | smoothing
+        options = replace(plan.smoothing, **smoothing)
+        settings["smoothing"] = asdict(options)
+    settings = json.loads(json.dumps(settings))  # as it comes back from a file
+    if (place / "training.json").is_file():
+        report = read_json(place / "training.json")
+        if {k: report.get(k) for k in settings} == settings:
             return report
         raise CheckpointError(
-            f"{done.parent} was trained with another recipe or seed; choose another --out, or "
+            f"{place} was trained with other settings or another seed; choose another --out, or "
             "delete it to train anew."
         )
     torch.manual_seed(seed)  # the first weights
     if part == "classifier":
         task = ClassifierTask(Classifier(plan.classifier), data)
     elif part == "tokenizer":
-        eye = find_classifier(dataset, folder)
-        task = TokenizerTask(VQTokenizer(plan.tokenizer), data, eye)
+        task = TokenizerTask(VQTokenizer(plan.tokenizer), data, find_classifier(dataset, folder))
     else:
         tokenizer = _part(VQTokenizer, folder, "tokenizer", dataset, preset).to(device)
         tokens = tokenize(tokenizer, data)
-        task = TransformerTask(MaskedTransformer(plan.transformer), tokens, data.labels)
+        if part in ("transformer", "weak"):
+            task = TransformerTask(MaskedTransformer(plan.transformer), tokens, data.labels)
+        else:
+            model = _part(MaskedTransformer, folder, "transformer", dataset, preset)
+            smoother = (
+                ToastSmoother.for_transformer(model, keep_class=options.keep_class)
+                if options.kind == "toast"
+                else LoraSmoother(model, options.rank)
+            )
+            codebook = tokenizer.quantize.embedding.weight.detach().cpu()
+            choice = (options.rate, options.wrong, options.loss_on)
+            task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
     write_card(folder, Card(dataset, preset, list(data.classes), plan.sampling))
-    report = fit(task, recipe, folder / part, seed, device)
+    report = fit(task, recipe, place, seed, device) | settings
     if part == "classifier":
         report["test_accuracy"] = accuracy(task.model, datasets.load(dataset, "test"))
     if part == "tokenizer":
         eye = find_classifier(dataset, folder).to(device)
         report |= judge_tokenizer(task.model, eye, datasets.load(dataset, "test"))
-    write_json(done, report)
+    write_json(place / "training.json", report)
     return report
-
-
-def _plain(data):
-    """As it comes back from JSON: tuples are lists."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
 
 def _part(kind, folder: Path, name: str, dataset: str, preset: str):
