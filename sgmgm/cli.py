@@ -6,6 +6,7 @@ one sentence.
 
 import argparse
 import json
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -14,11 +15,14 @@ from pathlib import Path
 import torch
 
 from . import __version__, presets, workflow
+from . import sweep as sweeps
+from .convert import PUBLISHED, published_pipeline
 from .datasets import NAMES
 from .errors import InputError, SgmgmError, check_count
+from .files import check_writable
 from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .masking import SCHEDULES
-from .pipeline import SHIPPED, Pipeline
+from .pipeline import SHIPPED, Pipeline, check_device
 from .samples import load_samples, save_samples
 from .sampling import ANNEALS, ORDERS
 from .training import LOSS_ON, WRONG_TOKENS, default_device
@@ -67,6 +71,9 @@ def chosen_settings(args) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
+WHOLE = re.compile(r"-?[0-9]{1,9}")
+
+
 def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
     """`--num` labels that go round `--classes` (all classes if none are given)."""
     check_count("--num", args.num)
@@ -74,8 +81,7 @@ def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
         classes = list(range(len(pipeline.card.classes)))
     else:
         words = [word.strip() for word in args.classes.split(",")]
-        classes = pipeline.labels([int(w) if w.lstrip("-").isdigit() else w for w in words])
-        classes = classes.tolist()
+        classes = pipeline.labels([int(w) if WHOLE.fullmatch(w) else w for w in words]).tolist()
     return workflow.balanced_labels(args.num, classes)
 
 
@@ -84,7 +90,13 @@ def sample(args) -> None:
     suffix = args.out.suffix.lower()
     if suffix not in (".png", ".npz"):
         raise InputError(f"--out {args.out}: end it in .png (a grid) or .npz (samples).")
-    pipeline = Pipeline.from_pretrained(args.model, args.device)
+    check_writable(args.out)
+    if args.model in PUBLISHED:
+        pipeline = published_pipeline(args.model, args.weights, args.device, args.bf16)
+    elif args.weights is not None:
+        raise InputError(f"--weights is for --model {' or '.join(PUBLISHED)}, not {args.model}.")
+    else:
+        pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
     labels = chosen_labels(args, pipeline)
     begun = time.perf_counter()
     images, nfe = workflow.draw(
@@ -95,7 +107,7 @@ def sample(args) -> None:
         save_samples(args.out, images, labels.numpy())
     else:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        workflow.save_grid(args.out, pixels)
+        workflow.save_grid(args.out, pixels, zoom=3 if pixels.shape[-1] < 128 else 1)
     print(
         f"{args.out}: {len(images)} images in {seconds:.1f} s "
         f"({len(images) / seconds:.1f} images/s, {nfe:g} network passes an image)"
@@ -113,6 +125,41 @@ def evaluate(args) -> None:
     print(json.dumps(asdict(scores), indent=2) if args.json else scores.table())
 
 
+def sweep(args) -> None:
+    """Score many sampling settings; lists are separated by commas, all combinations are drawn."""
+    pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
+    grid = {name: getattr(args, name).split(",") for name in GRID if getattr(args, name)}
+    for name, kind in GRID.items():
+        if name in grid:
+            grid[name] = [number(f"--{name.replace('_', '-')}", v, kind) for v in grid[name]]
+    points = sweeps.grid_points(pipeline.card.sampling, grid)
+    seeds = [number("--seeds", seed, int) for seed in args.seeds.split(",")]
+    records = sweeps.sweep(pipeline, points, args.num, seeds, args.out, args.batch_size)
+    print(sweeps.table(sweeps.summarise(records)))
+
+
+GRID = {
+    "guidance": str,
+    "scale": float,
+    "scale_schedule": str,
+    "smoother": str,
+    "order": str,
+    "temperature": float,
+    "anneal": str,
+    "steps": int,
+}
+
+
+def number(what: str, word: str, kind: type):
+    """One word of a list as `kind`."""
+    try:
+        return kind(word.strip())
+    except ValueError:
+        raise InputError(
+            f"{what}: {word!r} is not {'a whole' if kind is int else 'a'} number."
+        ) from None
+
+
 def run(args) -> None:
     """The whole system in one command: train what is missing, sample, score, print a table."""
     check_count("--num", args.num)
@@ -124,7 +171,7 @@ def run(args) -> None:
             continue
         report = workflow.train(part, args.dataset, args.preset, folder, args.seed, device)
         rows.append((f"train {part}", report["seconds"], describe(part, report).split(", ", 1)[1]))
-    pipeline = Pipeline.from_pretrained(folder, device)
+    pipeline = Pipeline.from_pretrained(folder, device, args.bf16)
     labels = chosen_labels(args, pipeline)
     begun = time.perf_counter()
     images, nfe = workflow.draw(
@@ -172,19 +219,41 @@ def info(args) -> None:
               f"{', '.join(pipeline.card.classes)}; {pipeline.card.sampling}")  # fmt: skip
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is answered in one sentence, and help has no "(default: None)"."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help.\n")
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def course(args) -> None:
+    """Execute the lessons one after another, and report how each went."""
+    from .course import run as run_course
+
+    parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
+    lessons = run_course(args.lessons, args.out, args.notebooks, **parameters)
+    bad = [each["name"] for each in lessons if each["status"].startswith("failed")]
+    print(f"{args.out}: {len(lessons) - len(bad)} of {len(lessons)} lessons ran; see report.json")
+    if bad:
+        print(f"sgmgm: failed: {', '.join(bad)}", file=sys.stderr)
+        sys.exit(1)
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    top = argparse.ArgumentParser(
-        prog="sgmgm", description="Masked generative image models with self-guidance."
-    )
+    top = Parser(prog="sgmgm", description="Masked generative image models with self-guidance.")
     top.add_argument("--version", action="version", version=f"sgmgm {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(function, **options):
         help = function.__doc__.split("\n")[0]
         each = commands.add_parser(
-            function.__name__, help=help, description=help, formatter_class=formatter, **options
+            function.__name__, help=help, description=help, formatter_class=Formatter, **options
         )
         each.set_defaults(function=function)
         each.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
@@ -192,14 +261,16 @@ def parser() -> argparse.ArgumentParser:
 
     def training(each):
         each.add_argument("--dataset", default="sprites", help=f"one of {', '.join(NAMES)}")
-        each.add_argument("--preset", default="laptop", choices=presets.PRESETS)
+        each.add_argument("--preset", default="laptop", choices=presets.PRESETS,
+                          help="sizes and training lengths")  # fmt: skip
         each.add_argument("--out", type=Path, help="folder; runs/DATASET-PRESET if not given")
-        each.add_argument("--seed", type=int, default=0)
+        each.add_argument("--seed", type=int, default=0, help="of everything random")
 
     def drawing(each, num: int):
         each.add_argument("--num", type=int, default=num, help="how many images")
         each.add_argument("--classes", help="e.g. 0,3,5 or names; all in turn if not given")
-        each.add_argument("--batch-size", type=int, default=64)
+        each.add_argument("--batch-size", type=int, default=64, help="images at once")
+        each.add_argument("--bf16", action="store_true", help="bfloat16 networks: faster")
         note = "the model's own default if not given"
         each.add_argument("--steps", type=int, help=f"decoding steps; {note}")
         each.add_argument("--temperature", type=float, help=f"choice temperature; {note}")
@@ -224,7 +295,12 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--rank", type=int, help=f"of a LoRA adapter; {note}")
 
     each = command(sample)
-    each.add_argument("--model", required=True, help="a shipped name or a pipeline folder")
+    each.add_argument("--model", required=True,
+                      help="a shipped name, a pipeline folder, imagenet256 or imagenet512")  # fmt: skip
+    each.add_argument("--weights", type=Path, metavar="DIR",
+                      help="imagenet256 and imagenet512: a folder with a transformer and a "
+                      "tokenizer (\"token\" or \"vq\" in its name), each a folder or .zip in the "
+                      "authors' layout or MaskGIT's flax file")  # fmt: skip
     each.add_argument("--out", type=Path, default=Path("samples.png"), help=".png or .npz")
     each.add_argument("--seed", type=int, default=0, help="of the first image; then seed + 1, ...")
     drawing(each, 64)
@@ -237,12 +313,31 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--weights", help="file of Inception weights")
     each.add_argument("--json", action="store_true", help="print one JSON object")
 
+    each = command(sweep)
+    each.add_argument("--model", required=True, help="a shipped name or a pipeline folder")
+    each.add_argument("--out", type=Path, default=Path("build/sweep.jsonl"), help="results file")
+    each.add_argument("--num", type=int, default=5000, help="images per point and seed")
+    each.add_argument("--seeds", default="0,1,2", help="a list")
+    each.add_argument("--batch-size", type=int, default=125)
+    each.add_argument("--bf16", action="store_true", help="bfloat16 networks: faster")
+    for name in GRID:
+        each.add_argument(f"--{name.replace('_', '-')}", help="a list; the model's own if absent")
+
     each = command(run)
     training(each)
     drawing(each, 5000)
 
     each = command(info)
     each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")
+
+    each = command(course)
+    each.add_argument("action", choices=("run",))
+    each.add_argument("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
+    each.add_argument("--profile", default="smoke", choices=presets.PRESETS)
+    each.add_argument("--dataset", default="sprites", help=f"one of {', '.join(NAMES)}")
+    each.add_argument("--seed", type=int, default=0)
+    each.add_argument("--out", type=Path, default=Path("build", "course"), help="folder")
+    each.add_argument("--notebooks", type=Path, help="folder; the repository's if not given")
     return top
 
 
@@ -252,6 +347,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.device is not None:
             check_device(args.device)
+        if not 0 <= getattr(args, "seed", 0) < 2**32:
+            raise InputError(f"--seed must lie in 0..2^32 - 1, not {args.seed}.")
         args.function(args)
     except SgmgmError as error:
         print(f"sgmgm: {' '.join(str(error).split())}", file=sys.stderr)
@@ -260,14 +357,6 @@ def main(arguments: list[str] | None = None) -> int:
         print("sgmgm: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
     return 0
-
-
-def check_device(name: str) -> None:
-    """InputError unless torch can compute on the device of this name."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"no device {name!r} here: try --device {default_device()}.") from None
 
 
 if __name__ == "__main__":

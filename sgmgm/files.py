@@ -2,8 +2,10 @@
 
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from .errors import CheckpointError, InputError
 
@@ -16,20 +18,38 @@ def atomic_path(path: str | Path):
     file or the new one. An unwritable place raises InputError.
     """
     path = Path(path)
-    # The suffix stays last: writers such as numpy and Pillow read the format from it.
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    if not path.name or "\0" in path.name:
+        raise InputError(f"cannot write {str(path)!r}: that is no file's name.")
+    partial = None
     try:
+        # The suffix stays last: writers such as numpy and Pillow read the format from it.
+        partial = path.with_name(f".{path.stem[:200]}.{os.getpid()}.partial{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose another place or make room."
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; choose another "
+            "place or make room."
         ) from error
     finally:
-        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """InputError if `path` cannot be written: to be asked before long work, not after it."""
+    path = Path(path).absolute()
+    try:
+        place = next(folder for folder in path.parents if folder.exists())
+        fits = place.is_dir() and os.access(place, os.W_OK) and not path.is_dir()
+    except OSError:  # a name that is too long
+        fits = False
+    if not fits:
+        raise InputError(f"cannot write {path}: name a file in a folder that can be written.")
 
 
 def write_json(path: str | Path, data) -> None:

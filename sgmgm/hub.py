@@ -1,5 +1,7 @@
 """Keeping and finding models: a folder with `config.json` and `model.safetensors`."""
 
+import math
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -8,8 +10,9 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from .errors import CheckpointError
+from .errors import CheckpointError, InputError
 from .files import atomic_path, read_json, write_json
 
 
@@ -46,18 +49,60 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         """The sizes in a folder's `config.json`, as `config_class`."""
         path = Path(folder) / "config.json"
         data = read_json(path)
+        stored = _shapes(path.with_name("model.safetensors"))
         names = {f.name for f in fields(cls.config_class)}
         if not isinstance(data, dict) or data.keys() != names:
             unfit = sorted(set(data) ^ names) if isinstance(data, dict) else "the whole file"
             raise CheckpointError(f"{path} does not describe a {cls.__name__}: see {unfit}.")
         try:
-            with torch.device("meta"):  # nothing is allocated for sizes that cannot be
-                config = cls.config_class(**data)
+            config = cls.config_class(**data)
+            check_sizes(config)
+            # nothing is allocated for sizes that cannot be
+            with torch.device("meta"), _at_most(2 * len(stored) + 1000):
                 declared = {k: tuple(v.shape) for k, v in cls(config).state_dict().items()}
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} holds impossible sizes: {error}") from None
-        _check_fit(declared, path.with_name("model.safetensors"))
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise CheckpointError(f"{path} holds impossible sizes: {reason}.") from None
+        unfit = sorted(k for k in declared | stored if declared.get(k) != stored.get(k))
+        if unfit:
+            raise CheckpointError(
+                f"model.safetensors in {folder} does not fit its config.json: {', '.join(unfit)}."
+            )
         return config
+
+
+def check_sizes(config) -> None:
+    """InputError unless every field of a configuration has its type, and every size is >= 1."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        whole = [value]
+        if field.type is float:
+            good = isinstance(value, int | float) and not isinstance(value, bool)
+            good, whole = good and math.isfinite(value), []
+        elif field.type is bool:
+            good, whole = isinstance(value, bool), []
+        elif field.type is not int:  # tuple[int, ...]
+            good, whole = isinstance(value, tuple) and len(value) > 0, value
+        else:
+            good = True
+        if not good or any(type(v) is not int or v < 1 for v in whole):
+            raise InputError(f"{field.name} cannot be {value!r}.")
+
+
+@contextmanager
+def _at_most(count: int):
+    """ValueError as soon as more than `count` parameters are made inside."""
+    made = iter(range(count))
+
+    def tick(module, name, parameter):
+        if next(made, None) is None:
+            raise ValueError("they ask for far more weights than model.safetensors holds")
+
+    hook = register_module_parameter_registration_hook(tick)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def download(source: str | Path, **hub) -> Path:
@@ -82,12 +127,9 @@ def _open(path: Path):
         raise CheckpointError(f"{path} is damaged: {error}; get or train it again.") from None
 
 
-def _check_fit(declared: dict, path: Path) -> None:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with _open(path) as file:
-        stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-    unfit = sorted(k for k in declared | stored if declared.get(k) != stored.get(k))
-    if unfit:
-        raise CheckpointError(f"{path} does not fit its config.json: {', '.join(unfit)}.")
+        return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

@@ -14,7 +14,7 @@ SCHEDULES = {
     "cosine": lambda r, n: math.cos(math.pi * r / 2),
     "linear": lambda r, n: 1 - r,
     "square": lambda r, n: 1 - r**2,
-    "exponential": lambda r, n: 1 - n ** (r - 1) if r < 1 else 0.0,
+    "exponential": lambda r, n: 1 - max(n, 1) ** (r - 1) if r < 1 else 0.0,
     "arccos": lambda r, n: math.acos(r) / (math.pi / 2),
 }
 
@@ -38,7 +38,10 @@ def masked_after(step: int, steps: int, n: int, schedule: str = "cosine") -> int
 
     floor(n x ratio(step / steps)), the paper's sampling rule; 0 after the last step.
     """
-    return 0 if step == steps else math.floor(n * mask_ratio(step / steps, schedule, n))
+    if step == steps:
+        return 0
+    # the hair on top keeps whole numbers whole: 100 x (1 - 0.9) is 9.999999999999998 in floats
+    return math.floor(n * mask_ratio(step / steps, schedule, n) + 1e-9)
 
 
 def random_mask(batch: int, n: int, generator: torch.Generator, schedule: str = "cosine") -> Tensor:

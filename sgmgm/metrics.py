@@ -432,6 +432,7 @@ class Scores:
     extractor: str
     reference: str
     note: str = ""
+    coherence: float | None = None  # sprites only: share whose two accents agree
 
     def table(self) -> str:
         """An aligned text table."""
@@ -449,6 +450,8 @@ class Scores:
         ]
         if self.accuracy is not None:
             lines.append(("accuracy", f"{self.accuracy:.3f}"))
+        if self.coherence is not None:
+            lines.append(("coherence", f"{self.coherence:.3f}"))
         width = max(len(value) for _, value in lines)
         table = "\n".join(f"{name:<18}{value:>{width}}" for name, value in lines)
         return f"{table}\n{self.note}" if self.note else table

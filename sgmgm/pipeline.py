@@ -5,6 +5,7 @@ transformer and smoothers. `Pipeline.from_pretrained("sprites")` finds the shipp
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -47,8 +48,9 @@ class Card:
 def find_pipeline(name: str | Path) -> Path:
     """The folder of a shipped name ("sprites") or of a path."""
     for folder in (Path(name), SHIPPED / name):
-        if (folder / "pipeline.json").is_file():
-            return folder
+        with suppress(OSError):  # a name that is too long is none either
+            if (folder / "pipeline.json").is_file():
+                return folder
     shipped = sorted(f.parent.name for f in SHIPPED.glob("*/pipeline.json"))
     raise CheckpointError(
         f"no model {str(name)!r}: give a folder that `sgmgm train` wrote"
@@ -62,14 +64,30 @@ def read_card(folder: Path) -> Card:
     try:
         card = Card(**data)
         card.sampling = Sampling(**data["sampling"])
+        named = isinstance(card.classes, list) and card.classes
+        if not named or not all(isinstance(name, str) for name in card.classes):
+            raise ValueError("classes must be a list of names")
         return card
     except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'pipeline.json'} is not a pipeline's: {error}") from None
+        reason = str(error).rstrip(".")
+        raise CheckpointError(
+            f"{folder / 'pipeline.json'} is not a pipeline's: {reason}."
+        ) from None
 
 
 def write_card(folder: Path, card: Card) -> None:
     """Write a folder's `pipeline.json`."""
     write_json(folder / "pipeline.json", asdict(card))
+
+
+def check_device(name: str | torch.device) -> torch.device:
+    """The device of this name; InputError unless torch can compute on it."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception:  # torch raises errors of many kinds here
+        raise InputError(f"no device {str(name)!r} here: try {default_device()!r}.") from None
+    return device
 
 
 class Pipeline:
@@ -82,8 +100,10 @@ class Pipeline:
         transformer: MaskedTransformer,
         folder: Path | None = None,
         device: str | torch.device = "cpu",
+        bf16: bool = False,
     ):
-        self.card, self.folder, self.device = card, folder, torch.device(device)
+        self.card, self.folder, self.device = card, folder, check_device(device)
+        self.bf16 = bf16
         self.tokenizer = tokenizer.eval().to(self.device)
         self.transformer = transformer.eval().to(self.device)
         if tokenizer.config.num_tokens != transformer.config.num_vq_tokens:
@@ -91,11 +111,22 @@ class Pipeline:
                 f"the tokenizer makes {tokenizer.config.num_tokens} tokens, the transformer takes "
                 f"{transformer.config.num_vq_tokens}: they do not belong together."
             )
+        codes, classes = transformer.config.codebook_size, transformer.config.num_classes
+        if tokenizer.num_codes != codes or len(card.classes) != classes:
+            raise CheckpointError(
+                f"the transformer was made for {codes} codes and {classes} classes, not for "
+                f"{tokenizer.num_codes} and {len(card.classes)}: the parts do not belong together."
+            )
         self.helpers: dict = {}  # smoothers and weaker models, loaded when first asked for
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str | None = None) -> "Pipeline":
+    def from_pretrained(
+        cls, name: str | Path, device: str | None = None, bf16: bool = False
+    ) -> "Pipeline":
         """Load a shipped pipeline by name, or one of your own by its folder.
+
+        bf16 computes the networks' matrix products in bfloat16: faster, but then an image may
+        depend slightly on the batch it is drawn in.
 
         Raises:
             CheckpointError: no such pipeline, or a part is missing or damaged.
@@ -107,6 +138,7 @@ class Pipeline:
             MaskedTransformer.from_pretrained(folder / "transformer"),
             folder,
             device or default_device(),
+            bf16,
         )
 
     def helper(self, name: str):
@@ -115,13 +147,16 @@ class Pipeline:
             if self.folder is None:
                 raise CheckpointError(f"this pipeline was not loaded from a folder with a {name}.")
             if not (self.folder / name).is_dir():
+                known = name in ("weak", "smoother", "smoother-lora")
                 raise CheckpointError(
-                    f"{self.folder} has no {name}: run `sgmgm train {name} --out {self.folder}`."
+                    f"{self.folder} has no {name}: run `sgmgm train "
+                    f"{name if known else f'smoother --name {name}'} --dataset "
+                    f"{self.card.dataset} --preset {self.card.preset} --out {self.folder}`."
                 )
-            if name.startswith("smoother"):
-                part = load_smoother(self.folder / name, self.transformer)
-            else:
+            if name == "weak":
                 part = MaskedTransformer.from_pretrained(self.folder / name)
+            else:
+                part = load_smoother(self.folder / name, self.transformer)
             self.helpers[name] = part.eval().to(self.device)
         return self.helpers[name]
 
@@ -137,8 +172,13 @@ class Pipeline:
     def labels(self, labels) -> Tensor:
         """Class numbers (or names) as checked labels, int64 (B,)."""
         names = {name: i for i, name in enumerate(self.card.classes)}
-        values = labels.tolist() if isinstance(labels, Tensor) else list(labels)
-        numbers = [names.get(v, v) for v in values]
+        values = labels.tolist() if hasattr(labels, "tolist") else labels  # tensors and arrays
+        if isinstance(values, str | int | float):
+            values = [values]
+        try:
+            numbers = [names[v] if isinstance(v, str) and v in names else v for v in values]
+        except TypeError:
+            raise InputError(f"labels must be class numbers or names, not {labels!r}.") from None
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int):
                 raise InputError(
@@ -150,6 +190,23 @@ class Pipeline:
         if not numbers:
             raise InputError("give at least one label.")
         return torch.tensor(numbers)
+
+    def first_canvas(self, canvas: Tensor | None, count: int) -> Tensor:
+        """A checked first canvas (count, N); blank if none is given."""
+        config = self.transformer.config
+        if canvas is None:
+            return self.transformer.blank.expand(count, -1)
+        shapes = ((1, config.num_vq_tokens), (count, config.num_vq_tokens))
+        if not isinstance(canvas, Tensor) or tuple(canvas.shape) not in shapes:
+            shape = tuple(canvas.shape) if isinstance(canvas, Tensor) else type(canvas).__name__
+            raise InputError(f"the canvas must have the shape {shapes[1]}, not {shape}.")
+        codes = (canvas >= 0) & (canvas < config.codebook_size)
+        if canvas.dtype != torch.int64 or not (codes | (canvas == config.mask_id)).all():
+            raise InputError(
+                f"the canvas must hold int64 tokens 0..{config.codebook_size - 1} or "
+                f"{config.mask_id} ([MASK])."
+            )
+        return canvas.to(self.device).expand(count, -1)
 
     @torch.no_grad()
     def __call__(
@@ -174,12 +231,15 @@ class Pipeline:
         """
         labels = self.labels(labels).to(self.device)
         chosen = self.card.sampling.but(**settings)
-        seeds = range(len(labels)) if seeds is None else seeds
-        if canvas is None:
-            canvas = self.transformer.blank
-        canvas = canvas.to(self.device).expand(len(labels), -1)
+        generators = generators_for(range(len(labels)) if seeds is None else seeds)
+        if len(generators) != len(labels):
+            raise InputError(f"give one seed for each label: {len(labels)}, not {len(generators)}.")
+        canvas = self.first_canvas(canvas, len(labels))
         guidance = self.guidance(chosen)
-        with count_passes(self.transformer, *self.helpers.values()) as passes:
+        with (
+            count_passes(self.transformer, *self.helpers.values()) as passes,
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
             trajectory = decode(
                 guidance,
                 labels,
@@ -189,9 +249,9 @@ class Pipeline:
                 chosen.temperature,
                 chosen.anneal,
                 chosen.order,
-                generators_for(seeds),
+                generators,
             )
-        images = self.tokenizer.decode(trajectory.tokens)
+            images = self.tokenizer.decode(trajectory.tokens)
         return Samples(images, labels, trajectory, passes.rows / len(labels))
 
     def stream(
@@ -199,6 +259,7 @@ class Pipeline:
     ) -> Iterator[Samples]:
         """Draw many images batch by batch; image i has seed `first_seed` + i."""
         check_count("batch size", batch_size)
+        check_count("first seed", first_seed, least=0)
         labels = self.labels(labels)
         for start in range(0, len(labels), batch_size):
             part = labels[start : start + batch_size]

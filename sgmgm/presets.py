@@ -160,6 +160,11 @@ TABLE = {
     ("any", "smoke"): SMOKE,
     ("any", "laptop"): LAPTOP,
     ("any", "gpu"): GPU,
-    ("sprites", "laptop"): replace(LAPTOP, classifier_recipe=replace(EYE, steps=400)),
+    ("sprites", "laptop"): replace(
+        LAPTOP,
+        classifier_recipe=replace(EYE, steps=400),
+        tokenizer_recipe=replace(LAPTOP.tokenizer_recipe, steps=4000),
+        transformer_recipe=replace(LAPTOP.transformer_recipe, steps=3000),
+    ),
     ("cifar10", "laptop"): replace(LAPTOP, classifier_recipe=replace(EYE, steps=5470)),
 }

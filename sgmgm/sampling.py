@@ -6,6 +6,7 @@ in-painting and every kind of guidance are this one function.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ def temperatures(temperature: float, steps: int, anneal: str = "linear") -> list
     """
     check_choice("anneal", anneal, ANNEALS)
     check_count("steps", steps)
-    if not (math.isfinite(temperature) and temperature >= 0):
+    number = isinstance(temperature, int | float)
+    if not (number and math.isfinite(temperature) and temperature >= 0):
         raise InputError(f"temperature must be a finite number of at least 0, not {temperature!r}.")
     falls = [1 - k / steps for k in range(1, steps + 1)]
     if anneal == "linear":
@@ -76,14 +78,26 @@ def _radical_inverse(index: int, base: int) -> float:
 
 
 def _exponential(generators: Sequence[torch.Generator], *shape: int, device) -> Tensor:
-    """Exp(1) noise, (B, *shape); row i comes from generator i alone."""
-    noise = [torch.empty(shape, device=g.device).exponential_(generator=g) for g in generators]
-    return torch.stack(noise).to(device).clamp_min(1e-30)
+    """Exp(1) noise float32 (B, *shape); row i comes from generator i alone."""
+    noise = torch.empty(len(generators), *shape, device=generators[0].device)
+    for row, generator in zip(noise, generators, strict=True):
+        row.uniform_(generator=generator)  # on a CPU 6 times as fast as exponential_
+    return noise.to(device).clamp_min_(1e-30).log_().neg_()
 
 
 def generators_for(seeds: Sequence[int], device: str | torch.device = "cpu") -> list:
-    """One torch.Generator per image, so that a seed means the same picture in any batch."""
-    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+    """One torch.Generator per image, so that a seed means the same picture in any batch.
+
+    Raises:
+        InputError: a seed is no whole number in 0..2^63 - 1.
+    """
+    try:
+        numbers = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        numbers = [-1]
+    if any(not 0 <= number < 2**63 for number in numbers):
+        raise InputError(f"seeds must be whole numbers in 0..2^63 - 1, not {seeds!r}.")
+    return [torch.Generator(device).manual_seed(number) for number in numbers]
 
 
 # An order scores the drawn tokens (B, N); the best of them are kept. `gumbel` (B, N) is fresh.
@@ -140,6 +154,8 @@ def decode(
             f"{tuple(labels.shape)}."
         )
     batch, n = canvas.shape
+    if not canvas.numel() or canvas.dtype != torch.int64 or canvas.min() < 0:
+        raise InputError("the canvas must hold int64 ids of at least 0, for at least one image.")
     generators = generators_for(range(batch)) if generators is None else generators
     if len(generators) != batch:
         raise InputError(f"{batch} images need {batch} generators, not {len(generators)}.")
@@ -148,20 +164,26 @@ def decode(
     trace = []
     for step, tau in enumerate(taus, start=1):
         logits = guided_logits(canvas, labels).float()
+        if logits.ndim != 3 or logits.shape[:2] != canvas.shape:
+            raise InputError(
+                f"the logits must be (B, N, K) with (B, N) = {tuple(canvas.shape)}, not "
+                f"{tuple(logits.shape)}."
+            )
         codes = logits.shape[-1]
         if to_fill is None:
             to_fill = first >= codes
             leaves = _leaves(to_fill.sum(1), steps, schedule)
-        # exponential race: argmin E / p is a draw from p (Gumbel-max in other words)
-        log_p = logits.log_softmax(-1)
-        race = _exponential(generators, n, codes, device=canvas.device)
-        drawn = (log_p - race.log()).argmax(-1)
-        masked = canvas >= codes
-        if not torch.isfinite(log_p).all():
+        total = logits.logsumexp(-1)
+        if not torch.isfinite(total).all():
             raise InputError(f"the logits of step {step} hold NaN or infinity.")
+        # exponential race: argmax p / E is a draw from p (the Gumbel-max trick, without its logs)
+        race = _exponential(generators, n, codes, device=canvas.device)
+        drawn = torch.div(logits.softmax(-1), race, out=race).argmax(-1)
+        log_p = logits.gather(-1, drawn[..., None])[..., 0] - total
+        masked = canvas >= codes
         drawn = torch.where(masked, drawn, canvas)
         gumbel = -_exponential(generators, n, device=canvas.device).log()
-        score = ORDERS[order](log_p.gather(-1, drawn[..., None])[..., 0], tau, gumbel)
+        score = ORDERS[order](log_p, tau, gumbel)
         known = 88.7 + tau * gumbel if remask_known else math.inf
         score = torch.where(masked, score, known)
         score = torch.where(to_fill, score, math.inf)  # what was given always stands

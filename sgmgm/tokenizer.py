@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
-from .hub import Pretrained
+from .hub import Pretrained, check_sizes
 
 
 @dataclass
@@ -34,6 +34,7 @@ class TokenizerConfig:
 
     def __post_init__(self):
         self.channel_mult = tuple(self.channel_mult)  # JSON has lists only
+        check_sizes(self)
         if self.z_channels != self.quantized_embed_dim:
             raise InputError("z_channels and quantized_embed_dim must be equal.")
         if self.resolution % 2 ** (len(self.channel_mult) - 1):
@@ -216,15 +217,21 @@ class VQTokenizer(Pretrained):
                 f"the tokenizer takes images of shape (B, {self.config.num_channels}, {side}, "
                 f"{side}), not {tuple(images.shape)}."
             )
+        if not images.is_floating_point():
+            raise InputError(f"the tokenizer takes images as floats in [0, 1], not {images.dtype}.")
         return self.quantize(self.encoder(images)).tokens
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Images float32 (B, 3, H, W) in [0, 1] of tokens int64 (B, N) in 0..K-1."""
-        if tokens.ndim != 2 or tokens.shape[1] != self.config.num_tokens:
+        if (
+            tokens.ndim != 2
+            or tokens.shape[1] != self.config.num_tokens
+            or tokens.dtype != torch.int64
+        ):
             raise InputError(
-                f"the tokenizer takes tokens of shape (B, {self.config.num_tokens}), "
-                f"not {tuple(tokens.shape)}."
+                f"the tokenizer takes int64 tokens of shape (B, {self.config.num_tokens}), "
+                f"not {tokens.dtype} {tuple(tokens.shape)}."
             )
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
             raise InputError(

@@ -97,8 +97,9 @@ def fit(task, recipe: Recipe, folder: str | Path, seed: int = 0, device: str | N
         mininterval=1.0,
     )
     begun = saved = time.perf_counter()
-    earlier, log_every = report["seconds"], max(1, recipe.steps // 100)
-    for step in range(report["step"], recipe.steps):
+    first, earlier = report["step"], report["seconds"]
+    log_every = max(1, recipe.steps // 100)
+    for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         # The whole batch's randomness is drawn on every process, then each takes its part: the
@@ -121,9 +122,11 @@ def fit(task, recipe: Recipe, folder: str | Path, seed: int = 0, device: str | N
         if step % log_every == 0 or step == recipe.steps - 1:
             means = {k: float(accelerator.reduce(v.detach(), "mean")) for k, v in losses.items()}
             report["history"].append({"step": step + 1} | means)
-            done = step + 1 - progress.initial
+            done = step + 1 - first
             speed = done * recipe.batch_size / (now - begun)
-            progress.set_postfix_str(f"loss {means['loss']:.3f}, {speed:.0f} images/s")
+            progress.set_postfix_str(
+                f"loss {means['loss']:.3f}, {speed:.0f} images/s", refresh=False
+            )
             if not math.isfinite(means["loss"]):
                 raise InputError(
                     f"the loss became {means['loss']} at step {step + 1}; lower the learning rate."

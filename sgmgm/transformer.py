@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
-from .hub import Pretrained
+from .hub import Pretrained, check_sizes
 
 
 @dataclass
@@ -32,6 +32,7 @@ class TransformerConfig:
     dropout: float = 0.1
 
     def __post_init__(self):
+        check_sizes(self)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads "

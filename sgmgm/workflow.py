@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from . import datasets, presets
+from . import datasets, presets, sprites
 from .classifier import Classifier
 from .datasets import ImageSet
 from .errors import CheckpointError, InputError, check_choice
@@ -259,11 +259,18 @@ def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None
 def score(
     images: np.ndarray, labels: np.ndarray | None, reference: Reference, extractor: Extractor
 ) -> Scores:
-    """All scores of images uint8 (N, H, W, 3) against a reference."""
+    """All scores of images uint8 (N, H, W, 3) against a reference.
+
+    Against sprites, coherence too: how often the two accents of a picture agree.
+    """
     device = getattr(extractor, "device", None) or next(extractor.parameters()).device
     batches = (b.to(device) for b in sample_batches(images, 250))
     features, logits = extract(extractor, batches)
-    return evaluate(features, logits, labels if extractor.labels_known else None, reference)
+    scores = evaluate(features, logits, labels if extractor.labels_known else None, reference)
+    if reference.dataset == "sprites":
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        scores = replace(scores, coherence=sprites.coherence(pixels))
+    return scores
 
 
 def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:

@@ -1,0 +1,463 @@
+"""Weights that others published, in this package's classes, with every name accounted for.
+
+The paper's own checkpoints (JiwanHur/UnlockMGM on GitHub): a folder or zip with `config.json` and
+one state dict that holds generator and smoother; `load_released`, `load_released_tokenizer`.
+MaskGIT's original ones (google-research/maskgit): flax msgpack files, read here without JAX;
+`load_maskgit_jax`. `published_pipeline` puts the parts together. Nothing here runs code from a
+file, and what does not fit exactly is a CheckpointError that lists it.
+"""
+
+import math
+import pickle
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path, PurePosixPath
+
+import msgpack
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .errors import CheckpointError, InputError, check_choice
+from .files import read_json
+from .hub import Pretrained, _at_most, check_sizes
+from .pipeline import Card, Pipeline
+from .presets import Sampling
+from .smoothing import ToastSmoother
+from .tokenizer import VQTokenizer
+from .training import default_device
+from .transformer import MaskedTransformer
+
+MAX_BYTES = 8 * 2**30  # of an unpacked checkpoint; the largest published one has about 1 GB
+WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
+SMOOTHER = ("cls_anchor_gen.", "decoders.", "top_down_transform")
+OPTIONAL = {"dropout", "keep_class", "commitment_cost", "norm_groups"}  # their defaults are right
+
+# -------------------------------------------------------------------------- the authors' layout
+
+
+def load_released(path: str | Path) -> tuple[MaskedTransformer, ToastSmoother | None]:
+    """Generator and smoother from the authors' checkpoint folder or zip, ready to use.
+
+    The weights are `model.safetensors`, `pytorch_model.safetensors` or `pytorch_model.bin` (read
+    as plain tensors, never as code). A file without any of the smoother's names is a generator
+    alone: the smoother is then None. `config.json` may lack what the tensors' shapes tell; keys
+    that are not sizes of ours are ignored.
+
+    Raises:
+        CheckpointError: missing, damaged or hostile files, sizes that nothing tells, or names and
+            shapes that do not fit (all of them are listed).
+    """
+    with _read(path) as (config, tensors):
+        sizes = _transformer_sizes(tensors, config)
+        kinds = [MaskedTransformer]
+        if any(name.startswith(SMOOTHER) for name in tensors):
+            kinds.append(ToastSmoother)
+        models = _fill([_make(kind, sizes, tensors, path) for kind in kinds], tensors, path)
+    return models[0], models[1] if len(models) > 1 else None
+
+
+def load_released_tokenizer(path: str | Path) -> VQTokenizer:
+    """The VQGAN tokenizer from a folder or zip in the authors' layout; see `load_released`."""
+    with _read(path) as (config, tensors):
+        sizes = _tokenizer_sizes(tensors, config)
+        return _fill([_make(VQTokenizer, sizes, tensors, path)], tensors, path)[0]
+
+
+@contextmanager
+def _read(path: str | Path) -> Iterator[tuple[dict, dict[str, Tensor]]]:
+    """What `config.json` says and the named tensors; these may live in files that vanish."""
+    with _unpacked(Path(path)) as (config_file, weights_file):
+        config = read_json(config_file)
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{path}: config.json holds no settings.")
+        try:
+            if weights_file.suffix == ".safetensors":
+                tensors = load_file(weights_file)
+            else:
+                tensors = torch.load(weights_file, "cpu", weights_only=True, mmap=True)
+        except pickle.UnpicklingError:
+            raise CheckpointError(
+                f"{path}: {weights_file.name} is damaged or holds more than plain tensors; "
+                "nothing in it was executed."
+            ) from None
+        except Exception as error:  # a damaged file can fail anywhere in torch's reader
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise CheckpointError(f"{path}: {weights_file.name} is damaged: {reason}.") from None
+        if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
+            raise CheckpointError(f"{path}: {weights_file.name} is no dict of named tensors.")
+        yield config, tensors
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[tuple[Path, Path]]:
+    """`config.json` and the weights file on disk; a zip's are there only inside the block."""
+    if path.is_dir():
+        files = [f for name in ("config.json", *WEIGHTS) for f in path.rglob(name)]
+        config, weights = _choose([f.relative_to(path).as_posix() for f in files], path)
+        yield path / config, path / weights
+        return
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is neither a folder nor a whole zip file.")
+    with tempfile.TemporaryDirectory(prefix="sgmgm-") as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _check_archive(archive, path)
+                chosen = _choose(archive.namelist(), path)
+                files = [Path(folder, PurePosixPath(name).name) for name in chosen]
+                for name, file in zip(chosen, files, strict=True):
+                    with archive.open(name) as source, open(file, "wb") as target:
+                        shutil.copyfileobj(source, target)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            raise CheckpointError(f"{path} cannot be unpacked: {error}.") from None
+        yield files[0], files[1]
+
+
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    for name in archive.namelist():
+        if ".." in re.split(r"[/\\]", name) or re.match(r"[/\\]|[A-Za-z]:", name):
+            raise CheckpointError(f"{path} is refused: {name!r} points outside its own folder.")
+    total = sum(entry.file_size for entry in archive.infolist())
+    # Weights hardly compress: a hundredfold is a zip bomb.
+    if total > min(MAX_BYTES, 2**20 + 100 * path.stat().st_size):
+        raise CheckpointError(f"{path} is refused: it would unpack to {total / 2**20:.0f} MB.")
+
+
+def _choose(names: list[str], path: Path) -> tuple[str, str]:
+    """The one folder among these files that holds `config.json` and weights."""
+    pairs = []
+    for config in sorted(name for name in names if PurePosixPath(name).name == "config.json"):
+        beside = [str(PurePosixPath(config).with_name(weights)) for weights in WEIGHTS]
+        pairs += [(config, weights) for weights in beside if weights in names][:1]
+    # A whole training folder has more models than one; the authors sample from `ema_model`.
+    averaged = [pair for pair in pairs if PurePosixPath(pair[0]).parent.name == "ema_model"]
+    pairs = averaged or pairs
+    if not pairs:
+        raise CheckpointError(
+            f"{path} holds no config.json with one of {', '.join(WEIGHTS)} beside it."
+        )
+    if len(pairs) > 1:
+        several = ", ".join(config for config, _ in pairs)
+        raise CheckpointError(f"{path} holds several models ({several}): name one of them.")
+    return pairs[0]
+
+
+# ------------------------------------------------------------------------------ sizes and names
+
+
+def _axis(tensors: dict, name: str, axis: int) -> int | None:
+    shape = getattr(tensors.get(name), "shape", ())
+    return shape[axis] if axis < len(shape) else None
+
+
+def _count(tensors: dict, prefix: str) -> int | None:
+    numbers = {n[len(prefix) :].split(".")[0] for n in tensors if n.startswith(prefix)}
+    return len(numbers) or None
+
+
+def _transformer_sizes(tensors: dict, config: dict) -> dict:
+    """Sizes of generator and smoother: from the shapes, unless the configuration says them."""
+    words, positions = "embed.word_embeddings.weight", "embed.position_embeddings.weight"
+    first = "transformer_layers.0.ffn.intermediate_output.weight"
+    sizes = {
+        "num_vq_tokens": (_axis(tensors, positions, 0) or 1) - 1 or None,
+        "hidden_size": _axis(tensors, words, 1),
+        "num_hidden_layers": _count(tensors, "transformer_layers."),
+        "intermediate_size": _axis(tensors, first, 0),
+        "num_classes": _axis(tensors, "cls_anchor_gen.mlp_c.weight", 0),
+        "tg_factor": _axis(tensors, "cls_anchor_gen.mlp_f.weight", 1),
+    }
+    sizes |= {name: value for name, value in config.items() if value is not None}
+    parts, vocabulary = ("codebook_size", "num_classes"), _axis(tensors, words, 0)
+    for part, other in (parts, parts[::-1]):  # the vocabulary is codes, classes and [MASK]
+        if vocabulary and sizes.get(part) is None and isinstance(sizes.get(other), int):
+            sizes[part] = vocabulary - 1 - sizes[other]
+    return sizes
+
+
+def _tokenizer_sizes(tensors: dict, config: dict) -> dict:
+    """Sizes of the tokenizer; its resolution is nowhere in the shapes."""
+    width = _axis(tensors, "encoder.conv_in.weight", 0)
+    levels = range(_count(tensors, "encoder.down.") or 0)
+    tops = [_axis(tensors, f"encoder.down.{i}.block.0.conv1.weight", 0) for i in levels]
+    sizes = {
+        "num_channels": _axis(tensors, "encoder.conv_in.weight", 1),
+        "hidden_channels": width,
+        "channel_mult": [top // width for top in tops] if width and all(tops) else None,
+        "num_res_blocks": _count(tensors, "encoder.mid."),
+        "z_channels": _axis(tensors, "encoder.conv_out.weight", 0),
+        "num_embeddings": _axis(tensors, "quantize.embedding.weight", 0),
+        "quantized_embed_dim": _axis(tensors, "quantize.embedding.weight", 1),
+    }
+    return sizes | {name: value for name, value in config.items() if value is not None}
+
+
+def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) -> Pretrained:
+    """A model of these sizes that has no memory yet."""
+    names = [f.name for f in fields(kind.config_class)]
+    missing = [n for n in names if n not in OPTIONAL and sizes.get(n) is None]
+    if missing:
+        raise CheckpointError(
+            f"{path}: neither config.json nor the shapes tell {', '.join(missing)}."
+        )
+    try:
+        config = kind.config_class(**{n: sizes[n] for n in names if sizes.get(n) is not None})
+        check_sizes(config)
+        with torch.device("meta"), _at_most(2 * len(tensors) + 1000):
+            return kind(config)
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise CheckpointError(f"{path} has impossible sizes: {reason}.") from None
+
+
+def _fill(models: list[Pretrained], tensors: dict, path: str | Path) -> list[Pretrained]:
+    """Give the models memory and weights; every name and shape must fit, none may be left."""
+    want = {k: tuple(v.shape) for model in models for k, v in model.state_dict().items()}
+    have = {
+        k: tuple(v.shape) if isinstance(v, Tensor) and v.is_floating_point() else "no real numbers"
+        for k, v in tensors.items()
+    }
+    unfit = sorted(k for k in want.keys() & have.keys() if want[k] != have[k])
+    problems = {
+        "missing": sorted(want.keys() - have.keys()),
+        "surplus": sorted(have.keys() - want.keys()),
+        "wrong shape": [f"{k} ({have[k]} instead of {want[k]})" for k in unfit],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{what}: {', '.join(k)}" for what, k in problems.items() if k)
+        raise CheckpointError(f"{path} does not fit, {listed}.")
+    if 4 * sum(math.prod(shape) for shape in want.values()) > MAX_BYTES:
+        raise CheckpointError(f"{path} is refused: it asks for more than {MAX_BYTES >> 30} GB.")
+    for model in models:
+        model.to_empty(device="cpu")
+        try:
+            model.load_state_dict({name: tensors[name] for name in model.state_dict()})
+        except RuntimeError as error:  # tensors without data, and the like
+            raise CheckpointError(f"{path} does not fit: {' '.join(str(error).split())}") from None
+        model.eval()
+    return models
+
+
+# ------------------------------------------------------------------------ MaskGIT's flax files
+
+FLAX_LAYERS = {  # replaced in this order
+    "Embed_0.": "embed.", "TransformerLayer_": "transformer_layers.",
+    "Attention_0.self_attention.": "attention.",
+    "Attention_0.attention_output_ln.": "attn_layer_norm.",
+    "Mlp_0.layer_output_ln.": "ffn.layer_norm.", "Mlp_0.": "ffn.",
+    "MlmLayer_0.mlm_bias.": "mlm_layer.to_logits.", "MlmLayer_0.": "mlm_layer.",
+}  # fmt: skip
+FLAX_BLOCK = {"GroupNorm_0": "norm1", "Conv_0": "conv1", "GroupNorm_1": "norm2", "Conv_1": "conv2",
+              "Conv_2": "nin_shortcut"}  # fmt: skip
+FLAX_DTYPES = ("float16", "bfloat16", "float32", "float64", "int32", "int64", "uint32")
+
+
+def load_maskgit_jax(
+    path: str | Path, num_classes: int = 1000, resolution: int = 256
+) -> MaskedTransformer | VQTokenizer:
+    """MaskGIT's original transformer or tokenizer from its flax msgpack file, without JAX.
+
+    Such a file tells all sizes but two: how the transformer's vocabulary of K codes, C classes and
+    [MASK] = K + C divides (`num_classes`), and the tokenizer's `resolution`.
+
+    Verified in public sources: all names and shapes of `maskgit_imagenet256_checkpoint` and
+    `tokenizer_imagenet256_checkpoint` under "params" (printed in hmorimitsu/maskgit-torch,
+    convert_*_weights.ipynb); which layer each is and LayerNorm's 1e-12 (maskgit_transformer.py,
+    vqgan_tokenizer.py of google-research/maskgit, as kept in forks); the vocabulary and [MASK] =
+    2024 (its inference.py and config); the output matrix is the word embeddings plus `mlm_bias`
+    (also scripts/convert_maskgit_*.py of JiwanHur/UnlockMGM, which convert the same files). Not
+    verified: the 512 px files; they are held to the same names.
+    One difference stays: JAX's GELU is the tanh approximation by default, the paper's PyTorch
+    model, and so this one, uses the exact one.
+
+    Raises:
+        CheckpointError: a damaged file, or names and shapes that do not fit (all are listed).
+    """
+    params = _read_flax(Path(path))
+    if "quantizer.codebook" in params:
+        kind, layers = VQTokenizer, _flax_tokenizer_layers(params)
+    else:
+        kind, layers = MaskedTransformer, FLAX_LAYERS
+    tensors = {}
+    for name, value in params.items():
+        ours = re.sub(r"\.(kernel|scale|embedding)$", ".weight", name)
+        for flax, layer in layers.items():
+            ours = ours.replace(flax, layer)
+        tensors[ours] = _turned(name, value)
+    if kind is VQTokenizer:
+        sizes = _tokenizer_sizes(tensors, {"resolution": resolution})
+    else:
+        words = tensors.get("embed.word_embeddings.weight")
+        if words is not None:  # the output matrix is tied to them
+            tensors.setdefault("mlm_layer.to_logits.weight", words)
+        query = "TransformerLayer_0.Attention_0.self_attention.query.kernel"
+        heads = _axis(params, query, 1)
+        config = {"num_classes": num_classes, "num_attention_heads": heads, "layer_norm_eps": 1e-12}
+        sizes = _transformer_sizes(tensors, config)
+    return _fill([_make(kind, sizes, tensors, path)], tensors, path)[0]
+
+
+def _turned(name: str, value: Tensor) -> Tensor:
+    """A flax parameter in PyTorch's layout: outputs first, inputs last, heads merged."""
+    kernel = name.endswith(".kernel")
+    if ".self_attention." in name and value.ndim == (3 if kernel else 2):
+        # (D, heads, d) of query, key and value; (heads, d, D) of out; (heads, d) of a bias
+        value = value.flatten(0, 1) if ".out." in name else value.flatten(-2)
+    if kernel and value.ndim == 4:
+        return value.permute(3, 2, 0, 1)  # height, width, in, out
+    return value.T if kernel and value.ndim == 2 else value
+
+
+def _flax_tokenizer_layers(params: dict) -> dict[str, str]:
+    """Flax's names of the VQGAN's layers, which count in order of use, and ours."""
+    levels = (_count(params, "decoder.Conv_") or 1) - 1
+    blocks = (_count(params, "encoder.ResBlock_") or 0) // (levels + 1)
+    mid = [f"mid.{i}." for i in range(blocks)]
+    level = [[f".{i}.block.{j}." for j in range(blocks)] for i in range(levels)]
+    down = ["down" + block for i in level for block in i] + mid
+    up = mid + ["up" + block for i in reversed(level) for block in i]
+    layers = {f"encoder.ResBlock_{i}.": f"encoder.{ours}" for i, ours in enumerate(down)}
+    layers |= {f"decoder.ResBlock_{i}.": f"decoder.{ours}" for i, ours in enumerate(up)}
+    for i in range(1, levels):
+        layers[f"decoder.Conv_{i}."] = f"decoder.up.{levels - i}.upsample_conv."
+    for side, last in (("encoder", 1), ("decoder", levels)):
+        layers[f"{side}.Conv_0."] = f"{side}.conv_in."
+        layers[f"{side}.Conv_{last}."] = f"{side}.conv_out."
+        layers[f"{side}.GroupNorm_0."] = f"{side}.norm_out."
+    layers["quantizer.codebook"] = "quantize.embedding.weight"
+    return layers | {f".{flax}.": f".{ours}." for flax, ours in FLAX_BLOCK.items()}
+
+
+def _read_flax(path: Path) -> dict[str, Tensor]:
+    """The parameters of a flax msgpack file under dotted names.
+
+    The format (flax.serialization): a tree of maps; extension 1 is an array, a packed (shape,
+    dtype name, bytes in C order), extension 3 a scalar in the same form; an array above 1 GB is a
+    map of `shape`, `chunks` and `__msgpack_chunked_array__`, its tuples maps from "0", "1", ...
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES >> 30} GB")
+        tree = msgpack.unpackb(
+            path.read_bytes(),
+            ext_hook=_array,
+            strict_map_key=True,
+            max_map_len=100_000,
+            max_array_len=100_000,
+            max_str_len=1000,
+        )
+        if not isinstance(tree, dict):
+            raise ValueError("it holds no parameters")
+        params = dict(_leaves(tree.get("params", tree), ""))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError,
+            msgpack.UnpackException) as error:  # fmt: skip
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise CheckpointError(f"{path} is no flax checkpoint, or damaged: {reason}.") from None
+    return params
+
+
+def _array(code: int, data: bytes) -> Tensor:
+    """One extension value; never more memory than its bytes."""
+    if code not in (1, 3):
+        raise ValueError(f"it holds an unknown kind of value ({code})")
+    shape, dtype, buffer = msgpack.unpackb(data, raw=True, max_array_len=32)
+    if dtype.decode() not in FLAX_DTYPES:
+        raise ValueError(f"it holds numbers of the type {dtype.decode()!r}")
+    return torch.frombuffer(bytearray(buffer), dtype=getattr(torch, dtype.decode())).reshape(shape)
+
+
+def _leaves(tree: dict, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and "__msgpack_chunked_array__" in value:
+            shape, chunks = ([value[k][str(i)] for i in range(len(value[k]))]
+                             for k in ("shape", "chunks"))  # fmt: skip
+            yield name, torch.cat(chunks).reshape(shape)
+        elif isinstance(value, dict):
+            yield from _leaves(value, f"{name}.")
+        elif isinstance(value, Tensor):
+            yield name, value
+        else:
+            raise ValueError(f"{name} is no array")
+
+
+# ------------------------------------------------------------------------------- all together
+
+PUBLISHED = {  # the settings of the authors' sampling scripts, evaluations/sample_sg_*.py
+    "imagenet256": Sampling(steps=18, temperature=25.0, anneal="compounding", guidance="self"),
+    "imagenet512": Sampling(steps=18, temperature=45.0, anneal="compounding", guidance="self"),
+}
+LAYOUT = (
+    "the authors' UnlockMGM_imagenet_{0}.zip (linked from https://github.com/JiwanHur/UnlockMGM) "
+    "and MaskGIT's tokenizer_imagenet{0}_checkpoint (linked from "
+    "https://github.com/google-research/maskgit)"
+)
+
+
+def published_pipeline(
+    model: str, weights: str | Path | None, device: str | None = None, bf16: bool = False
+) -> Pipeline:
+    """The paper's ImageNet system, "imagenet256" or "imagenet512", from files you downloaded.
+
+    `weights` is a folder with two entries: one whose name has "token" or "vq" in it is the
+    tokenizer, the other the transformer. Each is a folder or a .zip in the authors' layout, or
+    MaskGIT's flax file (no suffix, or .msgpack). Entries named after the other resolution are
+    passed over, so both systems can share a folder. Classes go by number, "0" to "999". From a
+    transformer without a smoother, sampling is unguided with MaskGIT's temperature (4.5, linear).
+
+    Raises:
+        InputError: no such model, or no folder given; the sentence says what to get from where.
+        CheckpointError: the folder lacks a part, or a part does not fit.
+    """
+    check_choice("published model", model, PUBLISHED)
+    layout = LAYOUT.format(model[-3:])
+    if weights is None:
+        raise InputError(f"{model} needs --weights DIR, a folder with {layout}.")
+    if not Path(weights).is_dir():
+        raise CheckpointError(f"{weights} is no folder: make it, and put there {layout}.")
+    other = {"256": "512", "512": "256"}[model[-3:]]
+    parts = {"tokenizer": [], "transformer": []}
+    for entry in sorted(Path(weights).iterdir()):
+        kept = entry.is_dir() or entry.suffix.lower() in ("", ".zip", ".msgpack")
+        if kept and entry.name[0] not in "._" and other not in entry.name:
+            token = re.search("token|vq", entry.name.lower())
+            parts["tokenizer" if token else "transformer"].append(entry)
+    for part, found in parts.items():
+        if len(found) != 1:
+            what = ", ".join(entry.name for entry in found) or "none"
+            raise CheckpointError(
+                f"{weights} must hold one {part} for {model}, not {what}: put there {layout}."
+            )
+    transformer, smoother = _part(parts["transformer"][0], load_released, MaskedTransformer)
+    tokenizer, _ = _part(parts["tokenizer"][0], load_released_tokenizer, VQTokenizer)
+    # Convolutions fit every size, and the authors leave this number to be set by hand.
+    shrink = tokenizer.config.resolution // tokenizer.config.grid
+    side = math.isqrt(transformer.config.num_vq_tokens)
+    tokenizer.config = replace(tokenizer.config, resolution=side * shrink)
+    sampling = PUBLISHED[model]
+    if smoother is None:
+        sampling = sampling.but(guidance="none", temperature=4.5, anneal="linear")
+    classes = [str(number) for number in range(transformer.config.num_classes)]
+    card = Card("imagenet", "published", classes, sampling)
+    pipeline = Pipeline(card, tokenizer, transformer, None, device or default_device(), bf16)
+    if smoother is not None:
+        pipeline.helpers["smoother"] = smoother.to(pipeline.device)
+    return pipeline
+
+
+def _part(path: Path, load_layout, kind: type):
+    """One entry of the weights folder, in whichever layout, and the smoother that came with it."""
+    layout = path.is_dir() or path.suffix.lower() == ".zip"
+    loaded = load_layout(path) if layout else load_maskgit_jax(path)
+    model, smoother = loaded if isinstance(loaded, tuple) else (loaded, None)
+    if not isinstance(model, kind):
+        raise CheckpointError(f"{path} is a {type(model).__name__}, not a {kind.__name__}.")
+    return model, smoother

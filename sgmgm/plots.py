@@ -1,0 +1,365 @@
+"""Plots: the lessons' pictures in one style.
+
+Every function takes the library's own shapes (images float32 (B, 3, H, W) in [0, 1], tokens
+int64 (B, N)) and returns a `Plot`: a matplotlib figure that shows itself in a notebook together
+with a text for those who cannot see it. Colours are Okabe and Ito's, which colour-blind readers
+can tell apart; lines differ in dashes and markers too, so that they can be read in grey.
+"""
+
+import functools
+import io
+import itertools
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import torch
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from .errors import InputError
+from .masking import SCHEDULES, mask_ratio
+
+WIDTH = 7.2  # inches, at 100 dots each: no wider than a notebook's page
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
+HIDDEN = 0.55  # the grey that stands for [MASK]
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "image.cmap": "viridis",  # its lightness rises evenly, so it works in grey
+    "image.interpolation": "nearest",
+}
+
+
+class Plot(Figure):
+    """A figure with a text, `alt`, that says what it shows."""
+
+    alt = "figure"
+
+    def png(self) -> bytes:
+        """The figure as a PNG file's content."""
+        with matplotlib.rc_context(STYLE):
+            file = io.BytesIO()
+            options = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+            self.savefig(file, format="png", dpi=100, **options)
+        return file.getvalue()
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        data = {"image/png": self.png(), "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
+
+
+def _styled(function):
+    @functools.wraps(function)
+    def draw(*args, **options) -> Plot:
+        with matplotlib.rc_context(STYLE):
+            return function(*args, **options)
+
+    return draw
+
+
+def _plot(height: float, alt: str, rows: int = 1, columns: int = 1, width: float = WIDTH, **grid):
+    plot = Plot(figsize=(width, height), layout="constrained")
+    plot.alt = alt
+    return plot, plot.subplots(rows, columns, squeeze=False, **grid)
+
+
+def _pixels(images: Tensor):
+    """(B, 3, H, W) in [0, 1] -> what matplotlib shows."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(f"images have shape (B, 3, H, W), not {tuple(images.shape)}.")
+    return images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def _side(count: int) -> int:
+    side = math.isqrt(count)
+    if side * side != count:
+        raise InputError(f"{count} tokens do not fill a square grid.")
+    return side
+
+
+def _bare(axes) -> None:
+    """No ticks, no frame: a picture."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+# --- pictures --------------------------------------------------------------------------------
+
+
+@_styled
+def image_rows(rows: dict[str, Tensor], titles: Sequence[str] = ()) -> Plot:
+    """Rows of images under each other, e.g. originals and reconstructions.
+
+    Args:
+        rows: name of each row -> images (B, 3, H, W); the names stand on the left.
+        titles: one for each column.
+    """
+    columns = max(len(images) for images in rows.values())
+    label = 0.12 * max(len(line) for name in rows for line in name.split("\n"))
+    label = min(label * 0.6 + 0.1, 1.6)
+    cell = min((WIDTH - label) / columns, 0.9)
+    alt = f"{columns} pictures a row: {'; '.join(' '.join(name.split()) for name in rows)}"
+    plot, grid = _plot(
+        cell * len(rows) + (0.25 if titles else 0.05),
+        alt + (f". Columns: {', '.join(titles)}" if titles else ""),
+        len(rows),
+        columns,
+        width=cell * columns + label,
+    )
+    plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes in line:
+            _bare(axes)
+        for axes, picture in zip(line, _pixels(images), strict=False):
+            axes.imshow(picture)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for axes, title in zip(grid[0], titles, strict=False):
+        axes.set_title(title)
+    return plot
+
+
+@_styled
+def token_grid(image: Tensor, tokens: Tensor, title: str = "its tokens") -> Plot:
+    """One image (1, 3, H, W) with the grid laid over it, and its tokens (1, N) as numbers."""
+    side = _side(tokens.shape[-1])
+    numbers = tokens.detach().cpu().view(side, side)
+    plot, ((left, right),) = _plot(
+        3.4,
+        f"An image under a {side} x {side} grid, and the {side * side} tokens that stand for it",
+        columns=2,
+    )
+    _bare(left)
+    left.imshow(_pixels(image)[0])
+    for cut in range(1, side):
+        for line in (left.axhline, left.axvline):
+            line(cut * image.shape[-1] / side - 0.5, color="white", linewidth=0.7, alpha=0.8)
+    left.set_title("the image and the grid")
+    _bare(right)
+    right.imshow(torch.zeros(side, side), cmap=ListedColormap(["white"]))
+    for row, column in itertools.product(range(side), repeat=2):
+        right.text(column, row, int(numbers[row, column]), ha="center", va="center", size=8)
+    right.set_title(title)
+    return plot
+
+
+@_styled
+def codebook(patches: Tensor, uses: Tensor | None = None, limit: int = 256) -> Plot:
+    """A codebook's entries as small pictures (K, 3, h, w), the most used ones first.
+
+    Args:
+        patches: what the decoder makes of each code.
+        uses: how often each code was chosen, (K,).
+        limit: show at most this many.
+    """
+    order = torch.arange(len(patches)) if uses is None else uses.argsort(descending=True)
+    shown = patches[order[:limit].to(patches.device)]
+    columns = 32 if len(shown) > 128 else 16
+    rows = math.ceil(len(shown) / columns)
+    _, _, high, wide = shown.shape
+    sheet = torch.ones(3, rows * (high + 1), columns * (wide + 1))
+    for i, patch in enumerate(shown.cpu().clamp(0, 1)):
+        top, left = i // columns * (high + 1), i % columns * (wide + 1)
+        sheet[:, top : top + high, left : left + wide] = patch
+    plot, ((axes,),) = _plot(
+        WIDTH * rows * (high + 1) / (columns * (wide + 1)) + 0.3,
+        f"{len(shown)} of {len(patches)} codebook entries as small pictures",
+    )
+    _bare(axes)
+    axes.imshow(_pixels(sheet[None])[0])
+    first = "" if uses is None else ", the most used first"
+    axes.set_title(f"{len(shown)} of {len(patches)} codes{first}")
+    return plot
+
+
+@_styled
+def colour_codes(image: Tensor, quantised: Tensor, tokens: Tensor, codes: Tensor) -> Plot:
+    """One image (1, 3, H, W), its version of few colours, and some of its tokens as numbers.
+
+    Args:
+        quantised: the image with each pixel replaced by its code's colour, same shape.
+        tokens: int64 (H W,), the number of each pixel's colour.
+        codes: the palette, (K, 3).
+    """
+    size, part = image.shape[-1], 12
+    top = (size - part) // 2
+    plot, (line,) = _plot(
+        2.6, f"An image, the same image in {len(codes)} colours, and its centre as integers", 1, 3
+    )
+    titles = ("the image", f"in {len(codes)} colours", "the framed part: tokens")
+    for axes, title in zip(line, titles, strict=True):
+        _bare(axes)
+        axes.set_title(title)
+    line[0].imshow(_pixels(image)[0])
+    line[1].imshow(_pixels(quantised)[0])
+    frame = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 2}
+    line[1].add_patch(Rectangle((top - 0.5, top - 0.5), part, part, **frame))
+    numbers = tokens.view(size, size)[top : top + part, top : top + part]
+    shown = codes.clamp(0, 1)[numbers]  # (part, part, 3)
+    line[2].imshow(shown)
+    for row, column in itertools.product(range(part), repeat=2):
+        ink = "black" if shown[row, column].mean() > 0.45 else "white"
+        place = {"ha": "center", "va": "center", "size": 8, "color": ink}
+        line[2].text(column, row, int(numbers[row, column]), **place)
+    return plot
+
+
+def paint_hidden(images: Tensor, hidden: Tensor) -> Tensor:
+    """A copy of images (B, 3, H, W) with the cells where hidden, bool (B, N), is True in grey."""
+    side = _side(hidden.shape[1])
+    cell = images.shape[-1] // side
+    mask = hidden.view(-1, 1, side, side)
+    mask = mask.repeat_interleave(cell, 2).repeat_interleave(cell, 3).to(images.device)
+    return torch.where(mask, HIDDEN, images)
+
+
+@_styled
+def masks(hidden: Tensor, titles: Sequence[str]) -> Plot:
+    """Which positions are hidden, bool (T, N): one small grid after another."""
+    side = _side(hidden.shape[1])
+    plot, (line,) = _plot(
+        WIDTH / len(hidden) + 0.45,
+        f"{len(hidden)} grids of {side} x {side} positions; dark ones are hidden. "
+        f"{'; '.join(' '.join(title.split()) for title in titles)}",
+        columns=len(hidden),
+    )
+    for axes, mask, title in zip(line, hidden.cpu(), titles, strict=True):
+        _bare(axes)
+        axes.imshow(mask.view(side, side), cmap=ListedColormap(["#F0E442", "0.35"]), vmin=0, vmax=1)
+        axes.set_title(title)
+    return plot
+
+
+@_styled
+def heat_maps(
+    images: Tensor, values: Tensor, label: str, titles: Sequence[str], top: float | None = 1.0
+) -> Plot:
+    """Images (B, 3, H, W) over maps of one number a position, (B, N); nan stays white.
+
+    Args:
+        label: what the number is, with its unit.
+        top: the upper end of the colour scale; None takes the largest value.
+    """
+    side = _side(values.shape[1])
+    columns = len(images)
+    plot, (upper, lower) = _plot(
+        2 * (WIDTH - 1) / columns + 0.35,
+        f"Pictures, and below each a map of: {' '.join(label.split())}",
+        2,
+        columns,
+    )
+    top = top if top is not None else float(values[~values.isnan()].max())
+    for above, below, picture, numbers, title in zip(
+        upper, lower, _pixels(images), values.detach().cpu(), titles, strict=True
+    ):
+        _bare(above), _bare(below)
+        above.imshow(picture)
+        above.set_title(title)
+        shown = below.imshow(numbers.view(side, side), vmin=0, vmax=top)
+    plot.colorbar(shown, ax=list(lower), label=label, shrink=0.9)
+    return plot
+
+
+# --- curves and bars -------------------------------------------------------------------------
+
+
+@_styled
+def lines(
+    curves: dict[str, tuple[Sequence[float], Sequence[float]]],
+    x: str,
+    y: str,
+    log_y: bool = False,
+    markers: bool = True,
+    height: float = 2.9,
+) -> Plot:
+    """Named curves, name -> (x values, y values); `x` and `y` name the axes with their units."""
+    plot, ((axes,),) = _plot(height, f"{y} against {x}: {', '.join(curves)}")
+    for i, (name, (xs, ys)) in enumerate(curves.items()):
+        axes.plot(
+            xs,
+            ys,
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=DASHES[i % len(DASHES)],
+            marker=MARKERS[i % len(MARKERS)] if markers else None,
+        )
+    axes.set(xlabel=x, ylabel=y)
+    if log_y:
+        axes.set_yscale("log")
+    if len(curves) > 1:
+        axes.legend()
+    return plot
+
+
+def training_curve(report: dict, terms: dict[str, str], y: str, log_y: bool = False) -> Plot:
+    """The history of a training report (see `training.fit`).
+
+    Args:
+        terms: key in the history -> name in the legend.
+        y: the axis' name, with its unit.
+    """
+    history = report["history"]
+    steps = [entry["step"] for entry in history]
+    curves = {name: (steps, [entry[key] for entry in history]) for key, name in terms.items()}
+    return lines(curves, "training step", y, log_y=log_y, markers=False)
+
+
+def code_use(counts: dict[str, Tensor]) -> Plot:
+    """How often each code is chosen, sorted; name -> counts (K,). Unused codes end the line."""
+    curves = {}
+    for name, count in counts.items():
+        share = (count.float() / count.sum()).sort(descending=True).values
+        share = share[share > 0] * 100
+        curves[name] = (range(1, len(share) + 1), share.tolist())
+    return lines(
+        curves, "codes, the most used first", "share of all tokens [%]", log_y=True, markers=False
+    )
+
+
+def schedules(n: int, names: Sequence[str] = tuple(SCHEDULES)) -> Plot:
+    """Share of n tokens that is hidden against progress, for each schedule."""
+    progress = [i / 50 for i in range(51)]
+    curves = {name: (progress, [100 * mask_ratio(r, name, n) for r in progress]) for name in names}
+    return lines(
+        curves, "progress r (0 = blank canvas, 1 = finished)", "hidden tokens [%]", markers=False
+    )
+
+
+@_styled
+def bars(groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: str) -> Plot:
+    """Bars side by side: group -> one height for each of `names`."""
+    plot, ((axes,),) = _plot(2.6, f"{y} of {x}: {', '.join(groups)}")
+    width = 0.8 / len(groups)
+    for i, (group, heights) in enumerate(groups.items()):
+        places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(names))]
+        hatch = (None, "///", "...")[i % 3]
+        axes.bar(places, heights, width, label=group, color=COLOURS[i], hatch=hatch, ec="white")
+    crowded = len(names) > 10
+    axes.set_xticks(range(len(names)), names, rotation=45 if crowded else 0)
+    axes.grid(axis="x", visible=False)
+    axes.set(xlabel=x, ylabel=y)
+    axes.legend()
+    return plot
+
+
+@_styled
+def histogram(values: Tensor, x: str, y: str, bins: int = 32) -> Plot:
+    """How often a number falls where."""
+    plot, ((axes,),) = _plot(2.2, f"Histogram of {x}")
+    axes.hist(values.tolist(), bins=bins, color=COLOURS[0], ec="white", lw=0.3)
+    axes.set(xlabel=x, ylabel=y)
+    return plot

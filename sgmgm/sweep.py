@@ -1,0 +1,170 @@
+"""Sweep: the same scores for many sampling settings, kept as JSON lines.
+
+Every line is one point: a model, its settings, a seed, and the scores. A sweep that was stopped
+goes on where it was; lines are only ever added.
+"""
+
+import hashlib
+import itertools
+import json
+import statistics
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from .errors import DataError, InputError, check_count
+from .pipeline import Pipeline
+from .presets import Sampling
+from .workflow import balanced_labels, draw, find_classifier, reference_for, score
+
+SEED_STRIDE = 10_000_000  # image seeds of different sweep seeds never meet
+
+
+def grid_points(base: Sampling, grid: dict[str, list]) -> list[Sampling]:
+    """All combinations of the listed settings, each once.
+
+    What a combination does not use is set back to the base (the scale of no guidance, the
+    smoother of guidances without one), so that it is not computed again under another name.
+    """
+    names = list(grid)
+    found = {}
+    for values in itertools.product(*grid.values()):
+        point = base.but(**dict(zip(names, values, strict=True)))
+        if point.guidance == "none":
+            point = point.but(scale=0.0, scale_schedule="constant")
+        if not point.guidance.startswith("self"):
+            point = point.but(smoother="smoother")
+        if point.order != "confidence":
+            point = point.but(temperature=0.0, anneal="linear")
+        found[json.dumps(asdict(point))] = point
+    return list(found.values())
+
+
+def sweep(
+    pipeline: Pipeline,
+    points: list[Sampling],
+    num: int,
+    seeds: list[int],
+    out: str | Path,
+    batch_size: int = 125,
+) -> list[dict]:
+    """Compute every point that `out` does not hold yet; returns all records that were asked for.
+
+    Args:
+        num: images per point and seed, going round the classes.
+        seeds: each gives another set of images.
+        out: a `.jsonl` file, one record per line.
+    """
+    check_count("num", num, least=10)
+    folder, out = pipeline.folder, Path(out)
+    eye = find_classifier(pipeline.card.dataset, folder).to(pipeline.device)
+    reference = reference_for(pipeline.card.dataset, eye, folder)
+    labels = balanced_labels(num, list(range(len(pipeline.card.classes))))
+    done = {record["key"]: record for record in read_records(out)} if out.exists() else {}
+    asked = []
+    for point, seed in itertools.product(points, seeds):
+        identity = {
+            "dataset": pipeline.card.dataset,
+            "preset": pipeline.card.preset,
+            "weights": _digest(folder, point),
+            "bf16": pipeline.bf16,
+            "num": num,
+            "seed": seed,
+            "settings": asdict(point),
+        }
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        if key not in done:
+            begun = time.perf_counter()
+            first = SEED_STRIDE * (seed + 1)
+            images, nfe = draw(pipeline, labels, first, batch_size, **asdict(point))
+            scores = score(images, labels.numpy(), reference, eye)
+            seconds = round(time.perf_counter() - begun, 1)
+            done[key] = {"key": key} | identity | {"nfe": nfe, "seconds": seconds}
+            done[key]["scores"] = asdict(scores)
+            _append(out, done[key])
+        asked.append(done[key])
+    return asked
+
+
+def _digest(folder: Path, point: Sampling) -> str:
+    """A fingerprint of the networks that a point uses."""
+    parts = ["tokenizer", "transformer"]
+    parts += ["weak"] * (point.guidance == "auto")
+    parts += [point.smoother] * point.guidance.startswith("self")
+    digest = hashlib.sha256()
+    for part in parts:
+        for file in sorted((folder / part).glob("*.safetensors")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _append(path: Path, record: dict) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}.") from None
+
+
+def read_records(path: str | Path) -> list[dict]:
+    """All records of a results file; a last line cut off by a crash is left out."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read results {path}: {error.strerror}.") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise DataError(f"line {number} of {path} is damaged: delete it.") from None
+    return records
+
+
+SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "coherence")
+
+
+def summarise(records: list[dict]) -> list[dict]:
+    """One row per setting: {"settings", "seeds", "nfe", score: (mean, spread)} over the seeds.
+
+    The spread is the standard deviation over seeds (0 for one seed).
+    """
+    groups: dict[str, list[dict]] = {}
+    for record in records:
+        groups.setdefault(json.dumps([record["settings"], record["weights"]]), []).append(record)
+    rows = []
+    for members in groups.values():
+        row = {
+            "settings": members[0]["settings"],
+            "num": members[0]["num"],
+            "seeds": len(members),
+            "nfe": members[0]["nfe"],
+        }
+        for name in SCORES:
+            values = [m["scores"][name] for m in members]
+            if None not in values:
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                row[name] = (statistics.mean(values), spread)
+        rows.append(row)
+    return sorted(rows, key=lambda row: row["frechet"][0])
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of `summarise` as a Markdown table, best Fréchet distance first."""
+    names = [name for name in SCORES if any(name in row for row in rows)]
+    head = ["guidance", "s", "order", "tau", "T", "NFE", "samples x seeds", *names]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row in rows:
+        s = row["settings"]
+        kind = s["guidance"]
+        if kind.startswith("self") and s["smoother"] != "smoother":
+            kind += f" ({s['smoother']})"
+        ordered = s["order"] == "confidence"
+        tau = f"{s['temperature']:g} {s['anneal']}" if ordered else "-"
+        cells = [kind, f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
+        cells.append(f"{row['num']} x {row['seeds']}")
+        cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)

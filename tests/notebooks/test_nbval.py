@@ -1,0 +1,29 @@
+"""Every lesson runs in the smoke profile and still says what its committed outputs say.
+
+Figures, and cells tagged `nbval-ignore-output` (whatever depends on a trained model's digits or
+on the machine), are executed and not compared.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sgmgm import course
+
+
+@pytest.mark.parametrize(
+    "lesson", course.find_lessons([], course.ROOT / "notebooks"), ids=lambda path: path.stem
+)
+def test_lesson_runs_and_says_the_same(lesson):
+    words = "-m pytest -q --nbval --nbval-current-env -p no:cacheprovider".split()
+    ran = subprocess.run(
+        [sys.executable, *words, lesson],
+        cwd=course.ROOT,
+        env=os.environ | {"TQDM_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]

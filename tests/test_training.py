@@ -1,0 +1,430 @@
+import json
+import math
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from sgmgm import datasets, presets, training, workflow
+from sgmgm.classifier import Classifier, ClassifierConfig
+from sgmgm.errors import CheckpointError, InputError, SgmgmError
+from sgmgm.smoothing import LoraSmoother, ToastSmoother
+from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
+from sgmgm.training import (
+    LOSS_ON,
+    WRONG_TOKENS,
+    ClassifierTask,
+    Recipe,
+    SmootherTask,
+    TokenizerTask,
+    TransformerTask,
+    batch_rows,
+    fit,
+    move_average,
+    tokenize,
+)
+from sgmgm.transformer import MaskedTransformer, TransformerConfig
+
+RECIPE = Recipe(steps=8, batch_size=8, learning_rate=3e-3, warmup=2, ema=0.5)
+TOKENIZER = TokenizerConfig(
+    resolution=32,
+    hidden_channels=8,
+    channel_mult=(1, 1, 1),
+    num_res_blocks=1,
+    z_channels=4,
+    quantized_embed_dim=4,
+    num_embeddings=16,
+    norm_groups=4,
+)
+TRANSFORMER = TransformerConfig(16, 24, 2, 2, 32, 20, 10, dropout=0.1)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return datasets.load("sprites", count=48)
+
+
+def some_tokens(count=48):
+    draw = torch.Generator().manual_seed(1)
+    return torch.randint(20, (2, count, 16), generator=draw).short(), torch.arange(count) % 10
+
+
+def classifier_task(images):
+    return ClassifierTask(Classifier(ClassifierConfig(widths=(4, 8))), images)
+
+
+def tokenizer_task(images, adversarial=0.0):
+    eye = Classifier(ClassifierConfig(widths=(4, 8)))
+    return TokenizerTask(VQTokenizer(TOKENIZER), images, eye, adversarial_weight=adversarial)
+
+
+def transformer_task(images):
+    return TransformerTask(MaskedTransformer(TRANSFORMER), *some_tokens())
+
+
+def smoother_task(images, kind=ToastSmoother.for_transformer, **options):
+    model = MaskedTransformer(TRANSFORMER)
+    codebook = torch.randn(20, 4)
+    return SmootherTask(kind(model), model, *some_tokens(), codebook, **options)
+
+
+TASKS = {
+    "classifier": classifier_task,
+    "tokenizer": tokenizer_task,
+    "adversarial": lambda images: tokenizer_task(images, 0.1),
+    "transformer": transformer_task,
+    "toast": smoother_task,
+    "lora": lambda images: smoother_task(images, LoraSmoother),
+}
+
+
+def make(kind, images):
+    torch.manual_seed(0)
+    return TASKS[kind](images)
+
+
+class PowerCut(Exception):
+    pass
+
+
+def cut_after(task, step):
+    """Let the power fail in the step after `step` steps are done."""
+    usual = task.after_step
+
+    def after_step(number, *rest):
+        if number == step:
+            raise PowerCut
+        usual(number, *rest)
+
+    task.after_step = after_step
+    return task
+
+
+def saved(folder, name="model.safetensors"):
+    with safe_open(folder / name, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+# ------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(kind, images, tmp_path, monkeypatch):
+    whole = fit(make(kind, images), RECIPE, tmp_path / "whole", device="cpu")
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1)
+    for step in (3, 6):  # two power cuts; the second run resumes the first
+        with pytest.raises(PowerCut):
+            fit(cut_after(make(kind, images), step), RECIPE, tmp_path / "cut", device="cpu")
+        left = {f.name for f in (tmp_path / "cut").iterdir()}
+        assert left == {"training.safetensors"}
+    steps = []
+    task = make(kind, images)
+    usual = task.after_step
+    task.after_step = lambda step, *rest: steps.append(step) or usual(step, *rest)
+    resumed = fit(task, RECIPE, tmp_path / "cut", device="cpu")
+    assert steps == [6, 7]
+    name = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+    expected, found = saved(tmp_path / "whole", name), saved(tmp_path / "cut", name)
+    assert expected.keys() == found.keys()
+    for key in expected:
+        assert expected[key].equal(found[key]), key
+    assert resumed["history"] == whole["history"]
+    files = {f.name for f in (tmp_path / "cut").iterdir()}
+    assert files == {f.name for f in (tmp_path / "whole").iterdir()}
+    assert "training.safetensors" not in files
+    assert {name.rsplit(".")[-1] for name in files} <= {"safetensors", "json", "md"}
+
+
+def test_two_runs_are_equal_and_another_seed_is_not(images, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit(make("transformer", images), RECIPE, tmp_path / name, seed, "cpu")
+    a, b, c = (saved(tmp_path / name) for name in "abc")
+    assert all(a[key].equal(b[key]) for key in a)
+    assert not all(a[key].equal(c[key]) for key in a)
+
+
+@pytest.fixture
+def unfinished(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1)
+    with pytest.raises(PowerCut):
+        fit(cut_after(make("transformer", images), 3), RECIPE, tmp_path / "run", device="cpu")
+    return tmp_path / "run"
+
+
+def refused(images, folder, recipe=RECIPE, seed=0, kind="transformer"):
+    before = (folder / "training.safetensors").read_bytes()
+    with pytest.raises(CheckpointError) as caught:
+        fit(make(kind, images), recipe, folder, seed, "cpu")
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text and "training.safetensors" in text
+    assert [f.name for f in folder.iterdir()] == ["training.safetensors"]
+    assert (folder / "training.safetensors").read_bytes() == before
+    return text
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text"])
+def test_a_damaged_checkpoint_is_refused(damage, unfinished, images):
+    path = unfinished / "training.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": data[: len(data) // 2],
+            "flip": data[:20] + bytes([data[20] ^ 255]) + data[21:],
+            "empty": b"",
+            "text": b"not a checkpoint at all",
+        }[damage]
+    )
+    assert "is damaged" in refused(images, unfinished)
+
+
+def test_a_checkpoint_of_another_recipe_or_seed_is_refused(unfinished, images):
+    longer = Recipe(**(vars(RECIPE) | {"steps": 9}))
+    assert "another recipe" in refused(images, unfinished, longer)
+    assert "another seed" in refused(images, unfinished, seed=1)
+
+
+def test_a_finished_part_is_not_trained_again(own, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(workflow, "fit", never)
+    for part in workflow.PARTS:
+        report = workflow.train(part, "sprites", "smoke", own, device="cpu")
+        assert report == json.loads((own / part / "training.json").read_text())
+
+
+def test_a_finished_part_of_another_seed_is_kept(own):
+    before = (own / "transformer" / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="another seed; choose another --out"):
+        workflow.train("transformer", "sprites", "smoke", own, seed=1, device="cpu")
+    assert (own / "transformer" / "model.safetensors").read_bytes() == before
+
+
+def test_parts_ask_for_what_comes_before_them(own):
+    import shutil
+
+    shutil.rmtree(own / "tokenizer")
+    shutil.rmtree(own / "weak")
+    with pytest.raises(CheckpointError, match="first run `sgmgm train tokenizer"):
+        workflow.train("weak", "sprites", "smoke", own, device="cpu")
+    assert not (own / "weak").exists()
+
+
+# ------------------------------------------------------------------------------ what it leaves
+
+
+def test_what_training_leaves_is_plain_data(trained):
+    suffixes = {f.suffix for f in trained.rglob("*") if f.is_file()}
+    assert suffixes <= {".json", ".safetensors", ".md"}
+    assert not list(trained.rglob(".*"))
+    for part in workflow.PARTS:
+        report = json.loads((trained / part / "training.json").read_text())
+        recipe = getattr(presets.SMOKE, f"{part.removesuffix('-lora')}_recipe")
+        assert report["recipe"]["steps"] == recipe.steps == report["step"]
+        assert report["seconds"] > 0 and report["images_per_second"] > 0
+        assert report["history"][-1]["step"] == recipe.steps
+        assert all(math.isfinite(entry["loss"]) for entry in report["history"])
+
+
+def test_everything_learns(trained):
+    def history(part, name):
+        entries = json.loads((trained / part / "training.json").read_text())["history"]
+        values = [entry[name] for entry in entries]
+        tail = values[-5:]
+        return values[0], sum(tail) / len(tail)
+
+    first, last = history("classifier", "loss")
+    assert first > 2.2 and last < 2.1  # chance is log 10 = 2.30
+    first, last = history("tokenizer", "l1")
+    assert last < 0.75 * first
+    first, last = history("transformer", "nll")
+    assert first == pytest.approx(math.log(64), abs=0.2) and last < first - 0.7
+    first, last = history("weak", "nll")
+    assert last < first - 0.1
+    for part in ("smoother", "smoother-lora"):
+        first, last = history(part, "auxiliary")
+        assert last < first
+
+
+def test_the_reports_of_classifier_and_tokenizer(trained):
+    report = json.loads((trained / "classifier" / "training.json").read_text())
+    assert report["test_accuracy"] > 0.15
+    report = json.loads((trained / "tokenizer" / "training.json").read_text())
+    assert 10 < report["psnr"] < 40 and report["rfid"] > 0
+    assert 0.2 < report["codes_used"] <= 1 and 1 < report["perplexity"] <= 64
+    assert "500 test images" in report["judged_on"] and "classifier" in report["judged_on"]
+
+
+def test_a_loss_that_is_not_a_number_ends_in_one_sentence(images, tmp_path):
+    task = make("transformer", images)
+    task.losses = lambda *a: {"loss": sum(p.sum() for p in task.model.parameters()) * math.nan}
+    with pytest.raises(SgmgmError, match=r"the loss became nan at step 1; .*\.$"):
+        fit(task, RECIPE, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_folder(images, tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(InputError, match=r"cannot write .*\.$"):
+        fit(make("transformer", images), RECIPE, tmp_path / "file" / "run", device="cpu")
+
+
+# ----------------------------------------------------------------------------------- the pieces
+
+
+def test_every_epoch_is_a_permutation():
+    size, batch = 50, 8
+    seen = torch.cat([batch_rows(size, batch, step, 3) for step in range(100)])
+    assert seen.dtype == torch.int64 and len(seen) == 800
+    epochs = seen.view(16, 50)
+    assert all(sorted(epoch.tolist()) == list(range(size)) for epoch in epochs)
+    assert not epochs[0].equal(epochs[1])
+    assert batch_rows(size, batch, 7, 3).equal(batch_rows(size, batch, 7, 3))
+    assert not batch_rows(size, batch, 7, 3).equal(batch_rows(size, batch, 7, 4))
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    rows = batch_rows(3, 8, 0, 0)
+    assert len(rows) == 8 and sorted(rows[:3].tolist()) == [0, 1, 2] == sorted(rows[3:6].tolist())
+
+
+def test_the_average():
+    average = {"w": torch.tensor([1.0, 2.0]), "count": torch.tensor(3)}
+    move_average(average, {"w": torch.tensor([3.0, 2.0]), "count": torch.tensor(9)}, 0.75)
+    assert average["w"].tolist() == [1.5, 2.0] and average["count"].item() == 9
+
+
+def test_the_kept_weights_are_the_averages(images, tmp_path):
+    """By hand: decay min(ema, (1 + k) / (10 + k)) after each step, from the first weights on."""
+    task = make("transformer", images)
+    expected = {k: v.clone() for k, v in task.model.state_dict().items()}
+    weights = []
+    usual = task.after_step
+
+    def after_step(step, *rest):
+        usual(step, *rest)
+        weights.append({k: v.clone() for k, v in task.model.state_dict().items()})
+
+    task.after_step = after_step
+    fit(task, RECIPE, tmp_path / "run", device="cpu")
+    for step, now in enumerate(weights):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = {k: decay * v + (1 - decay) * now[k] for k, v in expected.items()}
+    found = saved(tmp_path / "run")
+    for key in found:
+        torch.testing.assert_close(found[key], expected[key], atol=1e-6, rtol=1e-5)
+        assert found[key].equal(task.model.state_dict()[key])
+    assert not task.model.training
+
+
+def test_learning_rates():
+    recipe = Recipe(steps=1000, learning_rate=2.0, warmup=10)
+    assert recipe.rate(0) == pytest.approx(0.2)
+    assert recipe.rate(9) == pytest.approx(2.0, rel=1e-3)
+    assert recipe.rate(500) == pytest.approx(2.0 * 0.505)
+    assert recipe.rate(999) == pytest.approx(0.02, rel=1e-2)
+    rates = [recipe.rate(step) for step in range(10, 1000)]
+    assert rates == sorted(rates, reverse=True)
+    assert Recipe(steps=5, warmup=0, learning_rate=1.0).rate(0) == pytest.approx(1.0)
+
+
+def test_biases_and_norms_do_not_decay():
+    model = MaskedTransformer(TRANSFORMER)
+    decayed, free = training.parameter_groups(model, 0.3)
+    assert decayed["weight_decay"] == 0.3 and free["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_gradients_are_clipped(images, tmp_path):
+    norms = []
+    task = make("transformer", images)
+    usual = task.losses
+    task.losses = lambda *a: {k: 1000 * v for k, v in usual(*a).items()}
+
+    def after_step(*rest):
+        gradients = [p.grad for p in task.model.parameters() if p.grad is not None]
+        norms.append(torch.stack([g.norm() for g in gradients]).norm().item())
+
+    task.after_step = after_step
+    fit(task, RECIPE, tmp_path / "run", device="cpu")
+    assert max(norms) <= 1.001 and min(norms) > 0.99
+
+
+def test_tokens_of_a_set_and_its_mirror_images(trained, images):
+    tokenizer = VQTokenizer.from_pretrained(trained / "tokenizer")
+    tokens = tokenize(tokenizer, images, batch=20)
+    assert tokens.shape == (2, 48, 64) and tokens.dtype == torch.int16
+    pixels, _ = images.batch(slice(0, 20))
+    assert tokens[0, :20].long().equal(tokenizer.encode(pixels))
+    assert tokens[1, :20].long().equal(tokenizer.encode(pixels.flip(-1)))
+    asymmetric = datasets.ImageSet(
+        "one-way", "train", images.images, images.labels, images.classes, flip=False
+    )
+    assert tokenize(tokenizer, asymmetric).equal(tokens[:1])
+
+
+# ------------------------------------------------------------------------- the auxiliary task
+
+
+@pytest.mark.parametrize("loss_on", LOSS_ON)
+@pytest.mark.parametrize("wrong", WRONG_TOKENS)
+def test_the_smoother_judges_what_it_should(wrong, loss_on, images):
+    task = make("toast", images)
+    task = smoother_task(images, wrong=wrong, loss_on=loss_on, rate=0.5)
+    task.to("cpu")
+    rows = torch.arange(48)
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = task.examples(rows, torch.Generator().manual_seed(0))
+    seen = {}
+    fake = torch.zeros(48, 16, 20, requires_grad=True)
+
+    def model(transformer, hidden, y):
+        return fake, None, torch.zeros(())
+
+    def frozen(canvas, y):
+        seen["canvas"] = canvas
+        return MaskedTransformer.forward(task.transformer, canvas, y)
+
+    task.transformer.forward = frozen
+    task.losses(model, rows, slice(None), generator)["loss"].backward()
+    judged = fake.grad.abs().sum(-1) > 0
+    canvas = seen["canvas"]
+    masked, changed = canvas == TRANSFORMER.mask_id, (canvas != tokens) & (canvas < 20)
+    assert changed.any() and masked.any()
+    if loss_on == "masked":
+        assert judged.equal(masked)
+    else:
+        assert not (judged & masked).any() and (judged | ~changed).all()
+        # a wrong token may by chance be the right one
+        assert judged.sum() <= 1.35 * changed.sum()
+    share = changed.sum() / (~masked).sum()
+    assert 0.35 < share < 0.6
+    # the truth is the target, not the wrong token
+    assert (-fake.grad[judged]).argmax(-1).equal(tokens[judged])
+
+
+def test_the_frozen_transformer_does_not_move(images, tmp_path):
+    for kind in ("toast", "lora"):
+        task = make(kind, images)
+        before = {k: v.clone() for k, v in task.transformer.state_dict().items()}
+        fit(task, RECIPE, tmp_path / kind, device="cpu")
+        assert all(v.equal(before[k]) for k, v in task.transformer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "call, fragment",
+    [
+        (lambda: Recipe(0), "at least 1, not 0"),
+        (lambda: Recipe(5, batch_size=0), "not 5 and 0"),
+        (lambda: smoother_task(None, wrong="odd"), "unknown wrong tokens 'odd'"),
+        (lambda: smoother_task(None, loss_on="all"), "unknown loss 'all'"),
+        (lambda: smoother_task(None, rate=0.0), "needs a rate in (0, 1], not 0.0"),
+        (lambda: smoother_task(None, rate=1.5), "not 1.5"),
+    ],
+)
+def test_bad_arguments_give_one_sentence(call, fragment):
+    with pytest.raises(InputError) as caught:
+        call()
+    text = str(caught.value)
+    assert fragment in text and text.endswith(".") and "\n" not in text
