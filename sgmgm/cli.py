@@ -81,7 +81,9 @@ def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
         classes = list(range(len(pipeline.card.classes)))
     else:
         words = [word.strip() for word in args.classes.split(",")]
-        classes = pipeline.labels([int(w) if WHOLE.fullmatch(w) else w for w in words]).tolist()
+        names = pipeline.card.classes  # a class may be called "3": names come first
+        classes = [int(w) if WHOLE.fullmatch(w) and w not in names else w for w in words]
+        classes = pipeline.labels(classes).tolist()
     return workflow.balanced_labels(args.num, classes)
 
 
@@ -201,6 +203,7 @@ def info(args) -> None:
     """What is installed, on what machine, and what models and presets there are."""
     import torchvision
 
+    pipeline = Pipeline.from_pretrained(args.model, "cpu") if args.model else None
     print(f"sgmgm {__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}, "
           f"torchvision {torchvision.__version__}")  # fmt: skip
     print(f"device: {default_device()}, {torch.get_num_threads()} CPU threads")
@@ -210,10 +213,12 @@ def info(args) -> None:
         sizes = f"{plan.transformer.num_hidden_layers} x {plan.transformer.hidden_size}"
         print(f"preset {name}: transformer {sizes}, {plan.tokenizer.num_tokens} tokens of "
               f"{plan.tokenizer.num_embeddings} codes")  # fmt: skip
+    for (dataset, name), plan in presets.TABLE.items():
+        if plan.expects:
+            print(f"preset {name} on {dataset} expects {plan.expects}")
     for card in sorted(SHIPPED.glob("*/pipeline.json")):
         print(f"shipped model: {card.parent.name}")
-    if args.model:
-        pipeline = Pipeline.from_pretrained(args.model, "cpu")
+    if pipeline:
         count = sum(p.numel() for p in pipeline.transformer.parameters())
         print(f"{args.model}: {pipeline.card.dataset}, {count / 1e6:.2f} M parameters, classes "
               f"{', '.join(pipeline.card.classes)}; {pipeline.card.sampling}")  # fmt: skip
@@ -295,8 +300,8 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--rank", type=int, help=f"of a LoRA adapter; {note}")
 
     each = command(sample)
-    each.add_argument("--model", required=True,
-                      help="a shipped name, a pipeline folder, imagenet256 or imagenet512")  # fmt: skip
+    note = f"a shipped name, a pipeline folder, {' or '.join(PUBLISHED)}"
+    each.add_argument("--model", required=True, help=note)
     each.add_argument("--weights", type=Path, metavar="DIR",
                       help="imagenet256 and imagenet512: a folder with a transformer and a "
                       "tokenizer (\"token\" or \"vq\" in its name), each a folder or .zip in the "
@@ -308,8 +313,10 @@ def parser() -> argparse.ArgumentParser:
     each = command(evaluate)
     each.add_argument("--samples", type=Path, required=True, help="an .npz: arr_0 uint8 NHWC")
     each.add_argument("--reference", default="sprites", help="a data set's name")
-    each.add_argument("--extractor", default="classifier", choices=("classifier", "inception"))
-    each.add_argument("--model", type=Path, help="pipeline folder whose classifier to use")
+    each.add_argument("--extractor", default="classifier", choices=("classifier", "inception"),
+                      help="the network whose features are compared")  # fmt: skip
+    each.add_argument("--model", type=Path, help="pipeline folder whose classifier to use; "
+                      "the shipped one if not given")  # fmt: skip
     each.add_argument("--weights", help="file of Inception weights")
     each.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -318,7 +325,7 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--out", type=Path, default=Path("build/sweep.jsonl"), help="results file")
     each.add_argument("--num", type=int, default=5000, help="images per point and seed")
     each.add_argument("--seeds", default="0,1,2", help="a list")
-    each.add_argument("--batch-size", type=int, default=125)
+    each.add_argument("--batch-size", type=int, default=125, help="images at once")
     each.add_argument("--bf16", action="store_true", help="bfloat16 networks: faster")
     for name in GRID:
         each.add_argument(f"--{name.replace('_', '-')}", help="a list; the model's own if absent")
@@ -333,9 +340,10 @@ def parser() -> argparse.ArgumentParser:
     each = command(course)
     each.add_argument("action", choices=("run",))
     each.add_argument("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
-    each.add_argument("--profile", default="smoke", choices=presets.PRESETS)
+    each.add_argument("--profile", default="smoke", choices=presets.PRESETS,
+                      help="how long the lessons' own runs are")  # fmt: skip
     each.add_argument("--dataset", default="sprites", help=f"one of {', '.join(NAMES)}")
-    each.add_argument("--seed", type=int, default=0)
+    each.add_argument("--seed", type=int, default=0, help="of everything random")
     each.add_argument("--out", type=Path, default=Path("build", "course"), help="folder")
     each.add_argument("--notebooks", type=Path, help="folder; the repository's if not given")
     return top

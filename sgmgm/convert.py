@@ -13,7 +13,6 @@ import re
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -114,8 +113,11 @@ def _unpacked(path: Path) -> Iterator[tuple[Path, Path]]:
                 for name, file in zip(chosen, files, strict=True):
                     with archive.open(name) as source, open(file, "wb") as target:
                         shutil.copyfileobj(source, target)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
-            raise CheckpointError(f"{path} cannot be unpacked: {error}.") from None
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged archive can fail anywhere in zipfile
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise CheckpointError(f"{path} cannot be unpacked: {reason}.") from None
         yield files[0], files[1]
 
 
@@ -226,7 +228,7 @@ def _fill(models: list[Pretrained], tensors: dict, path: str | Path) -> list[Pre
     unfit = sorted(k for k in want.keys() & have.keys() if want[k] != have[k])
     problems = {
         "missing": sorted(want.keys() - have.keys()),
-        "surplus": sorted(have.keys() - want.keys()),
+        "surplus": [k if k.isprintable() else ascii(k) for k in sorted(have.keys() - want.keys())],
         "wrong shape": [f"{k} ({have[k]} instead of {want[k]})" for k in unfit],
     }
     if any(problems.values()):
@@ -289,7 +291,7 @@ def load_maskgit_jax(
         ours = re.sub(r"\.(kernel|scale|embedding)$", ".weight", name)
         for flax, layer in layers.items():
             ours = ours.replace(flax, layer)
-        tensors[ours] = _turned(name, value)
+        tensors[f"{name} (twice)" if ours in tensors else ours] = _turned(name, value)
     if kind is VQTokenizer:
         sizes = _tokenizer_sizes(tensors, {"resolution": resolution})
     else:

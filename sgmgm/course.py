@@ -132,7 +132,9 @@ def own_kernel():
 
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "python3")
+        write_kernel_spec(
+            Path(folder) / "kernels" / "python3", extra_arguments=["--log-level=ERROR"]
+        )
         os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PATH": folder}
         try:
             yield

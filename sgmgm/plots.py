@@ -245,14 +245,11 @@ def masks(hidden: Tensor, titles: Sequence[str]) -> Plot:
 
 
 @_styled
-def heat_maps(
-    images: Tensor, values: Tensor, label: str, titles: Sequence[str], top: float | None = 1.0
-) -> Plot:
+def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str]) -> Plot:
     """Images (B, 3, H, W) over maps of one number a position, (B, N); nan stays white.
 
     Args:
-        label: what the number is, with its unit.
-        top: the upper end of the colour scale; None takes the largest value.
+        label: what the number is, with its unit; the colours go from 0 to the largest value.
     """
     side = _side(values.shape[1])
     columns = len(images)
@@ -262,7 +259,7 @@ def heat_maps(
         2,
         columns,
     )
-    top = top if top is not None else float(values[~values.isnan()].max())
+    top = float(values[~values.isnan()].max())
     for above, below, picture, numbers, title in zip(
         upper, lower, _pixels(images), values.detach().cpu(), titles, strict=True
     ):

@@ -140,7 +140,7 @@ LAPTOP = Preset(
     transformer=_transformer(192, 4, 4, 1024),
     classifier_recipe=EYE,
     tokenizer_recipe=Recipe(8000, 32, 1.7e-3, warmup=50, ema=0.998),
-    transformer_recipe=Recipe(4000, 64, 1e-3, warmup=200, weight_decay=0.05, ema=0.998),
+    transformer_recipe=Recipe(3000, 64, 1e-3, warmup=200, weight_decay=0.05, ema=0.998),
     weak_recipe=Recipe(400, 64, 1e-3, warmup=100, weight_decay=0.05, ema=0.99),
     smoother_recipe=Recipe(600, 64, 5e-4, warmup=100, ema=0.99),
     sampling=Sampling(),
@@ -164,7 +164,6 @@ TABLE = {
         LAPTOP,
         classifier_recipe=replace(EYE, steps=400),
         tokenizer_recipe=replace(LAPTOP.tokenizer_recipe, steps=4000),
-        transformer_recipe=replace(LAPTOP.transformer_recipe, steps=3000),
     ),
     ("cifar10", "laptop"): replace(LAPTOP, classifier_recipe=replace(EYE, steps=5470)),
 }

@@ -101,7 +101,10 @@ def _digest(folder: Path, point: Sampling) -> str:
 def _append(path: Path, record: dict) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.read_text() if path.exists() else ""
         with open(path, "a") as file:
+            if whole and not whole.endswith("\n"):  # a crash cut the last line off
+                file.truncate(whole.rfind("\n") + 1)
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}.") from None

@@ -60,7 +60,9 @@ def test_runner_goes_on_after_a_failing_lesson(notebooks, tmp_path, capsys):
     assert report["commit"] and report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["device"].startswith("cpu")
     bad, good, slow = report["lessons"]
-    assert [set(each) for each in report["lessons"]] == [{"name", "seconds", "budget", "status"}] * 3
+    assert [set(each) for each in report["lessons"]] == [
+        {"name", "seconds", "budget", "status"}
+    ] * 3
     assert bad["name"] == "01_bad" and "ZeroDivisionError" in bad["status"]
     assert bad["status"].startswith("failed: ") and "\n" not in bad["status"]
     assert (good["status"], good["budget"]) == ("ok", 600) and good["seconds"] > 0

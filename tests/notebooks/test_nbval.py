@@ -17,7 +17,7 @@ from sgmgm import course
     "lesson", course.find_lessons([], course.ROOT / "notebooks"), ids=lambda path: path.stem
 )
 def test_lesson_runs_and_says_the_same(lesson):
-    words = "-m pytest -q --nbval --nbval-current-env -p no:cacheprovider".split()
+    words = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
     ran = subprocess.run(
         [sys.executable, *words, lesson],
         cwd=course.ROOT,

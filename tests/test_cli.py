@@ -1,0 +1,196 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgmgm import presets, training, workflow
+from sgmgm.cli import main, parser
+
+COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "course"]
+
+
+def run(capsys, *arguments):
+    """(exit code, standard output, standard error) of one command, in this process."""
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def actions(name):
+    return next(a for a in parser()._actions if a.dest == "command").choices[name]._actions
+
+
+def test_these_are_all_commands():
+    choices = next(a for a in parser()._actions if a.dest == "command").choices
+    assert sorted(choices) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_enough(name, capsys):
+    """Every option is explained, and its default named where it has one."""
+    code, text, _ = run(capsys, name, "--help")
+    assert code == 0 and text.startswith(f"usage: sgmgm {name}")
+    flat = " ".join(text.split())
+    assert "None" not in flat
+    for action in actions(name):
+        if action.dest == "help":
+            continue
+        shown = action.option_strings[-1] if action.option_strings else action.metavar or "{"
+        assert shown in flat
+        if action.option_strings:
+            assert action.help, f"{shown} is not explained"
+            if action.default not in (None, False):
+                assert f"(default: {action.default})" in flat
+            elif action.default is None and not action.required and action.nargs != 0:
+                words = ("if not given", "if absent", "all in turn", "file of", "folder")
+                assert any(word in action.help for word in words), f"{shown}: what if not given?"
+
+
+def test_version_and_help_of_the_whole(capsys):
+    code, text, _ = run(capsys, "--version")
+    assert code == 0 and text.startswith("sgmgm 0.")
+    code, text, _ = run(capsys, "--help")
+    assert code == 0 and all(name in text for name in COMMANDS)
+
+
+def test_train_says_what_is_done_already(trained, capsys):
+    code, out, _ = run(capsys, "train", "all", "--preset", "smoke", "--out", trained)
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == len(workflow.PARTS)
+    assert "test accuracy" in lines[0] and "PSNR" in lines[1] and "NLL" in lines[2]
+
+
+def test_sample_a_grid(trained, tmp_path, capsys):
+    out = tmp_path / "new folder" / "Bild ü.png"
+    code, text, _ = run(
+        capsys, "sample", "--model", trained, "--num", 5, "--steps", 2, "--out", out
+    )
+    assert code == 0 and "5 images" in text and "2 network passes an image" in text
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (3 * (32 * 3 + 2) + 2, 2 * (32 * 3 + 2) + 2)
+    assert [f.name for f in out.parent.iterdir()] == ["Bild ü.png"]
+
+
+def test_sample_a_file_and_evaluate_it(trained, tmp_path, capsys):
+    out = tmp_path / "samples.npz"
+    arguments = ("sample", "--model", trained, "--num", 12, "--classes", "fish,0,5", "--steps", 2)
+    code, _, _ = run(capsys, *arguments, "--seed", 40, "--out", out)
+    assert code == 0
+    with np.load(out) as data:
+        images, labels = data["arr_0"], data["arr_1"]
+    assert images.shape == (12, 32, 32, 3) and images.dtype == np.uint8
+    assert labels.tolist() == [2, 0, 5] * 4
+    # image i has seed 40 + i, whatever the batch
+    again = tmp_path / "again.npz"
+    run(capsys, *arguments[:-2], "--steps", 2, "--seed", 40, "--batch-size", 5, "--out", again)
+    with np.load(again) as data:
+        assert np.abs(data["arr_0"].astype(int) - images).max() <= 1
+    code, text, _ = run(
+        capsys, "evaluate", "--samples", out, "--reference", "sprites", "--model", trained, "--json"
+    )
+    scores = json.loads(text)
+    assert code == 0 and scores["count"] == 12 and scores["frechet"] > 0
+    assert scores["reference"] == "sprites" and scores["extractor"].startswith("classifier")
+    assert 0 <= scores["accuracy"] <= 1
+    code, text, _ = run(capsys, "evaluate", "--samples", out, "--model", trained)
+    assert code == 0 and f"{scores['frechet']:.3f}" in text and "Frechet distance" in text
+
+
+def test_the_options_of_sample_reach_the_sampler(trained, tmp_path, capsys, monkeypatch):
+    seen = {}
+
+    def draw(pipeline, labels, seed, batch_size, **settings):
+        seen.update(settings, seed=seed, batch_size=batch_size)
+        return np.zeros((len(labels), 32, 32, 3), np.uint8), 1.0
+
+    monkeypatch.setattr(workflow, "draw", draw)
+    given = {"steps": 9, "temperature": 2.5, "anneal": "compounding", "order": "halton",
+             "schedule": "linear", "guidance": "self", "scale": 0.5, "scale_schedule": "interval",
+             "smoother": "smoother-lora", "batch_size": 3, "seed": 8}  # fmt: skip
+    options = [w for k, v in given.items() for w in (f"--{k.replace('_', '-')}", v)]
+    code, _, _ = run(
+        capsys, "sample", "--model", trained, "--num", 2, "--out", tmp_path / "x.npz", *options
+    )
+    assert code == 0 and seen == given
+    assert seen.keys() >= presets.Sampling.__dataclass_fields__.keys()
+
+
+def test_run_is_everything_in_one_command(own, capsys):
+    arguments = ("--preset", "smoke", "--num", 40, "--steps", 2, "--out", own)
+    code, text, _ = run(capsys, "run", *arguments)
+    assert code == 0
+    for words in ("train classifier", "train tokenizer", "train transformer", "sample 40",
+                  "evaluate", "Frechet distance", "real test images", "coherence"):  # fmt: skip
+        assert words in text
+    assert (own / "samples.npz").is_file() and (own / "samples.png").is_file()
+    assert (own / "reference.safetensors").is_file()
+    assert not list(own.rglob("*.partial*"))
+
+
+def test_info(trained, capsys):
+    code, text, _ = run(capsys, "info", "--model", trained)
+    assert code == 0
+    for words in ("sgmgm 0.", "torch", "device: ", "cifar10", *presets.PRESETS, "house", "steps=6"):
+        assert words in text
+
+
+def test_interrupting_is_no_crash(trained, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow, "draw", interrupt)
+    out = tmp_path / "x.png"
+    code, text, error = run(capsys, "sample", "--model", trained, "--out", out)
+    assert code == 130 and text == "" and error.count("\n") == 1 and "interrupted" in error
+    assert not out.exists()
+
+
+def test_interrupted_training_goes_on_with_the_same_command(trained, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    tokens = []  # the same in both runs
+
+    def tokenize(*args):
+        if not tokens:
+            tokens.append(training.tokenize(*args))
+        return tokens[0]
+
+    monkeypatch.setattr(workflow, "tokenize", tokenize)
+    for part in ("classifier", "tokenizer"):
+        shutil.copytree(trained / part, folder / part)
+    usual = training.TransformerTask.after_step
+
+    def after_step(self, step, *rest):
+        if step == 20:
+            raise KeyboardInterrupt
+        usual(self, step, *rest)
+
+    command = ("train", "transformer", "--preset", "smoke", "--out", folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SAVE_SECONDS", -1)
+        patch.setattr(training.TransformerTask, "after_step", after_step)
+        code, _, error = run(capsys, *command)
+    assert code == 130 and "the same command goes on from here" in error
+    code, text, _ = run(capsys, *command)
+    assert code == 0 and "NLL" in text
+    weights = "transformer/model.safetensors"
+    assert (folder / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+def outside(*arguments, cwd):
+    command = [sys.executable, "-m", "sgmgm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_bad_input_from_outside(tmp_path):
+    done = outside("sample", "--model", "nobody", "--out", "x.png", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("sgmgm: no model 'nobody'") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

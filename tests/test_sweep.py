@@ -1,0 +1,86 @@
+"""Sweeps: nothing is computed twice, nothing is lost, and the averages are right."""
+
+import json
+
+import pytest
+
+from sgmgm import sweep
+from sgmgm.cli import main
+from sgmgm.errors import DataError
+from sgmgm.pipeline import Pipeline
+from sgmgm.presets import Sampling
+
+
+def test_combinations_that_mean_the_same_are_one_point():
+    points = sweep.grid_points(
+        Sampling(),
+        {
+            "guidance": ["none", "cfg", "self"],
+            "scale": [1.0, 2.0],
+            "smoother": ["smoother", "smoother-lora"],
+            "order": ["confidence", "random"],
+            "temperature": [2.0, 8.0],
+        },
+    )
+    # per order: none 1, cfg 2 scales, self 2 x 2; confidence has 2 temperatures, random none
+    assert len(points) == (1 + 2 + 4) * (2 + 1)
+    assert len(set(points)) == len(points)
+
+
+def test_a_sweep_goes_on_where_it_stopped(trained, tmp_path, monkeypatch):
+    pipeline = Pipeline.from_pretrained(trained, "cpu")
+    points = sweep.grid_points(pipeline.card.sampling, {"guidance": ["none", "self"]})
+    out = tmp_path / "results.jsonl"
+    first = sweep.sweep(pipeline, points[:1], 20, [0, 1], out)
+    out.write_text(out.read_text() + '{"key": "cut o')  # a crash while the next line was written
+    calls = []
+    draw = sweep.draw
+    monkeypatch.setattr(sweep, "draw", lambda *a, **k: calls.append(k) or draw(*a, **k))
+    records = sweep.sweep(pipeline, points, 20, [0, 1], out)
+    assert [call["guidance"] for call in calls] == ["self", "self"]
+    assert records[:2] == first
+    assert sweep.sweep(pipeline, points, 20, [0, 1], out) == records and len(calls) == 2
+    assert [r["nfe"] for r in records] == [6, 6, 12, 12]
+    assert records[0]["scores"]["coherence"] is not None
+
+
+def test_other_weights_are_another_point(own, tmp_path):
+    pipeline = Pipeline.from_pretrained(own, "cpu")
+    points = [pipeline.card.sampling]
+    before = sweep.sweep(pipeline, points, 10, [0], tmp_path / "r.jsonl")
+    (own / "transformer" / "model.safetensors").write_bytes(
+        (own / "weak" / "model.safetensors").read_bytes()
+    )
+    after = sweep.sweep(Pipeline.from_pretrained(own, "cpu"), points, 10, [0], tmp_path / "r.jsonl")
+    assert before[0]["key"] != after[0]["key"]
+
+
+def test_means_and_spreads(tmp_path):
+    def record(seed, frechet, tau):
+        scores = dict.fromkeys(sweep.SCORES, 0.5) | {"frechet": frechet, "coherence": None}
+        settings = vars(Sampling(temperature=tau))
+        return {"settings": settings, "weights": "w", "num": 10, "seed": seed, "nfe": 6} | {
+            "scores": scores
+        }
+
+    rows = sweep.summarise([record(0, 2.0, 4.0), record(0, 1.0, 8.0), record(1, 2.0, 8.0)])
+    assert rows[0]["frechet"] == pytest.approx((1.5, 0.5**0.5)) and rows[0]["seeds"] == 2
+    assert rows[1]["frechet"] == (2.0, 0.0) and "coherence" not in rows[0]
+    assert "| 8 linear | 12 |" in sweep.table(rows)
+
+
+def test_damaged_results_are_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text("{}\nbroken\n{}\n")
+    with pytest.raises(DataError, match="line 2 of"):
+        sweep.read_records(path)
+
+
+def test_the_command_prints_a_table(trained, tmp_path, capsys):
+    out = tmp_path / "r.jsonl"
+    words = ["sweep", "--model", str(trained), "--num", "10", "--seeds", "0", "--out", str(out)]
+    assert main([*words, "--guidance", "none,cfg", "--scale", "0.5"]) == 0
+    assert "| cfg | 0.5 |" in capsys.readouterr().out
+    assert len([json.loads(line) for line in out.read_text().splitlines()]) == 2
+    assert main([*words, "--scale", "much"]) == 2
+    assert "is not a number" in capsys.readouterr().err
