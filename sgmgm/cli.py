@@ -1,4 +1,4 @@
-"""The command line: train, sample, evaluate, run, info.
+"""The command line: one function for each command.
 
 Results go to standard output, progress to standard error. Bad input ends with exit code 2 and
 one sentence.
@@ -38,7 +38,12 @@ def train(args) -> None:
         report = workflow.train(
             part, args.dataset, args.preset, folder, args.seed, args.device, args.name, **smoothing
         )
-        print(f"{folder / part}: {describe(part, report)}")
+        print(f"{folder / (args.name or part)}: {describe(part, report)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 SMOOTHING = ("rate", "wrong", "loss_on", "keep_class", "rank")
@@ -46,7 +51,7 @@ SMOOTHING = ("rate", "wrong", "loss_on", "keep_class", "rank")
 
 def describe(part: str, report: dict) -> str:
     """A part's training report in one line."""
-    words = [f"{report['seconds'] / 60:.1f} min", f"{report['images_per_second']:.0f} images/s"]
+    words = [duration(report["seconds"]), f"{report['images_per_second']:.0f} images/s"]
     if part == "classifier":
         words.append(f"test accuracy {report['test_accuracy']:.3f}")
     if part == "tokenizer":
@@ -194,9 +199,16 @@ def run(args) -> None:
     rows.append(("evaluate", time.perf_counter() - begun, found))
     print(f"{args.dataset}, preset {args.preset}, in {folder}")
     for name, seconds, found in rows:
-        print(f"  {name:<18}{seconds / 60:7.1f} min   {found}")
+        print(f"  {name:<18}{duration(seconds):>9}   {found}")
     print(scores.table())
     print(f"grid of samples: {folder / 'samples.png'}")
+
+
+def pack(args) -> None:
+    """Make a trained pipeline folder small enough to ship."""
+    workflow.pack(args.model, args.out, args.device)
+    size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
 
 
 def info(args) -> None:
@@ -333,6 +345,10 @@ def parser() -> argparse.ArgumentParser:
     each = command(run)
     training(each)
     drawing(each, 5000)
+
+    each = command(pack)
+    each.add_argument("--model", required=True, help="a pipeline folder")
+    each.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
 
     each = command(info)
     each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .errors import CheckpointError, InputError, check_choice
 from .files import read_json
-from .hub import Pretrained, _at_most, check_sizes
+from .hub import Pretrained, at_most, check_sizes
 from .pipeline import Card, Pipeline
 from .presets import Sampling
 from .smoothing import ToastSmoother
@@ -211,7 +211,7 @@ def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) 
     try:
         config = kind.config_class(**{n: sizes[n] for n in names if sizes.get(n) is not None})
         check_sizes(config)
-        with torch.device("meta"), _at_most(2 * len(tensors) + 1000):
+        with torch.device("meta"), at_most(2 * len(tensors) + 1000):
             return kind(config)
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")

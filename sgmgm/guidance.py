@@ -5,6 +5,7 @@
 A guidance is a callable (canvas, labels) -> guided logits (B, N, K); the sampler knows no more.
 """
 
+import math
 from contextlib import contextmanager
 
 import torch
@@ -34,7 +35,7 @@ class Guidance:
     def __init__(
         self, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant"
     ):
-        if not torch.isfinite(torch.tensor(float(scale))):
+        if not isinstance(scale, int | float) or not math.isfinite(scale):
             raise InputError(f"the guidance scale must be finite, not {scale!r}.")
         self.model, self.scale = model, float(scale)
         self.weight = SCALE_SCHEDULES[

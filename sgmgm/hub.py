@@ -1,5 +1,6 @@
 """Keeping and finding models: a folder with `config.json` and `model.safetensors`."""
 
+import hashlib
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -58,7 +59,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
             config = cls.config_class(**data)
             check_sizes(config)
             # nothing is allocated for sizes that cannot be
-            with torch.device("meta"), _at_most(2 * len(stored) + 1000):
+            with torch.device("meta"), at_most(2 * len(stored) + 1000):
                 declared = {k: tuple(v.shape) for k, v in cls(config).state_dict().items()}
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
@@ -90,7 +91,7 @@ def check_sizes(config) -> None:
 
 
 @contextmanager
-def _at_most(count: int):
+def at_most(count: int):
     """ValueError as soon as more than `count` parameters are made inside."""
     made = iter(range(count))
 
@@ -144,3 +145,31 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit: {' '.join(str(error).split())}") from None
     return model.eval()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Note the SHA-256 of every file below `folder` in its `manifest.json`."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json")
+    hashes = {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    write_json(folder / "manifest.json", hashes)
+
+
+def check_manifest(folder: Path) -> None:
+    """CheckpointError if a file that the folder's manifest names is missing or was changed."""
+    if not (folder / "manifest.json").is_file():
+        return  # a folder in the making has none
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{folder / 'manifest.json'} is damaged: get the folder again.")
+    for name, expected in manifest.items():
+        if not (folder / name).is_file() or digest(folder / name) != expected:
+            raise CheckpointError(
+                f"{folder / name} is missing or was changed (SHA-256 differs from manifest.json): "
+                "get it again."
+            )

@@ -6,7 +6,7 @@ transformer and smoothers. `Pipeline.from_pretrained("sprites")` finds the shipp
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,12 @@ from torch import Tensor
 from .errors import CheckpointError, InputError, check_count
 from .files import read_json, write_json
 from .guidance import GUIDANCES, Guidance, count_passes, make_guidance
+from .hub import check_manifest
 from .presets import Sampling
 from .sampling import Trajectory, decode, generators_for
 from .smoothing import load_smoother
 from .tokenizer import VQTokenizer
-from .training import default_device
+from .training import check_device, default_device
 from .transformer import MaskedTransformer
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
@@ -80,16 +81,6 @@ def write_card(folder: Path, card: Card) -> None:
     write_json(folder / "pipeline.json", asdict(card))
 
 
-def check_device(name: str | torch.device) -> torch.device:
-    """The device of this name; InputError unless torch can compute on it."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except Exception:  # torch raises errors of many kinds here
-        raise InputError(f"no device {str(name)!r} here: try {default_device()!r}.") from None
-    return device
-
-
 class Pipeline:
     """Labels in, images out."""
 
@@ -132,6 +123,7 @@ class Pipeline:
             CheckpointError: no such pipeline, or a part is missing or damaged.
         """
         folder = find_pipeline(name)
+        check_manifest(folder)
         return cls(
             read_card(folder),
             VQTokenizer.from_pretrained(folder / "tokenizer"),
@@ -265,8 +257,3 @@ class Pipeline:
             part = labels[start : start + batch_size]
             seeds = range(first_seed + start, first_seed + start + len(part))
             yield self(part, seeds=seeds, **settings)
-
-
-def with_sampling(card: Card, **settings) -> Card:
-    """A copy of a card with other sampling defaults."""
-    return replace(card, sampling=card.sampling.but(**settings))

@@ -360,3 +360,36 @@ def histogram(values: Tensor, x: str, y: str, bins: int = 32) -> Plot:
     axes.hist(values.tolist(), bins=bins, color=COLOURS[0], ec="white", lw=0.3)
     axes.set(xlabel=x, ylabel=y)
     return plot
+
+
+# --- adapters and speed ------------------------------------------------------------------------
+
+
+def frame_cells(images: Tensor, cells: Tensor, zoom: int = 6) -> Tensor:
+    """Images (B, 3, H, W) enlarged `zoom` times, the cells where bool (B, N) is True framed."""
+    side = _side(cells.shape[1])
+    cell = images.shape[-1] // side * zoom
+    large = images.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    edge = torch.ones(cell, cell, dtype=torch.bool)
+    edge[zoom // 2 : -(zoom // 2), zoom // 2 : -(zoom // 2)] = False
+    chosen = cells.cpu().view(-1, 1, side, side)
+    chosen = chosen.repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+    frame = (chosen & edge.repeat(side, side)).to(images.device)
+    ink = torch.tensor([0xD5, 0x5E, 0x00], device=images.device).view(1, 3, 1, 1) / 255
+    return torch.where(frame, ink, large)
+
+
+@_styled
+def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str) -> Plot:
+    """Lying bars, one for each of `names`, cut into parts: part -> its length in every bar."""
+    plot, ((axes,),) = _plot(0.42 * len(names) + 1.0, f"{x} of {', '.join(names)}, by part")
+    left = [0.0] * len(names)
+    for i, (part, lengths) in enumerate(parts.items()):
+        hatch = (None, "///", "...", "xx")[i % 4]
+        axes.barh(names, lengths, 0.7, left, label=part, color=COLOURS[i], hatch=hatch, ec="white")
+        left = [a + b for a, b in zip(left, lengths, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(x)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(parts))
+    return plot

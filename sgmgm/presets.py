@@ -7,7 +7,7 @@ on two cores, `gpu` is for a graphics card.
 from dataclasses import dataclass, fields, replace
 
 from .classifier import ClassifierConfig
-from .errors import InputError, check_choice
+from .errors import InputError, check_choice, check_count
 from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .masking import SCHEDULES
 from .sampling import ANNEALS, ORDERS
@@ -41,13 +41,18 @@ class Sampling:
 
     def but(self, **changes) -> "Sampling":
         """A copy with some settings changed; None leaves a setting as it is."""
-        names = [f.name for f in fields(self)]
-        unknown = sorted(changes.keys() - set(names))
-        if unknown:
-            raise InputError(
-                f"unknown sampling setting {', '.join(unknown)}: choose from {', '.join(names)}."
-            )
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+        return _but(self, "sampling", changes)
+
+
+def _but(settings, what: str, changes: dict):
+    """A copy of a dataclass with some fields changed, None excepted; InputError on other names."""
+    names = [f.name for f in fields(settings)]
+    unknown = sorted(changes.keys() - set(names))
+    if unknown:
+        raise InputError(
+            f"unknown {what} setting {', '.join(unknown)}: choose from {', '.join(names)}."
+        )
+    return replace(settings, **{k: v for k, v in changes.items() if v is not None})
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,18 @@ class Smoothing:
 
     def __post_init__(self):
         check_choice("smoother kind", self.kind, ("toast", "lora"))
+        check_count("rank", self.rank)
+        if not 0 <= self.rate <= 1 or (self.loss_on == "substituted" and not self.rate):
+            raise InputError(
+                f"the substitution rate must lie in [0, 1], not {self.rate!r}; a loss on "
+                "substituted tokens needs one above 0."
+            )
         check_choice("wrong tokens", self.wrong, WRONG_TOKENS)
         check_choice("loss", self.loss_on, LOSS_ON)
+
+    def but(self, **changes) -> "Smoothing":
+        """A copy with some settings changed; None leaves a setting as it is."""
+        return _but(self, "smoothing", changes)
 
 
 @dataclass(frozen=True)

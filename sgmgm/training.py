@@ -8,12 +8,14 @@ stopped and resumed ends with the same weights as one that was not.
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,7 +24,7 @@ from tqdm import tqdm
 
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
-from .errors import CheckpointError, InputError, check_choice
+from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import atomic_path, write_json
 from .masking import corrupt, drop_labels, random_mask
 from .smoothing import LoraSmoother, ToastSmoother
@@ -46,9 +48,13 @@ class Recipe:
 
     def __post_init__(self):
         self.betas = tuple(self.betas)
-        if self.steps < 1 or self.batch_size < 1:
+        check_count("steps", self.steps)
+        check_count("batch_size", self.batch_size)
+        check_count("warmup", self.warmup, least=0)
+        if not (self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1):
             raise InputError(
-                f"steps and batch_size must be at least 1, not {self.steps} and {self.batch_size}."
+                "learning_rate and clip must be above 0 and ema in [0, 1), not "
+                f"{self.learning_rate!r}, {self.clip!r} and {self.ema!r}."
             )
 
     def rate(self, step: int) -> float:
@@ -60,32 +66,50 @@ class Recipe:
 SAVE_SECONDS = 60  # how often a checkpoint is written: what a power cut can cost
 
 
-def fit(task, recipe: Recipe, folder: str | Path, seed: int = 0, device: str | None = None) -> dict:
+def fit(
+    task,
+    recipe: Recipe,
+    folder: str | Path,
+    seed: int = 0,
+    device: str | None = None,
+    about: dict | None = None,
+    judge: Callable[[nn.Module], dict] | None = None,
+) -> dict:
     """Train `task.model`, or go on where an earlier run stopped, and keep it in `folder`.
 
     Writes `model.safetensors`, `config.json` (averaged weights) and `training.json` (the returned
     report); while it runs, `training.safetensors` holds the state to resume from. Under
     `accelerate launch` the batch is split over the processes.
 
+    Args:
+        seed: all randomness follows from it, 0 or more.
+        about: what else tells this run from others (JSON), for the report.
+        judge: scores the finished model; what it returns joins the report.
+
     Returns:
-        {"recipe", "seed", "seconds", "images_per_second", "device", "history"}.
+        {"recipe", "seed", "seconds", "images_per_second", "device", "history"} and the above.
 
     Raises:
-        CheckpointError: the folder holds an unfinished run with another recipe or seed.
+        CheckpointError: the folder holds an unfinished run with other settings, or a damaged one.
+        InputError: no such device, or the loss is no longer finite.
     """
-    folder = Path(folder)
+    folder, device = Path(folder), check_device(device or default_device())
+    if AcceleratorState._shared_state and PartialState().num_processes == 1:
+        # accelerate keeps precision and device for the whole process; another run may want others
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.bf16 else "no", cpu=(device or default_device()) == "cpu"
+        mixed_precision="bf16" if recipe.bf16 else "no", cpu=device.type == "cpu"
     )
     model = task.model.to(accelerator.device).train()
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.weight_decay), recipe.learning_rate, recipe.betas, fused=True
     )
-    report = {"recipe": asdict(recipe), "seed": seed, "step": 0, "seconds": 0.0, "history": []}
+    identity = plain({"recipe": asdict(recipe), "seed": seed} | (about or {}))
+    report = identity | {"step": 0, "seconds": 0.0, "history": []}
     state = folder / "training.safetensors"
     if state.exists():
-        report = resume(state, report, model, average, optimizer, task)
+        report = resume(state, identity, model, average, optimizer, task)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     task.to(accelerator.device)
     main = accelerator.is_main_process
@@ -93,8 +117,8 @@ def fit(task, recipe: Recipe, folder: str | Path, seed: int = 0, device: str | N
         total=recipe.steps,
         initial=report["step"],
         desc=f"train {task.name}",
-        disable=not main,
         mininterval=1.0,
+        **({} if main else {"disable": True}),  # said outright, it would overrule TQDM_DISABLE
     )
     begun = saved = time.perf_counter()
     first, earlier = report["step"], report["seconds"]
@@ -142,6 +166,7 @@ def fit(task, recipe: Recipe, folder: str | Path, seed: int = 0, device: str | N
     model.load_state_dict(average)
     task.finish()
     model.eval()
+    report |= judge(model) if judge else {}
     if main:
         model.save_pretrained(folder)
         write_json(folder / "training.json", report)
@@ -155,6 +180,16 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(name: str | torch.device) -> torch.device:
+    """The device of this name; InputError unless torch can compute on it."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception:  # torch raises errors of many kinds here
+        raise InputError(f"no device {str(name)!r} here: try {default_device()!r}.") from None
+    return device
 
 
 def describe_device(device: torch.device) -> str:
@@ -217,33 +252,43 @@ def save_state(path: Path, report: dict, model, average: dict, optimizer, task) 
         save_file(tensors, partial, metadata={"report": json.dumps(report)})
 
 
-def resume(path: Path, fresh: dict, model, average: dict, optimizer, task) -> dict:
+def resume(path: Path, identity: dict, model, average: dict, optimizer, task) -> dict:
     """Load what `save_state` wrote into the given objects; returns its report."""
     try:
         with safe_open(path, "pt") as file:
             report = json.loads(file.metadata()["report"])
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        other = [key for key in identity if report[key] != identity[key]]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it to start afresh.") from None
-    for key in ("recipe", "seed"):
-        if report[key] != json.loads(json.dumps(fresh[key])):
-            raise CheckpointError(
-                f"{path} belongs to a run with another {key}; delete it or choose another folder."
-            )
+    if other:
+        raise CheckpointError(
+            f"{path} belongs to a run with another {', '.join(other)}; delete it or choose "
+            "another folder."
+        )
 
     def part(prefix: str) -> dict:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    model.load_state_dict(part("model."))
-    for key, value in part("average.").items():
-        average[key].copy_(value)
-    moments: dict = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    try:
+        model.load_state_dict(part("model."))
+        for key, value in part("average.").items():
+            average[key].copy_(value)
+        moments: dict = {}
+        for key, value in part("optimizer.").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise CheckpointError(f"{path} belongs to a model of other sizes: {reason}.") from None
     task.state |= part("task.")
     return report
+
+
+def plain(data: dict) -> dict:
+    """A dict as it comes back from a JSON file: tuples are lists."""
+    return json.loads(json.dumps(data))
 
 
 class Task:

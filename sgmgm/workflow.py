@@ -4,9 +4,8 @@ Every step writes into one pipeline folder and is skipped when that folder alrea
 result, so a chain of steps can be stopped and started again anywhere.
 """
 
-import hashlib
-import json
 import math
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from tqdm import tqdm
 from . import datasets, presets, sprites
 from .classifier import Classifier
 from .datasets import ImageSet
-from .errors import CheckpointError, InputError, check_choice
+from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import atomic_path, read_json, write_json
+from .hub import check_manifest, digest, write_manifest
 from .metrics import (
     Extractor,
     GaussianStats,
@@ -31,7 +31,7 @@ from .metrics import (
     extract,
     frechet_distance,
 )
-from .pipeline import SHIPPED, Card, Pipeline, write_card
+from .pipeline import SHIPPED, Card, Pipeline, find_pipeline, read_card, write_card
 from .samples import sample_batches, to_uint8
 from .smoothing import LoraSmoother, ToastSmoother
 from .tokenizer import VQTokenizer, psnr
@@ -43,6 +43,7 @@ from .training import (
     TransformerTask,
     default_device,
     fit,
+    plain,
     tokenize,
 )
 from .transformer import MaskedTransformer
@@ -75,32 +76,46 @@ def train(
         CheckpointError: an earlier part is missing; the sentence names the command to run.
     """
     check_choice("part", part, PARTS)
+    check_count("seed", seed, least=0)
     folder, device = Path(folder), device or default_device()
     place = folder / (name or part)
-    data = datasets.load(dataset)
+    if place.parent != folder:
+        raise InputError(f"{name!r} is no plain folder name.")
+    size = presets.get(dataset, preset, 2).images
+    data = datasets.load(dataset, count=size if dataset == "sprites" else None)
+    data = data.subset(min(len(data), size or len(data)))
     plan = presets.get(dataset, preset, len(data.classes))
-    data = data.subset(min(len(data), plan.images or len(data)))
     recipe: Recipe = getattr(plan, f"{part.removesuffix('-lora')}_recipe")
-    settings = {"recipe": asdict(recipe), "seed": seed}
+    about = {"dataset": dataset, "preset": preset}
     if part.startswith("smoother"):
-        if part == "smoother-lora":
-            smoothing = {"kind": "lora"} | smoothing
-        options = replace(plan.smoothing, **smoothing)
-        settings["smoothing"] = asdict(options)
-    settings = json.loads(json.dumps(settings))  # as it comes back from a file
+        options = plan.smoothing.but(**({"kind": "lora"} if part.endswith("lora") else {}))
+        options = options.but(**smoothing)
+        about["smoothing"] = asdict(options)
+    identity = plain({"recipe": asdict(recipe), "seed": seed} | about)
     if (place / "training.json").is_file():
         report = read_json(place / "training.json")
-        if {k: report.get(k) for k in settings} == settings:
+        other = [k for k in identity if report.get(k) != identity[k]]
+        if not other:
             return report
         raise CheckpointError(
-            f"{place} was trained with other settings or another seed; choose another --out, or "
+            f"{place} was trained with another {', '.join(other)}; choose another --out, or "
             "delete it to train anew."
         )
     torch.manual_seed(seed)  # the first weights
+    judge = None
     if part == "classifier":
         task = ClassifierTask(Classifier(plan.classifier), data)
+
+        def judge(model):
+            return {"test_accuracy": accuracy(model, datasets.load(dataset, "test"))}
+
     elif part == "tokenizer":
-        task = TokenizerTask(VQTokenizer(plan.tokenizer), data, find_classifier(dataset, folder))
+        eye = find_classifier(dataset, folder)
+        task = TokenizerTask(VQTokenizer(plan.tokenizer), data, eye)
+
+        def judge(model):
+            return judge_tokenizer(model, eye, datasets.load(dataset, "test"))
+
     else:
         tokenizer = _part(VQTokenizer, folder, "tokenizer", dataset, preset).to(device)
         tokens = tokenize(tokenizer, data)
@@ -117,14 +132,7 @@ def train(
             choice = (options.rate, options.wrong, options.loss_on)
             task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
     write_card(folder, Card(dataset, preset, list(data.classes), plan.sampling))
-    report = fit(task, recipe, place, seed, device) | settings
-    if part == "classifier":
-        report["test_accuracy"] = accuracy(task.model, datasets.load(dataset, "test"))
-    if part == "tokenizer":
-        eye = find_classifier(dataset, folder).to(device)
-        report |= judge_tokenizer(task.model, eye, datasets.load(dataset, "test"))
-    write_json(place / "training.json", report)
-    return report
+    return fit(task, recipe, place, seed, device, about, judge)
 
 
 def _part(kind, folder: Path, name: str, dataset: str, preset: str):
@@ -141,12 +149,16 @@ def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
 
     Its `name` carries a digest of its weights, so that scores of different eyes are not mixed up.
     """
+    if folder and not Path(folder).is_dir():
+        raise CheckpointError(f"there is no pipeline folder {folder}.")
     places = [p / "classifier" for p in (folder, SHIPPED / dataset) if p]
     for place in places:
         if (place / "model.safetensors").is_file():
+            check_manifest(place.parent)
             classifier = Classifier.from_pretrained(place)
-            digest = hashlib.sha256((place / "model.safetensors").read_bytes()).hexdigest()[:8]
-            classifier.name = f"classifier {digest}"
+            classifier.name = f"classifier {digest(place / 'model.safetensors')[:8]}"
+            # another data set's classes say nothing about these labels
+            classifier.labels_known = read_card(place.parent).dataset == dataset
             return classifier
     raise CheckpointError(
         f"no classifier for {dataset}: run `sgmgm train classifier --dataset {dataset}` first "
@@ -157,7 +169,7 @@ def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
 def float_batches(images: ImageSet, batch: int = 250, progress: str = ""):
     """An image set as float32 batches (B, 3, H, W) in [0, 1]."""
     starts = range(0, len(images), batch)
-    for start in tqdm(starts, desc=progress, leave=False, disable=not progress):
+    for start in tqdm(starts, desc=progress, leave=False) if progress else starts:
         yield images.batch(slice(start, start + batch))[0]
 
 
@@ -240,7 +252,7 @@ def make_extractor(
 
 
 def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None) -> Reference:
-    """Statistics of a training set, kept beside the classifier once they are computed."""
+    """Statistics of a training set, kept in its own pipeline folder once they are computed."""
     places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p]
     for place in places:
         if place.is_file():
@@ -251,7 +263,7 @@ def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None
     batches = float_batches(datasets.load(dataset), progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
     reference = Reference.from_features(features, dataset, extractor.name)
-    if folder:
+    if folder and read_card(folder).dataset == dataset:
         reference.save(places[0])
     return reference
 
@@ -280,3 +292,35 @@ def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> flo
     for batch in float_batches(datasets.load(dataset, "test"), progress="noise floor"):
         stats.update(extractor(batch.to(device)).features.detach().cpu())
     return frechet_distance(stats, reference.stats)
+
+
+def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None:
+    """Make a pipeline folder small enough to ship.
+
+    Weights become float16 (the networks compute in float32 as before), LoRA adapters are copied,
+    reference statistics are computed with the packed classifier, and a manifest notes the
+    SHA-256 of every file.
+
+    Raises:
+        CheckpointError: `folder` is no pipeline, or `out` exists already.
+    """
+    folder, out = find_pipeline(folder), Path(out)
+    if out.exists():
+        raise CheckpointError(f"{out} exists: delete it or choose another place.")
+    card = read_card(folder)
+    kinds = {"classifier": Classifier, "tokenizer": VQTokenizer, "weak": MaskedTransformer}
+    kinds |= {"transformer": MaskedTransformer}
+    for place in sorted(p for p in folder.iterdir() if (p / "training.json").is_file()):
+        if (place / "adapter_config.json").is_file():
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                (out / place.name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(place / name, out / place.name / name)
+        else:
+            model = kinds.get(place.name, ToastSmoother).from_pretrained(place)
+            model.save_pretrained(out / place.name, torch.float16)
+        report = read_json(place / "training.json")
+        write_json(out / place.name / "training.json", report)
+    write_card(out, card)
+    eye = find_classifier(card.dataset, out).to(device or default_device())
+    reference_for(card.dataset, eye, out)
+    write_manifest(out)

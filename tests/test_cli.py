@@ -10,7 +10,7 @@ from PIL import Image
 from sgmgm import presets, training, workflow
 from sgmgm.cli import main, parser
 
-COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "course"]
+COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course"]
 
 
 def run(capsys, *arguments):

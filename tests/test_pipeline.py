@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sgmgm import pipeline as pipelines
+from sgmgm import workflow
 from sgmgm.classifier import Classifier
 from sgmgm.errors import CheckpointError
-from sgmgm.pipeline import Pipeline, read_card, with_sampling, write_card
+from sgmgm.pipeline import Pipeline, read_card, write_card
 from sgmgm.smoothing import ToastSmoother
 from sgmgm.tokenizer import VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
@@ -121,7 +123,7 @@ def test_the_card_holds_the_defaults(pipe, own):
     card = read_card(own)
     assert card.dataset == "sprites" and card.preset == "smoke" and len(card.classes) == 10
     assert pipe([0]).trajectory.canvases.shape[0] == card.sampling.steps == 6
-    write_card(own, with_sampling(card, steps=2))
+    write_card(own, replace(card, sampling=card.sampling.but(steps=2)))
     assert Pipeline.from_pretrained(own, "cpu")([0]).trajectory.canvases.shape[0] == 2
     assert card.sampling.steps == 6
 
@@ -385,3 +387,26 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch):
     monkeypatch.setattr("sgmgm.hub.snapshot_download", refuse)
     text = sentence(lambda: VQTokenizer.from_pretrained("somebody/something"))
     assert "neither a folder here nor a hub repository within reach (no route to host)" in text
+
+
+def test_a_packed_pipeline_is_small_whole_and_guarded(trained, tmp_path):
+    """float16 weights draw nearly the same pictures; a changed file is refused by its name."""
+    packed = tmp_path / "packed"
+    workflow.pack(trained, packed, "cpu")
+    sizes = [(p / "transformer" / "model.safetensors").stat().st_size for p in (trained, packed)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert (packed / "reference.safetensors").is_file()
+    for guidance in ("none", "self", "auto"):
+        kwargs = {"seeds": [1, 2], "guidance": guidance, "order": "halton"}
+        before = Pipeline.from_pretrained(trained, "cpu")([0, 1], **kwargs)
+        after = Pipeline.from_pretrained(packed, "cpu")([0, 1], **kwargs)
+        agreement = (before.trajectory.tokens == after.trajectory.tokens).float().mean()
+        assert agreement > 0.9
+    with pytest.raises(CheckpointError, match="exists"):
+        workflow.pack(trained, packed, "cpu")
+    file = packed / "smoother" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="smoother/model.safetensors .*SHA-256"):
+        Pipeline.from_pretrained(packed, "cpu")

@@ -134,9 +134,7 @@ def test_smoothers_come_back_from_their_folders(model, batch, tmp_path):
     lora.save_pretrained(tmp_path / "lora")
     again = load_smoother(tmp_path / "toast", model)
     assert again.config.keep_class
-    assert torch.equal(
-        again(model, hidden, labels).logits, toast(model, hidden, labels).logits
-    )
+    assert torch.equal(again(model, hidden, labels).logits, toast(model, hidden, labels).logits)
     again = load_smoother(tmp_path / "lora", model).eval()
     assert torch.equal(again(canvas, labels).logits, lora(canvas, labels).logits)
     files = {f.suffix for f in (tmp_path / "lora").iterdir()}

@@ -416,7 +416,7 @@ def test_the_frozen_transformer_does_not_move(images, tmp_path):
     "call, fragment",
     [
         (lambda: Recipe(0), "at least 1, not 0"),
-        (lambda: Recipe(5, batch_size=0), "not 5 and 0"),
+        (lambda: Recipe(5, batch_size=0), "batch_size must be a whole number of at least 1"),
         (lambda: smoother_task(None, wrong="odd"), "unknown wrong tokens 'odd'"),
         (lambda: smoother_task(None, loss_on="all"), "unknown loss 'all'"),
         (lambda: smoother_task(None, rate=0.0), "needs a rate in (0, 1], not 0.0"),

@@ -1,7 +1,6 @@
 """The TOAST smoother against numbers that the released implementation gave (see README.md)."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
