@@ -380,6 +380,24 @@ def frame_cells(images: Tensor, cells: Tensor, zoom: int = 6) -> Tensor:
 
 
 @_styled
+def panels(
+    charts: dict[str, dict[str, Sequence[float]]], xs: Sequence[float], x: str, height: float = 2.9
+) -> Plot:
+    """Charts side by side with one legend: name of the y axis -> curve -> a value for each x."""
+    first = next(iter(charts.values()))
+    plot, (line,) = _plot(
+        height, f"{'; '.join(charts)} against {x}: {', '.join(first)}", columns=len(charts)
+    )
+    for axes, (y, curves) in zip(line, charts.items(), strict=True):
+        for i, values in enumerate(curves.values()):
+            style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+            axes.plot(xs, values, marker=MARKERS[i % len(MARKERS)], **style)
+        axes.set(xlabel=x, title=y)
+    plot.legend(line[0].lines, first, loc="outside upper center", ncols=len(first))
+    return plot
+
+
+@_styled
 def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str) -> Plot:
     """Lying bars, one for each of `names`, cut into parts: part -> its length in every bar."""
     plot, ((axes,),) = _plot(0.42 * len(names) + 1.0, f"{x} of {', '.join(names)}, by part")
@@ -392,4 +410,96 @@ def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(x)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(parts))
+    return plot
+
+
+# --- decoding and guidance -------------------------------------------------------------------
+
+
+@_styled
+def decoding(seen: Tensor, drawn: Tensor, confidence: Tensor, kept: Tensor) -> Plot:
+    """One image's way through T decoding steps, a column each.
+
+    Args:
+        seen: what the model saw, pictures (T, 3, H, W) with grey where it is hidden.
+        drawn: the pictures if all tokens drawn so far stood, (T, 3, H, W).
+        confidence: the score that each drawn token was ranked by, (T, N); +inf is known.
+        kept: bool (T, N), which positions stand after the step.
+    """
+    side, steps = _side(kept.shape[1]), len(kept)
+    names = ("sees", "draws", "is how\nsure", "keeps")
+    alt = f"{steps} decoding steps, and for each what the model sees, draws, is how sure of, keeps"
+    plot, grid = _plot(4 * (WIDTH - 0.6) / steps + 0.3, alt, 4, steps)
+    plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    scores = confidence.detach().cpu().clone()
+    scores[~scores.isfinite()] = float("nan")
+    rank = scores.nan_to_num(math.inf).argsort(1).argsort(1).float()  # 0 is the least sure
+    rank /= (~scores.isnan()).sum(1, keepdim=True).sub(1).clamp(min=1)
+    rank[scores.isnan()] = float("nan")
+    fates = torch.where(kept.cpu(), 1, 0) + (kept.cpu() & ~scores.isnan())
+    for k, column in enumerate(grid.T):
+        for axes in column:
+            _bare(axes)
+        column[0].set_title(f"step {k + 1}")
+        column[0].imshow(_pixels(seen[k : k + 1])[0])
+        column[1].imshow(_pixels(drawn[k : k + 1])[0])
+        column[2].imshow(rank[k].view(side, side), vmin=0, vmax=1)
+        colours = ListedColormap(["0.35", "0.85", "#F0E442"])  # hidden, known before, new
+        column[3].imshow(fates[k].view(side, side), cmap=colours, vmin=0, vmax=2)
+    for axes, name in zip(grid[:, 0], names, strict=True):
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    return plot
+
+
+@_styled
+def seed_lines(
+    curves: dict[str, tuple[Sequence[float], Sequence[Sequence[float]]]],
+    x: str,
+    y: str,
+    levels: dict[str, float] | None = None,
+    ticks: Sequence[float] | None = None,
+) -> Plot:
+    """Curves that were measured with several seeds: the mean as a line, each seed as a dot.
+
+    Args:
+        curves: name -> (x values, for each of them the values of all seeds).
+        levels: name -> a height to compare with, drawn as a thin line across.
+        ticks: the x values to write down; then the axis is logarithmic.
+    """
+    plot, ((axes,),) = _plot(2.9, f"{y} against {x}, each seed a dot: {', '.join(curves)}")
+    for i, (name, (xs, seeds)) in enumerate(curves.items()):
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        means = [sum(values) / len(values) for values in seeds]
+        axes.plot(xs, means, label=name, linestyle=DASHES[i % len(DASHES)], **look)
+        for at, values in zip(xs, seeds, strict=True):
+            axes.scatter([at] * len(values), values, s=14, alpha=0.5, **look)
+    if ticks is not None:
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    for name, height in (levels or {}).items():
+        axes.axhline(height, color="0.4", linewidth=1)
+        place = {"xy": (0.995, height), "xycoords": ("axes fraction", "data")}
+        shift = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        axes.annotate(name, color="0.3", size=8, **place, **shift)
+    axes.set(xlabel=x, ylabel=y)
+    if len(curves) > 1:
+        axes.legend()
+    return plot
+
+
+@_styled
+def fields(maps: dict[str, Tensor], label: str) -> Plot:
+    """Numbers over a plane, (h, w) each, side by side in the same colours; 0 is the darkest."""
+    plot, (line,) = _plot(
+        (WIDTH - 0.8) / len(maps) + 0.35,
+        f"Heat maps of {' '.join(label.split())}: {', '.join(' '.join(n.split()) for n in maps)}",
+        columns=len(maps),
+    )
+    top = max(float(values.max()) for values in maps.values())
+    for axes, (name, values) in zip(line, maps.items(), strict=True):
+        _bare(axes)
+        shown = axes.imshow(values.detach().cpu(), vmin=0, vmax=top, cmap="magma", origin="lower")
+        axes.set_title(name)
+    plot.colorbar(shown, ax=list(line), label=label, shrink=0.8)
     return plot
