@@ -381,7 +381,11 @@ def frame_cells(images: Tensor, cells: Tensor, zoom: int = 6) -> Tensor:
 
 @_styled
 def panels(
-    charts: dict[str, dict[str, Sequence[float]]], xs: Sequence[float], x: str, height: float = 2.9
+    charts: dict[str, dict[str, Sequence[float]]],
+    xs: Sequence[float],
+    x: str,
+    log_x: bool = False,
+    height: float = 2.9,
 ) -> Plot:
     """Charts side by side with one legend: name of the y axis -> curve -> a value for each x."""
     first = next(iter(charts.values()))
@@ -393,6 +397,9 @@ def panels(
             style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
             axes.plot(xs, values, marker=MARKERS[i % len(MARKERS)], **style)
         axes.set(xlabel=x, title=y)
+        if log_x:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(xs, [f"{value:g}" for value in xs])
     plot.legend(line[0].lines, first, loc="outside upper center", ncols=len(first))
     return plot
 

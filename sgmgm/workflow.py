@@ -102,37 +102,38 @@ def train(
             "delete it to train anew."
         )
     torch.manual_seed(seed)  # the first weights
-    judge = None
     if part == "classifier":
         task = ClassifierTask(Classifier(plan.classifier), data)
-
-        def judge(model):
-            return {"test_accuracy": accuracy(model, datasets.load(dataset, "test"))}
-
+        judge = _classifier_judge(dataset)
     elif part == "tokenizer":
         eye = find_classifier(dataset, folder)
         task = TokenizerTask(VQTokenizer(plan.tokenizer), data, eye)
-
-        def judge(model):
-            return judge_tokenizer(model, eye, datasets.load(dataset, "test"))
-
+        judge = _tokenizer_judge(dataset, eye)
     else:
         tokenizer = _part(VQTokenizer, folder, "tokenizer", dataset, preset).to(device)
         tokens = tokenize(tokenizer, data)
-        if part in ("transformer", "weak"):
-            task = TransformerTask(MaskedTransformer(plan.transformer), tokens, data.labels)
+        judge = None
+    if part in ("transformer", "weak"):
+        task = TransformerTask(MaskedTransformer(plan.transformer), tokens, data.labels)
+    elif part.startswith("smoother"):
+        model = _part(MaskedTransformer, folder, "transformer", dataset, preset)
+        if options.kind == "toast":
+            smoother = ToastSmoother.for_transformer(model, keep_class=options.keep_class)
         else:
-            model = _part(MaskedTransformer, folder, "transformer", dataset, preset)
-            smoother = (
-                ToastSmoother.for_transformer(model, keep_class=options.keep_class)
-                if options.kind == "toast"
-                else LoraSmoother(model, options.rank)
-            )
-            codebook = tokenizer.quantize.embedding.weight.detach().cpu()
-            choice = (options.rate, options.wrong, options.loss_on)
-            task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
+            smoother = LoraSmoother(model, options.rank)
+        codebook = tokenizer.quantize.embedding.weight.detach().cpu()
+        choice = (options.rate, options.wrong, options.loss_on)
+        task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
     write_card(folder, Card(dataset, preset, list(data.classes), plan.sampling))
     return fit(task, recipe, place, seed, device, about, judge)
+
+
+def _classifier_judge(dataset: str):
+    return lambda model: {"test_accuracy": accuracy(model, datasets.load(dataset, "test"))}
+
+
+def _tokenizer_judge(dataset: str, eye: Classifier):
+    return lambda model: judge_tokenizer(model, eye, datasets.load(dataset, "test"))
 
 
 def _part(kind, folder: Path, name: str, dataset: str, preset: str):
@@ -149,8 +150,6 @@ def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
 
     Its `name` carries a digest of its weights, so that scores of different eyes are not mixed up.
     """
-    if folder and not Path(folder).is_dir():
-        raise CheckpointError(f"there is no pipeline folder {folder}.")
     places = [p / "classifier" for p in (folder, SHIPPED / dataset) if p]
     for place in places:
         if (place / "model.safetensors").is_file():
@@ -246,6 +245,8 @@ def make_extractor(
 ) -> Extractor:
     """The extractor of this name: "classifier" (the data set's own) or "inception"."""
     check_choice("extractor", kind, ("classifier", "inception"))
+    if folder and not (folder / "pipeline.json").is_file():
+        raise CheckpointError(f"{folder} is no pipeline folder: give one that `sgmgm train` wrote.")
     if kind == "inception":
         return InceptionExtractor(weights, device)
     return find_classifier(dataset, folder).to(device)
