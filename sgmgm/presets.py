@@ -157,7 +157,7 @@ LAPTOP = Preset(
     tokenizer_recipe=Recipe(8000, 32, 1.7e-3, warmup=50, ema=0.998),
     transformer_recipe=Recipe(3000, 64, 1e-3, warmup=200, weight_decay=0.05, ema=0.998),
     weak_recipe=Recipe(400, 64, 1e-3, warmup=100, weight_decay=0.05, ema=0.99),
-    smoother_recipe=Recipe(400, 64, 5e-4, warmup=50, ema=0.99),
+    smoother_recipe=Recipe(600, 64, 5e-4, warmup=100, ema=0.99),
     sampling=Sampling(),
 )
 GPU = Preset(
