@@ -174,7 +174,8 @@ def run(args) -> None:
     device = args.device or default_device()
     rows = []
     for part in workflow.SPINE:
-        if part == "classifier" and (SHIPPED / args.dataset / part).is_dir():
+        shipped = part == "classifier" and (SHIPPED / args.dataset / part).is_dir()
+        if shipped and not (folder / part).is_dir():
             continue
         report = workflow.train(part, args.dataset, args.preset, folder, args.seed, device)
         rows.append((f"train {part}", report["seconds"], describe(part, report).split(", ", 1)[1]))

@@ -17,6 +17,7 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .errors import InputError
@@ -484,9 +485,9 @@ def seed_lines(
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-    for name, height in (levels or {}).items():
+    for i, (name, height) in enumerate((levels or {}).items()):
         axes.axhline(height, color="0.4", linewidth=1)
-        place = {"xy": (0.995, height), "xycoords": ("axes fraction", "data")}
+        place = {"xy": (0.995 - 0.08 * i, height), "xycoords": ("axes fraction", "data")}
         shift = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
         axes.annotate(name, color="0.3", size=8, **place, **shift)
     axes.set(xlabel=x, ylabel=y)
@@ -508,5 +509,5 @@ def fields(maps: dict[str, Tensor], label: str) -> Plot:
         _bare(axes)
         shown = axes.imshow(values.detach().cpu(), vmin=0, vmax=top, cmap="magma", origin="lower")
         axes.set_title(name)
-    plot.colorbar(shown, ax=list(line), label=label, shrink=0.8)
+    plot.colorbar(shown, ax=list(line), label=label, shrink=0.8, ticks=MaxNLocator(4))
     return plot
