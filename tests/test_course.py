@@ -185,5 +185,5 @@ def test_lesson_keeps_the_house_rules(path):
             assert size < 150_000
     assert set(notebook.metadata["sgmgm"]["budget"]) == {"smoke", "laptop"}
     text = path.read_text()
-    assert "/work/" not in text and "/tmp/" not in text and "/home/" not in text
+    assert not any(place in text for place in ("/tmp/", "/home/", "/root/"))
     assert path.stat().st_size < 1_000_000
