@@ -57,6 +57,18 @@ class Guidance:
         return self.model(canvas, labels).logits, None
 
 
+class Sharpened(Guidance):
+    """smooth = the uniform prediction: guided = (1 + s) plain, a draw temperature of 1 / (1 + s).
+
+    It points nowhere, so it is the control of every other guidance: what this reaches too was
+    only a lower temperature.
+    """
+
+    def both(self, canvas, labels):
+        plain = self.model(canvas, labels).logits
+        return plain, torch.zeros_like(plain)
+
+
 class ClassifierFree(Guidance):
     """smooth = the prediction without the class (Ho & Salimans 2022), in one batch of 2 B."""
 
@@ -163,6 +175,7 @@ class SelfAndClassifierFree(SelfGuidance):
 # name -> class, and the keyword argument for the other network that it needs, if any
 GUIDANCES: dict[str, tuple[type[Guidance], str | None]] = {
     "none": (Guidance, None),
+    "sharpened": (Sharpened, None),
     "cfg": (ClassifierFree, None),
     "spatial": (SpatialLogits, None),
     "spatial-embeddings": (SpatialEmbeddings, None),

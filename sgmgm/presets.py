@@ -124,7 +124,9 @@ def _tokenizer(width: int, mult: tuple, blocks: int, codes: int, dim: int) -> To
     )
 
 
-def _transformer(width: int, layers: int, heads: int, codes: int) -> TransformerConfig:
+def _transformer(
+    width: int, layers: int, heads: int, codes: int, dropout: float = 0.0
+) -> TransformerConfig:
     return TransformerConfig(
         num_vq_tokens=64,
         hidden_size=width,
@@ -133,6 +135,7 @@ def _transformer(width: int, layers: int, heads: int, codes: int) -> Transformer
         intermediate_size=4 * width,
         codebook_size=codes,
         num_classes=10,
+        dropout=dropout,  # few epochs overfit nothing
     )
 
 
@@ -155,15 +158,15 @@ LAPTOP = Preset(
     transformer=_transformer(192, 4, 4, 1024),
     classifier_recipe=EYE,
     tokenizer_recipe=Recipe(8000, 32, 1.7e-3, warmup=50, ema=0.998),
-    transformer_recipe=Recipe(3000, 64, 1e-3, warmup=200, weight_decay=0.05, ema=0.998),
-    weak_recipe=Recipe(400, 64, 1e-3, warmup=100, weight_decay=0.05, ema=0.99),
-    smoother_recipe=Recipe(600, 64, 5e-4, warmup=100, ema=0.99),
+    transformer_recipe=Recipe(4000, 64, 2e-3, warmup=200, weight_decay=0.05, ema=0.998),
+    weak_recipe=Recipe(400, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
+    smoother_recipe=Recipe(400, 64, 1e-3, warmup=50, ema=0.99),
     sampling=Sampling(),
 )
 GPU = Preset(
     classifier=ClassifierConfig(widths=(64, 128, 256, 512)),
     tokenizer=_tokenizer(64, (1, 2, 4), 2, 1024, 32),
-    transformer=_transformer(384, 8, 6, 1024),
+    transformer=_transformer(384, 8, 6, 1024, dropout=0.1),
     classifier_recipe=Recipe(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
     tokenizer_recipe=Recipe(30_000, 256, 1e-3, warmup=500),
     transformer_recipe=Recipe(80_000, 256, 1e-3, warmup=2000, weight_decay=0.05, ema=0.9998),
@@ -180,5 +183,12 @@ TABLE = {
         classifier_recipe=replace(EYE, steps=400),
         tokenizer_recipe=replace(LAPTOP.tokenizer_recipe, steps=4000),
     ),
-    ("cifar10", "laptop"): replace(LAPTOP, classifier_recipe=replace(EYE, steps=5470)),
+    ("fashion-mnist", "laptop"): replace(
+        LAPTOP, transformer_recipe=replace(LAPTOP.transformer_recipe, steps=5000)
+    ),
+    ("cifar10", "laptop"): replace(
+        LAPTOP,
+        classifier_recipe=replace(EYE, steps=5470),
+        transformer_recipe=replace(LAPTOP.transformer_recipe, steps=10_000),
+    ),
 }

@@ -100,10 +100,13 @@ def generators_for(seeds: Sequence[int], device: str | torch.device = "cpu") -> 
     return [torch.Generator(device).manual_seed(number) for number in numbers]
 
 
+# Orders that rank by confidence, and so listen to the temperature.
+TEMPERED = ("confidence", "remask")
 # An order scores the drawn tokens (B, N); the best of them are kept. `gumbel` (B, N) is fresh.
 ORDERS = {
     "confidence": lambda log_p, tau, gumbel: log_p + tau * gumbel,
     "random": lambda log_p, tau, gumbel: gumbel,
+    "remask": lambda log_p, tau, gumbel: log_p + tau * gumbel,
     "halton": lambda log_p, tau, gumbel: -halton_ranks(log_p.shape[1]).to(log_p).expand_as(log_p),
 }
 
@@ -129,6 +132,11 @@ def decode(
     most one less than before; none after the last step). Tokens given in the first canvas are
     never changed: another first canvas is in-painting, out-painting or editing.
 
+    Orders: "confidence" is MaskGIT's, log p + tau Gumbel; "random" and "halton" do not look at the
+    prediction. "remask" ranks by confidence too, but a token that stands competes again with the
+    log-probability that it was drawn with, so that an early poor choice is masked and drawn anew
+    (training-free remasking in the spirit of ReMDM, Wang et al. 2025, arXiv 2503.00307).
+
     Args:
         guided_logits: (canvas (B, N), labels (B,)) -> logits (B, N, K).
         labels: int64 (B,).
@@ -137,7 +145,7 @@ def decode(
         schedule: a name in `masking.SCHEDULES`.
         temperature: tau >= 0 of the Gumbel noise on log-confidences; see `temperatures`.
         anneal: "linear" or "compounding".
-        order: "confidence", "random" or "halton".
+        order: a name in `ORDERS`.
         generators: one per image, all noise of image i comes from the i-th.
         remask_known: give tokens of earlier steps the released code's finite confidence 88.7
             instead of infinity, so that a high temperature may mask a few again.
@@ -161,6 +169,7 @@ def decode(
         raise InputError(f"{batch} images need {batch} generators, not {len(generators)}.")
     first = canvas
     to_fill = leaves = None
+    held = torch.zeros(canvas.shape, device=canvas.device)  # log p that a standing token had
     trace = []
     for step, tau in enumerate(taus, start=1):
         logits = guided_logits(canvas, labels).float()
@@ -183,9 +192,11 @@ def decode(
         masked = canvas >= codes
         drawn = torch.where(masked, drawn, canvas)
         gumbel = -_exponential(generators, n, device=canvas.device).log()
-        score = ORDERS[order](log_p, tau, gumbel)
-        known = 88.7 + tau * gumbel if remask_known else math.inf
-        score = torch.where(masked, score, known)
+        held = torch.where(masked, log_p, held)
+        score = ORDERS[order](held, tau, gumbel)
+        if order != "remask":
+            known = 88.7 + tau * gumbel if remask_known else math.inf
+            score = torch.where(masked, score, known)
         score = torch.where(to_fill, score, math.inf)  # what was given always stands
         rank = score.argsort(dim=1, stable=True).argsort(1)  # 0 is the least certain
         kept = rank >= leaves[step - 1][:, None]

@@ -113,7 +113,7 @@ class TopDown(nn.Module):
 class Smoothed(NamedTuple):
     """A smoother's answer."""
 
-    logits: Tensor  # (B, N, K)
+    logits: Tensor  # (B, N, K); (M, K) if M positions were asked for
     hidden: Tensor  # (B, N + 1, D) last hidden states of pass 2
     reconstruction: Tensor  # scalar: sum over layers of |A_l out_l - in_l|^2 (mean squared)
 
@@ -160,13 +160,16 @@ class ToastSmoother(Pretrained):
             signals.append(decoder.linear2(x))
         return signals[::-1]
 
-    def forward(self, model: MaskedTransformer, hidden: Tensor, labels: Tensor) -> Smoothed:
+    def forward(
+        self, model: MaskedTransformer, hidden: Tensor, labels: Tensor, only: Tensor | None = None
+    ) -> Smoothed:
         """Pass 2 (appendix A, steps 1-6).
 
         Args:
             model: the transformer whose pass 1 gave `hidden`.
             hidden: its last hidden states, (B, N + 1, D).
             labels: int64 (B,), 0..C-1, or C for "no class".
+            only: bool (B, N), the M positions whose logits (M, K) are wanted; None for all.
         """
         canvas = model.blank.expand(len(labels), -1)
         nobody = torch.full_like(labels, model.config.num_classes)
@@ -181,7 +184,7 @@ class ToastSmoother(Pretrained):
                 back = decoder.linear(out.detach()).float()
                 reconstruction = reconstruction + F.mse_loss(back, x.detach().float())
             x = out
-        return Smoothed(model.codes(x), x, reconstruction)
+        return Smoothed(model.codes(x, only), x, reconstruction)
 
 
 class LoraSmoother(nn.Module):
@@ -208,9 +211,9 @@ class LoraSmoother(nn.Module):
                 reason = " ".join(str(error).split())
                 raise CheckpointError(f"{adapter} is no LoRA adapter that fits: {reason}") from None
 
-    def forward(self, canvas: Tensor, labels: Tensor) -> Prediction:
+    def forward(self, canvas: Tensor, labels: Tensor, only: Tensor | None = None) -> Prediction:
         """The smoothed prediction of canvas (B, N) and labels (B,): one pass."""
-        return self.peft(canvas, labels)
+        return self.peft(canvas, labels, only)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Keep the adapter in peft's own format."""

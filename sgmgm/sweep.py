@@ -15,6 +15,7 @@ from pathlib import Path
 from .errors import DataError, InputError, check_count
 from .pipeline import Pipeline
 from .presets import Sampling
+from .sampling import TEMPERED
 from .workflow import balanced_labels, draw, find_classifier, reference_for, score
 
 SEED_STRIDE = 10_000_000  # image seeds of different sweep seeds never meet
@@ -34,7 +35,7 @@ def grid_points(base: Sampling, grid: dict[str, list]) -> list[Sampling]:
             point = point.but(scale=0.0, scale_schedule="constant")
         if not point.guidance.startswith("self"):
             point = point.but(smoother="smoother")
-        if point.order != "confidence":
+        if point.order not in TEMPERED:
             point = point.but(temperature=0.0, anneal="linear")
         found[json.dumps(asdict(point))] = point
     return list(found.values())
@@ -164,7 +165,7 @@ def table(rows: list[dict]) -> str:
         kind = s["guidance"]
         if kind.startswith("self") and s["smoother"] != "smoother":
             kind += f" ({s['smoother']})"
-        ordered = s["order"] == "confidence"
+        ordered = s["order"] in TEMPERED
         tau = f"{s['temperature']:g} {s['anneal']}" if ordered else "-"
         cells = [kind, f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
         cells.append(f"{row['num']} x {row['seeds']}")

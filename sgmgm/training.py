@@ -485,7 +485,7 @@ class TransformerTask(Task):
         labels = drop_labels(labels, self.class_dropout, self.model.config.num_classes, generator)
         tokens, labels, mask = (x[part].to(self.device) for x in (tokens, labels, mask))
         canvas = torch.where(mask, self.model.config.mask_id, tokens)
-        logits = model(canvas, labels).logits[mask].float()
+        logits = model(canvas, labels, mask).logits.float()
         loss = F.cross_entropy(logits, tokens[mask], label_smoothing=self.LABEL_SMOOTHING)
         return {"loss": loss, "nll": F.cross_entropy(logits.detach(), tokens[mask])}
 
@@ -580,14 +580,14 @@ class SmootherTask(Task):
         )
         reconstruction = 0.0
         if isinstance(self.model, LoraSmoother):
-            logits = model(canvas, labels).logits
+            logits = model(canvas, labels, judged).logits
         else:
             with torch.no_grad():
-                hidden = self.transformer(canvas, labels).hidden
-            logits, _, reconstruction = model(self.transformer, hidden, labels)
+                hidden = self.transformer.encode(self.transformer.words(canvas, labels))
+            logits, _, reconstruction = model(self.transformer, hidden, labels, judged)
         # a batch of almost blank canvases may have nothing to judge: its loss is 0, not NaN
         summed = F.cross_entropy(
-            logits[judged].float(),
+            logits.float(),
             tokens[judged],
             label_smoothing=self.LABEL_SMOOTHING,
             reduction="sum",

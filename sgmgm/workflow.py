@@ -114,7 +114,9 @@ def train(
         tokens = tokenize(tokenizer, data)
         judge = None
     if part in ("transformer", "weak"):
-        task = TransformerTask(MaskedTransformer(plan.transformer), tokens, data.labels)
+        model = MaskedTransformer(plan.transformer)
+        model.adopt_codebook(tokenizer.quantize.embedding.weight.detach().cpu())
+        task = TransformerTask(model, tokens, data.labels)
     elif part.startswith("smoother"):
         model = _part(MaskedTransformer, folder, "transformer", dataset, preset)
         if options.kind == "toast":

@@ -17,8 +17,8 @@ from sgmgm.smoothing import (
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
 
 CONFIG = TransformerConfig(16, 32, 3, 4, 48, 20, 5, dropout=0.1)
-PASSES = {"none": 1, "cfg": 2, "spatial": 1, "spatial-embeddings": 2, "sag": 2, "auto": 2,
-          "self": 2, "self+cfg": 3}  # fmt: skip
+PASSES = {"none": 1, "sharpened": 1, "cfg": 2, "spatial": 1, "spatial-embeddings": 2, "sag": 2,
+          "auto": 2, "self": 2, "self+cfg": 3}  # fmt: skip
 
 
 def network(seed, config=CONFIG):
@@ -297,7 +297,10 @@ def test_toast_selects_tokens_by_their_likeness_to_the_anchor(model):
 @pytest.mark.parametrize(
     "call, fragment",
     [
-        (lambda m: make_guidance("magic", m), "unknown guidance 'magic': choose one of none, cfg"),
+        (
+            lambda m: make_guidance("magic", m),
+            "unknown guidance 'magic': choose one of none, sharpened, cfg",
+        ),
         (lambda m: make_guidance("cfg", m, math.nan), "guidance scale must be finite, not nan"),
         (lambda m: make_guidance("cfg", m, math.inf), "guidance scale must be finite, not inf"),
         (lambda m: make_guidance("cfg", m, 1.0, "steep"), "unknown scale schedule 'steep'"),

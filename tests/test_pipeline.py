@@ -17,8 +17,8 @@ from sgmgm.smoothing import ToastSmoother
 from sgmgm.tokenizer import VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
 
-PASSES = {"none": 1, "cfg": 2, "spatial": 1, "spatial-embeddings": 2, "sag": 2, "auto": 2,
-          "self": 2, "self+cfg": 3}  # fmt: skip
+PASSES = {"none": 1, "sharpened": 1, "cfg": 2, "spatial": 1, "spatial-embeddings": 2, "sag": 2,
+          "auto": 2, "self": 2, "self+cfg": 3}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,26 @@ def test_what_stands_keeps_standing_and_the_trajectory_is_one_story():
     assert t.canvases[0].equal(blank(4, 16))
 
 
+def test_remasking_takes_back_what_was_drawn_with_little_confidence():
+    """At temperature 0 the ranking is the held log-probability, for old and new tokens alike."""
+    t = run(40, 16, steps=8, order="remask", temperature=0.0)
+    taken_back = t.kept[:-1] & ~t.kept[1:]
+    assert taken_back.any()
+    for k in range(8):
+        for image in range(40):
+            kept, left = t.kept[k, image], ~t.kept[k, image]
+            if left.any():
+                score = t.confidence[k, image]
+                assert score[kept].min() >= score[left].max()
+    for k in range(7):  # a token that stands carries its log-probability on
+        stands = t.kept[k]
+        assert t.confidence[k + 1][stands].equal(t.confidence[k][stands])
+    given = blank(3, 16)
+    given[:, :5] = torch.arange(5)
+    t = run(3, 16, canvas=given, steps=6, order="remask", temperature=50.0)
+    assert t.tokens[:, :5].equal(given[:, :5]) and (t.canvases[:, :, :5] < K).all()
+
+
 # ------------------------------------------------------------------------------------ temperature
 
 

@@ -103,6 +103,29 @@ def test_the_top_down_signal_is_added_to_the_values(model):
     torch.testing.assert_close(plus, pushed, atol=1e-5, rtol=1e-5)
 
 
+def test_logits_of_chosen_positions_only(model):
+    canvas, labels = inputs()
+    only = torch.rand(canvas.shape, generator=torch.Generator().manual_seed(5)) < 0.4
+    some = model(canvas, labels, only).logits
+    torch.testing.assert_close(some, model(canvas, labels).logits[only], atol=1e-6, rtol=1e-6)
+
+
+def test_an_adopted_codebook_makes_near_codes_alike():
+    torch.manual_seed(0)
+    model = MaskedTransformer(TransformerConfig(9, 48, 1, 4, 48, 200, 5))
+    special = model.embed.word_embeddings.weight[200:].clone()
+    codebook = torch.randn(200, 3) * torch.tensor([1.0, 1.0, 5.0]) + 4
+    model.adopt_codebook(codebook)
+    code = (codebook - codebook.mean(0)) / codebook.std(0)
+    near = torch.cdist(code, code)
+    for layer in (model.embed.word_embeddings, model.mlm_layer.to_logits):
+        weight = layer.weight.detach()[:200]
+        assert weight.std() == pytest.approx(0.02, rel=0.3)
+        apart = torch.cdist(weight, weight)
+        assert torch.corrcoef(torch.stack((near.flatten(), apart.flatten())))[0, 1] > 0.9
+    assert model.embed.word_embeddings.weight[200:].equal(special)  # classes and [MASK]
+
+
 def test_fresh_weights_are_small_and_guess_evenly(model):
     canvas, labels = inputs()
     chances = model(canvas, labels).logits.softmax(-1)
