@@ -19,7 +19,7 @@ from . import sweep as sweeps
 from .convert import PUBLISHED, published_pipeline
 from .datasets import NAMES
 from .errors import InputError, SgmgmError, check_count
-from .files import check_writable
+from .files import atomic_path, check_writable
 from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .masking import SCHEDULES
 from .pipeline import SHIPPED, Pipeline, check_device
@@ -34,10 +34,11 @@ def train(args) -> None:
     smoothing = {k: v for k in SMOOTHING if (v := getattr(args, k)) is not None}
     if (smoothing or args.name) and not args.part.startswith("smoother"):
         raise InputError("--name and the smoothing options are for one smoother, not for others.")
+    if args.steps is not None and args.part == "all":
+        raise InputError("--steps is for one part: each part has a length of its own.")
+    what = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
     for part in workflow.PARTS if args.part == "all" else [args.part]:
-        report = workflow.train(
-            part, args.dataset, args.preset, folder, args.seed, args.device, args.name, **smoothing
-        )
+        report = workflow.train(part, *what, **smoothing)
         print(f"{folder / (args.name or part)}: {describe(part, report)}")
 
 
@@ -141,8 +142,20 @@ def sweep(args) -> None:
             grid[name] = [number(f"--{name.replace('_', '-')}", v, kind) for v in grid[name]]
     points = sweeps.grid_points(pipeline.card.sampling, grid)
     seeds = [number("--seeds", seed, int) for seed in args.seeds.split(",")]
+    if args.plot:
+        check_writable(args.plot)
+    if args.tune:
+        first = sweeps.sweep(
+            pipeline, points, args.tune, [sweeps.TUNING_SEED], args.out, args.batch_size
+        )
+        points = sweeps.best_points(first)
     records = sweeps.sweep(pipeline, points, args.num, seeds, args.out, args.batch_size)
     print(sweeps.table(sweeps.summarise(records)))
+    if args.plot:
+        from .plots import trade_off  # matplotlib takes a second to import
+
+        with atomic_path(args.plot) as partial:
+            partial.write_bytes(trade_off(sweeps.curves(first if args.tune else records)).png())
 
 
 GRID = {
@@ -303,6 +316,7 @@ def parser() -> argparse.ArgumentParser:
     each = command(train)
     each.add_argument("part", choices=(*workflow.PARTS, "all"))
     training(each)
+    each.add_argument("--steps", type=int, help="training steps; the preset's if not given")
     each.add_argument("--name", help="folder of this smoother; the part's name if not given")
     note = "smoothers only; the preset's if not given"
     each.add_argument("--rate", type=float, help=f"share of wrong tokens; {note}")
@@ -338,6 +352,11 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--out", type=Path, default=Path("build/sweep.jsonl"), help="results file")
     each.add_argument("--num", type=int, default=5000, help="images per point and seed")
     each.add_argument("--seeds", default="0,1,2", help="a list")
+    each.add_argument("--tune", type=int, metavar="NUM", help="first find each method's best "
+                      "setting with NUM images of another seed, and score only that; "
+                      "all settings if not given")  # fmt: skip
+    each.add_argument("--plot", type=Path, help="a .png of Frechet distance against inception "
+                      "score (of the tuning, if there is one); no plot if not given")  # fmt: skip
     each.add_argument("--batch-size", type=int, default=125, help="images at once")
     each.add_argument("--bf16", action="store_true", help="bfloat16 networks: faster")
     for name in GRID:

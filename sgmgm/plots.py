@@ -460,6 +460,30 @@ def decoding(seen: Tensor, drawn: Tensor, confidence: Tensor, kept: Tensor) -> P
 
 
 @_styled
+def trade_off(fronts: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
+    """Fréchet distance against inception score, one line a method (the paper's figure 5).
+
+    Args:
+        fronts: name -> points (inception score, Fréchet distance, a word to write next to it),
+            in the order in which the line joins them.
+    """
+    plot, ((axes,),) = _plot(4.2, "Fréchet distance against inception score: " + "; ".join(fronts))
+    for i, (name, points) in enumerate(fronts.items()):
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        scores, distances, _ = zip(*points, strict=True)
+        axes.plot(scores, distances, label=name, linestyle=DASHES[i % len(DASHES)], **look)
+        for score, distance, word in points:
+            place = {"xytext": (3, 3), "textcoords": "offset points"}
+            axes.annotate(word, (score, distance), size=7, color=look["color"], **place)
+    axes.set(xlabel="inception score (higher is better)", yscale="log")
+    axes.set_ylabel("Fréchet distance (lower is better)")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return plot
+
+
+@_styled
 def seed_lines(
     curves: dict[str, tuple[Sequence[float], Sequence[Sequence[float]]]],
     x: str,

@@ -18,6 +18,7 @@ from .presets import Sampling
 from .sampling import TEMPERED
 from .workflow import balanced_labels, draw, find_classifier, reference_for, score
 
+TUNING_SEED = 1_000_000  # settings are chosen by this one, which no table reports
 SEED_STRIDE = 10_000_000  # image seeds of different sweep seeds never meet
 
 
@@ -127,6 +128,43 @@ def read_records(path: str | Path) -> list[dict]:
     return records
 
 
+def method(settings: dict) -> str:
+    """What a method is called: its guidance, and which smoother if not the usual one."""
+    name = settings["guidance"]
+    if name.startswith("self") and settings["smoother"] != "smoother":
+        name += f" ({settings['smoother']})"
+    return name
+
+
+def best_points(records: list[dict]) -> list[Sampling]:
+    """The settings with the lowest Fréchet distance of each method, at each number of passes."""
+    best: dict[tuple, dict] = {}
+    for record in sorted(records, key=lambda r: r["scores"]["frechet"]):
+        best.setdefault((method(record["settings"]), record["nfe"]), record)
+    return [Sampling(**record["settings"]) for record in best.values()]
+
+
+def curves(records: list[dict]) -> dict[str, list[tuple[float, float, str]]]:
+    """Each method's front over temperature: (inception score, Fréchet distance, temperature).
+
+    At the guidance scale that got the lowest distance; orders without temperature are left out.
+    """
+    rows = [r for r in summarise(records) if r["settings"]["order"] in TEMPERED]
+    found: dict[str, list[dict]] = {}
+    for row in rows:  # the best comes first
+        members = found.setdefault(f"{method(row['settings'])}, {row['nfe']:g} passes", [])
+        others = {"temperature": 0.0}
+        if not members or row["settings"] | others == members[0]["settings"] | others:
+            members.append(row)
+    return {
+        name: [
+            (r["inception_score"][0], r["frechet"][0], f"{r['settings']['temperature']:g}")
+            for r in sorted(members, key=lambda r: r["settings"]["temperature"])
+        ]
+        for name, members in found.items()
+    }
+
+
 SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "coherence")
 
 
@@ -162,12 +200,9 @@ def table(rows: list[dict]) -> str:
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for row in rows:
         s = row["settings"]
-        kind = s["guidance"]
-        if kind.startswith("self") and s["smoother"] != "smoother":
-            kind += f" ({s['smoother']})"
         ordered = s["order"] in TEMPERED
         tau = f"{s['temperature']:g} {s['anneal']}" if ordered else "-"
-        cells = [kind, f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
+        cells = [method(s), f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
         cells.append(f"{row['num']} x {row['seeds']}")
         cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]
         lines.append(" | ".join(cells))

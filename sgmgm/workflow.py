@@ -60,6 +60,7 @@ def train(
     seed: int = 0,
     device: str | None = None,
     name: str | None = None,
+    steps: int | None = None,
     **smoothing,
 ) -> dict:
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
@@ -67,6 +68,7 @@ def train(
     Args:
         part: one of `PARTS`; "weak" is an undertrained transformer for autoguidance.
         name: the part's folder; the part's own name if not given.
+        steps: another training length than the preset's.
         smoothing: changes to the preset's `Smoothing`, for smoothers.
 
     Returns the part's report (see `training.fit`), for the tokenizer with its PSNR, rFID and
@@ -86,6 +88,7 @@ def train(
     data = data.subset(min(len(data), size or len(data)))
     plan = presets.get(dataset, preset, len(data.classes))
     recipe: Recipe = getattr(plan, f"{part.removesuffix('-lora')}_recipe")
+    recipe = replace(recipe, steps=recipe.steps if steps is None else steps)
     about = {"dataset": dataset, "preset": preset}
     if part.startswith("smoother"):
         options = plan.smoothing.but(**({"kind": "lora"} if part.endswith("lora") else {}))

@@ -21,7 +21,7 @@ WAY = [
     *("presets", "pipeline", "convert", "workflow", "sweep"),
 ]
 TOP = {"plots", "course", "cli", "widgets", "exercises"}
-TOP_ON_TOP = {"cli": {"course"}, "__main__": {"cli"}, "course": {"exercises"},
+TOP_ON_TOP = {"cli": {"course", "plots"}, "__main__": {"cli"}, "course": {"exercises"},
               "widgets": {"plots"}}  # fmt: skip
 
 

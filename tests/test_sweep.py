@@ -1,6 +1,7 @@
 """Sweeps: nothing is computed twice, nothing is lost, and the averages are right."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -8,6 +9,7 @@ from sgmgm import sweep
 from sgmgm.cli import main
 from sgmgm.errors import DataError
 from sgmgm.pipeline import Pipeline
+from sgmgm.plots import trade_off
 from sgmgm.presets import Sampling
 
 
@@ -84,3 +86,63 @@ def test_the_command_prints_a_table(trained, tmp_path, capsys):
     assert len([json.loads(line) for line in out.read_text().splitlines()]) == 2
     assert main([*words, "--scale", "much"]) == 2
     assert "is not a number" in capsys.readouterr().err
+
+
+def record(guidance, scale, temperature, frechet, nfe=16.0, order="confidence", weights="w"):
+    settings = asdict(Sampling(int(nfe), temperature, guidance=guidance, scale=scale, order=order))
+    scores = dict.fromkeys(sweep.SCORES, 0.5) | {"frechet": frechet, "coherence": None}
+    scores["inception_score"] = 10 - frechet
+    about = {"weights": weights, "num": 100, "seed": 0, "nfe": nfe}
+    return about | {"settings": settings, "scores": scores}
+
+
+RECORDS = [
+    record("none", 0.0, 2.0, 5.0, nfe=8.0),
+    record("none", 0.0, 4.0, 4.0, nfe=8.0),
+    record("none", 0.0, 4.0, 3.5),
+    record("self", 1.0, 8.0, 3.0),
+    record("self", 1.0, 2.0, 3.2),
+    record("self", 2.0, 8.0, 2.0),
+    record("self", 2.0, 16.0, 2.5),
+    record("self", 2.0, 0.0, 1.9, order="random"),
+]
+
+
+def test_the_best_point_of_each_method_at_each_number_of_passes():
+    found = [(p.guidance, p.scale, p.temperature, p.order) for p in sweep.best_points(RECORDS)]
+    assert found == [
+        ("self", 2.0, 0.0, "random"),
+        ("none", 0.0, 4.0, "confidence"),
+        ("none", 0.0, 4.0, "confidence"),
+    ]
+
+
+def test_a_front_runs_over_temperature_at_the_best_scale():
+    fronts = sweep.curves(RECORDS)
+    assert fronts == {
+        "self, 16 passes": [(8.0, 2.0, "8"), (7.5, 2.5, "16")],
+        "none, 16 passes": [(6.5, 3.5, "4")],
+        "none, 8 passes": [(5.0, 5.0, "2"), (6.0, 4.0, "4")],
+    }
+    plot = trade_off(fronts)
+    axes = plot.axes[0]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[8, 7.5], [6.5], [5, 6]]
+    assert {text.get_text() for text in axes.texts} == {"8", "16", "4", "2"}
+    assert plot.png().startswith(b"\x89PNG") and "self, 16 passes" in plot.alt
+
+
+def test_settings_are_never_tuned_on_the_seeds_that_are_reported(trained, tmp_path, capsys):
+    out, plot = tmp_path / "r.jsonl", tmp_path / "fronts.png"
+    options = ["--guidance", "none,sharpened", "--scale", "0.5,2", "--tune", "20", "--num", "30"]
+    options += ["--seeds", "0,1", "--out", str(out), "--plot", str(plot), "--device", "cpu"]
+    assert main(["sweep", "--model", str(trained), *options]) == 0
+    records = sweep.read_records(out)
+    tuned = [r for r in records if r["seed"] == sweep.TUNING_SEED]
+    told = [r for r in records if r["seed"] in (0, 1)]
+    assert len(tuned) == 3 and len(told) == 4 and len(records) == 7
+    best = min((r for r in tuned if r["settings"]["guidance"] == "sharpened"),
+               key=lambda r: r["scores"]["frechet"])  # fmt: skip
+    sharp = [r["settings"] for r in told if r["settings"]["guidance"] == "sharpened"]
+    assert sharp == [best["settings"]] * 2
+    text = capsys.readouterr().out
+    assert text.count("30 x 2") == 2 and "20 x 1" not in text and plot.stat().st_size > 1000

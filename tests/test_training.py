@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors import safe_open
 
 from sgmgm import datasets, presets, training, workflow
 from sgmgm.classifier import Classifier, ClassifierConfig
+from sgmgm.cli import main
 from sgmgm.errors import CheckpointError, InputError, SgmgmError
 from sgmgm.smoothing import LoraSmoother, ToastSmoother
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
@@ -201,13 +203,19 @@ def test_a_finished_part_of_another_seed_is_kept(own):
 
 
 def test_parts_ask_for_what_comes_before_them(own):
-    import shutil
-
     shutil.rmtree(own / "tokenizer")
     shutil.rmtree(own / "weak")
     with pytest.raises(CheckpointError, match="first run `sgmgm train tokenizer"):
         workflow.train("weak", "sprites", "smoke", own, device="cpu")
     assert not (own / "weak").exists()
+
+
+def test_another_training_length(own):
+    options = ["weak", "--dataset", "sprites", "--preset", "smoke", "--out", str(own)]
+    shutil.rmtree(own / "weak")
+    assert main(["train", *options, "--steps", "3", "--device", "cpu"]) == 0
+    assert json.loads((own / "weak" / "training.json").read_text())["recipe"]["steps"] == 3
+    assert main(["train", "all", *options[1:], "--steps", "3"]) == 2
 
 
 # ------------------------------------------------------------------------------ what it leaves
