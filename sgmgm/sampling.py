@@ -77,12 +77,69 @@ def _radical_inverse(index: int, base: int) -> float:
     return value
 
 
-def _exponential(generators: Sequence[torch.Generator], *shape: int, device) -> Tensor:
-    """Exp(1) noise float32 (B, *shape); row i comes from generator i alone."""
-    noise = torch.empty(len(generators), *shape, device=generators[0].device)
-    for row, generator in zip(noise, generators, strict=True):
-        row.uniform_(generator=generator)  # on a CPU 6 times as fast as exponential_
-    return noise.to(device).clamp_min_(1e-30).log_().neg_()
+def noise_keys(generators: Sequence[torch.Generator], steps: int, n: int) -> Tensor:
+    """What all noise of B images comes from, int32 (T, 2, B, N); image i's from generator i alone.
+
+    Of each step's two rows the first is for the draw, the second for the ranking.
+    """
+    limits = {"low": -(2**31), "high": 2**31, "dtype": torch.int32}
+    keys = [torch.randint(size=(steps, 2, n), generator=g, device=g.device, **limits)
+            for g in generators]  # fmt: skip
+    return torch.stack(keys, 2)
+
+
+def exponential(keys: Tensor, codes: int) -> Tensor:
+    """Exp(1) noise float32 (..., K) for keys int32 (...).
+
+    A hash of key and code (the 32-bit mixer of C. Wellons, "Prospecting for hash functions"):
+    the same on every device and in every batch, whichever part of it is asked for, and faster
+    than a generator.
+    """
+    weyl = torch.arange(codes, device=keys.device).mul_(0x9E3779B9).to(torch.int32)
+    x = keys[..., None] ^ weyl
+    x = (x ^ (x >> 16)) * 0x21F0AAAD
+    x = (x ^ (x >> 15)) * (0xD35A2D97 - 2**32)
+    uniform = ((x >> 9) & 0x7FFFFF).float().add_(0.5).mul_(2**-23)  # exact, and never 0 or 1
+    return uniform.log_().neg_()
+
+
+def draw(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens int64 (...) drawn from logits float32 (..., K), and their log-probabilities.
+
+    An exponential race: argmax p / E is a draw from p (the Gumbel-max trick, without its logs).
+    """
+    p = logits.softmax(-1)
+    drawn = (p / exponential(keys, logits.shape[-1])).argmax(-1)
+    return drawn, p.gather(-1, drawn[..., None])[..., 0].log()
+
+
+def rank(
+    held: Tensor,
+    keys: Tensor,
+    masked: Tensor,
+    to_fill: Tensor,
+    leave: Tensor,
+    tau: float,
+    order: str,
+    remask_known: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Score the drawn tokens and say which stand: float32 (B, N) and bool (B, N).
+
+    Args:
+        held: float32 (B, N), the log-probabilities that the tokens were drawn with.
+        keys: int32 (B, N), for the noise.
+        masked, to_fill: bool (B, N), what is masked now, and what was at the start.
+        leave: int64 (B,), how many positions of each image stay masked.
+        tau, order, remask_known: see `decode`.
+    """
+    gumbel = -exponential(keys, 1)[..., 0].log()
+    score = ORDERS[order](held, tau, gumbel)
+    if order != "remask":
+        known = 88.7 + tau * gumbel if remask_known else math.inf
+        score = torch.where(masked, score, known)
+    score = torch.where(to_fill, score, math.inf)  # what was given always stands
+    place = score.argsort(dim=1, stable=True).argsort(1)  # 0 is the least certain
+    return score, place >= leave[:, None]
 
 
 def generators_for(seeds: Sequence[int], device: str | torch.device = "cpu") -> list:
@@ -154,6 +211,47 @@ def decode(
         InputError: an unknown name, a number out of range, shapes that do not fit, or logits
             that are not finite (with the step).
     """
+    taus, keys = prepare(labels, canvas, steps, temperature, anneal, order, generators)
+    first = canvas
+    to_fill = leaves = None
+    held = torch.zeros(canvas.shape, device=canvas.device)  # log p that a standing token had
+    trace = []
+    for step, tau in enumerate(taus):
+        logits = guided_logits(canvas, labels).float()
+        if logits.ndim != 3 or logits.shape[:2] != canvas.shape:
+            raise InputError(
+                f"the logits must be (B, N, K) with (B, N) = {tuple(canvas.shape)}, not "
+                f"{tuple(logits.shape)}."
+            )
+        codes = logits.shape[-1]
+        if to_fill is None:
+            to_fill = first >= codes
+            leaves = leave_masked(to_fill.sum(1), steps, schedule)
+        drawn, log_p = draw(logits, keys[step, 0])
+        if not torch.isfinite(log_p).all():
+            raise InputError(f"the logits of step {step + 1} hold NaN or infinity.")
+        masked = canvas >= codes
+        drawn = torch.where(masked, drawn, canvas)
+        held = torch.where(masked, log_p, held)
+        score, kept = rank(
+            held, keys[step, 1], masked, to_fill, leaves[step], tau, order, remask_known
+        )
+        trace.append((canvas, drawn, score, kept))
+        # where it is masked again, the first canvas holds [MASK]
+        canvas = torch.where(kept, drawn, first)
+    return Trajectory(canvas, *(torch.stack(parts) for parts in zip(*trace, strict=True)))
+
+
+def prepare(
+    labels: Tensor,
+    canvas: Tensor,
+    steps: int,
+    temperature: float,
+    anneal: str,
+    order: str,
+    generators: Sequence[torch.Generator] | None,
+) -> tuple[list[float], Tensor]:
+    """Check what `decode` was given; the temperatures and the noise keys of its steps."""
     check_choice("order", order, ORDERS)
     taus = temperatures(temperature, steps, anneal)
     if canvas.ndim != 2 or labels.shape != canvas.shape[:1]:
@@ -167,46 +265,10 @@ def decode(
     generators = generators_for(range(batch)) if generators is None else generators
     if len(generators) != batch:
         raise InputError(f"{batch} images need {batch} generators, not {len(generators)}.")
-    first = canvas
-    to_fill = leaves = None
-    held = torch.zeros(canvas.shape, device=canvas.device)  # log p that a standing token had
-    trace = []
-    for step, tau in enumerate(taus, start=1):
-        logits = guided_logits(canvas, labels).float()
-        if logits.ndim != 3 or logits.shape[:2] != canvas.shape:
-            raise InputError(
-                f"the logits must be (B, N, K) with (B, N) = {tuple(canvas.shape)}, not "
-                f"{tuple(logits.shape)}."
-            )
-        codes = logits.shape[-1]
-        if to_fill is None:
-            to_fill = first >= codes
-            leaves = _leaves(to_fill.sum(1), steps, schedule)
-        total = logits.logsumexp(-1)
-        if not torch.isfinite(total).all():
-            raise InputError(f"the logits of step {step} hold NaN or infinity.")
-        # exponential race: argmax p / E is a draw from p (the Gumbel-max trick, without its logs)
-        race = _exponential(generators, n, codes, device=canvas.device)
-        drawn = torch.div(logits.softmax(-1), race, out=race).argmax(-1)
-        log_p = logits.gather(-1, drawn[..., None])[..., 0] - total
-        masked = canvas >= codes
-        drawn = torch.where(masked, drawn, canvas)
-        gumbel = -_exponential(generators, n, device=canvas.device).log()
-        held = torch.where(masked, log_p, held)
-        score = ORDERS[order](held, tau, gumbel)
-        if order != "remask":
-            known = 88.7 + tau * gumbel if remask_known else math.inf
-            score = torch.where(masked, score, known)
-        score = torch.where(to_fill, score, math.inf)  # what was given always stands
-        rank = score.argsort(dim=1, stable=True).argsort(1)  # 0 is the least certain
-        kept = rank >= leaves[step - 1][:, None]
-        trace.append((canvas, drawn, score, kept))
-        # where it is masked again, the first canvas holds [MASK]
-        canvas = torch.where(kept, drawn, first)
-    return Trajectory(canvas, *(torch.stack(parts) for parts in zip(*trace, strict=True)))
+    return taus, noise_keys(generators, steps, n).to(canvas.device)
 
 
-def _leaves(to_fill: Tensor, steps: int, schedule: str) -> Tensor:
+def leave_masked(to_fill: Tensor, steps: int, schedule: str) -> Tensor:
     """How many positions of each image stay masked after each step, int64 (T, B)."""
     table, masked = [], to_fill.tolist()
     for step in range(1, steps):

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from sgmgm import sampling
 from sgmgm.errors import InputError
-from sgmgm.sampling import ANNEALS, ORDERS, decode, generators_for, halton_ranks, temperatures
+from sgmgm.sampling import (
+    ANNEALS,
+    ORDERS,
+    decode,
+    exponential,
+    generators_for,
+    halton_ranks,
+    noise_keys,
+    temperatures,
+)
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
 
 K, MASK = 11, 16
@@ -318,20 +326,35 @@ def test_the_callers_tensors_are_left_alone(network):
 # --------------------------------------------------------------- an independent second opinion
 
 
-def slow_decode(logits, label, canvas, steps, taus, noise):
+def slow_noise(key, codes):
+    """The mixer in Python's own integers, shifts and all, instead of torch's."""
+    out = []
+    for code in range(codes):
+        x = int(np.int32(key ^ np.int32(np.uint32(code * 0x9E3779B9 % 2**32))))
+        for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
+            x = (x ^ (x >> shift)) * factor % 2**32
+            x -= 2**32 if x >= 2**31 else 0
+        out.append(-math.log(((x % 2**32 >> 9) + 0.5) / 2**23))
+    return np.array(out)
+
+
+def slow_decode(logits, label, canvas, steps, taus, seed):
     """One image, numpy, written from the method note: draw, score, keep the best, mask again."""
     canvas, blanks = canvas.copy(), int((canvas >= K).sum())
+    draw = torch.Generator().manual_seed(seed)
+    size = (steps, 2, len(canvas))
+    keys = torch.randint(-(2**31), 2**31, size, generator=draw, dtype=torch.int32).numpy()
     left = blanks
     for k in range(1, steps + 1):
         scores = logits(torch.tensor(canvas)[None], torch.tensor([label]))[0].double().numpy()
         p = np.exp(scores - scores.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
-        race, second = (next(noise).double().numpy() for _ in range(2))
         confidence = {}
         guess = canvas.copy()
         for i in np.flatnonzero(canvas >= K):
-            guess[i] = np.argmax(p[i] / race[i])
-            confidence[i] = np.log(p[i, guess[i]]) + taus[k - 1] * -np.log(second[i])
+            guess[i] = np.argmax(p[i] / slow_noise(keys[k - 1, 0, i], K))
+            gumbel = -np.log(slow_noise(keys[k - 1, 1, i], 1)[0])
+            confidence[i] = np.log(p[i, guess[i]]) + taus[k - 1] * gumbel
         floor = int(np.floor(blanks * np.cos(np.pi * k / steps / 2) + 1e-9))
         left = 0 if k == steps else max(1, min(floor, left - 1))
         for i in sorted(confidence, key=confidence.get)[:left]:
@@ -341,15 +364,8 @@ def slow_decode(logits, label, canvas, steps, taus, noise):
 
 
 @pytest.mark.parametrize("tau, anneal", [(0.0, "linear"), (6.0, "linear"), (25.0, "compounding")])
-def test_a_brute_force_decoder_agrees(tau, anneal, monkeypatch):
+def test_a_brute_force_decoder_agrees(tau, anneal):
     n, steps, batch = 16, 7, 6
-    drawn = []
-    original = sampling._exponential
-    monkeypatch.setattr(
-        sampling,
-        "_exponential",
-        lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1].clone(),
-    )
     canvas = blank(batch, n)
     canvas[1, :6], canvas[2, 3] = 4, 0
     labels = torch.arange(batch) % 5
@@ -359,9 +375,37 @@ def test_a_brute_force_decoder_agrees(tau, anneal, monkeypatch):
         taus = [tau * math.prod(1 - j / steps for j in range(1, k + 1))
                 for k in range(1, steps + 1)]  # fmt: skip
     for i in range(batch):
-        noise = iter([each[i] for each in drawn])
-        slow = slow_decode(table_logits(n), int(labels[i]), canvas[i].numpy(), steps, taus, noise)
+        slow = slow_decode(table_logits(n), int(labels[i]), canvas[i].numpy(), steps, taus, i)
         assert tokens[i].tolist() == slow.tolist()
+
+
+# --------------------------------------------------------------------------------------- the noise
+
+
+def test_noise_is_exponential_and_independent():
+    """Moments, tail and correlations of 4 million numbers; each bound is about 5 deviations."""
+    draws = [torch.Generator().manual_seed(seed) for seed in range(4)]
+    keys = noise_keys(draws, 4, 128)
+    assert keys.shape == (4, 2, 4, 128) and keys.dtype == torch.int32
+    noise = exponential(keys, 1024).double()
+    assert noise.shape == (4, 2, 4, 128, 1024) and (noise > 0).all() and noise.isfinite().all()
+    assert abs(noise.mean() - 1) < 0.003 and abs(noise.var() - 1) < 0.008
+    for tail in (1e-4, 0.01, 1.0, 5.0, 9.0):
+        p = 1 - math.exp(-tail)
+        share = (noise < tail).double().mean().item()
+        assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / noise.numel())
+    uniform = (-noise).exp() - 0.5
+    for dim in range(5):  # steps, the two rows, images, positions, codes
+        a, b = uniform.narrow(dim, 0, 1), uniform.narrow(dim, 1, 1)
+        assert abs((a * b).mean() * 12) < 5 / math.sqrt(a.numel())
+    ahead = (uniform[..., 1:] * uniform[..., :-1]).mean() * 12
+    assert abs(ahead) < 5 / math.sqrt(uniform.numel())
+
+
+def test_each_code_has_the_same_noise_whatever_else_is_asked():
+    keys = noise_keys([torch.Generator().manual_seed(0)], 1, 9)[0, 0]
+    whole = exponential(keys, 40)
+    assert exponential(keys[:, 4:], 20).equal(whole[:, 4:, :20])
 
 
 # --------------------------------------------------------------------------------------- bad input
