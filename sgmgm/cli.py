@@ -158,6 +158,14 @@ def sweep(args) -> None:
             partial.write_bytes(trade_off(sweeps.curves(first if args.tune else records)).png())
 
 
+def results(args) -> None:
+    """Write the README's tables and the plots anew from the records in `data/results/`."""
+    from .results import write  # matplotlib takes a second to import
+
+    for path in write():
+        print(path)
+
+
 GRID = {
     "guidance": str,
     "scale": float,
@@ -361,6 +369,8 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--bf16", action="store_true", help="bfloat16 networks: faster")
     for name in GRID:
         each.add_argument(f"--{name.replace('_', '-')}", help="a list; the model's own if absent")
+
+    command(results)
 
     each = command(run)
     training(each)

@@ -68,7 +68,7 @@ def sweep(
         identity = {
             "dataset": pipeline.card.dataset,
             "preset": pipeline.card.preset,
-            "weights": _digest(folder, point),
+            "weights": fingerprint(folder, point),
             "bf16": pipeline.bf16,
             "num": num,
             "seed": seed,
@@ -88,7 +88,7 @@ def sweep(
     return asked
 
 
-def _digest(folder: Path, point: Sampling) -> str:
+def fingerprint(folder: Path, point: Sampling) -> str:
     """A fingerprint of the networks that a point uses."""
     parts = ["tokenizer", "transformer"]
     parts += ["weak"] * (point.guidance == "auto")
@@ -169,9 +169,9 @@ SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "cohe
 
 
 def summarise(records: list[dict]) -> list[dict]:
-    """One row per setting: {"settings", "seeds", "nfe", score: (mean, spread)} over the seeds.
+    """One row per setting: {"settings", "weights", "num", "seeds", "nfe", score: (mean, spread)}.
 
-    The spread is the standard deviation over seeds (0 for one seed).
+    Means are over the seeds; the spread is the standard deviation over seeds (0 for one seed).
     """
     groups: dict[str, list[dict]] = {}
     for record in records:
@@ -180,6 +180,7 @@ def summarise(records: list[dict]) -> list[dict]:
     for members in groups.values():
         row = {
             "settings": members[0]["settings"],
+            "weights": members[0]["weights"],
             "num": members[0]["num"],
             "seeds": len(members),
             "nfe": members[0]["nfe"],

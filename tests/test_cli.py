@@ -10,7 +10,8 @@ from PIL import Image
 from sgmgm import presets, training, workflow
 from sgmgm.cli import main, parser
 
-COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course"]
+COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
+            "results"]  # fmt: skip
 
 
 def run(capsys, *arguments):

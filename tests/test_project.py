@@ -20,9 +20,9 @@ WAY = [
     *("transformer", "smoothing", "guidance", "sampling", "samples", "metrics", "training"),
     *("presets", "pipeline", "convert", "workflow", "sweep"),
 ]
-TOP = {"plots", "course", "cli", "widgets", "exercises"}
-TOP_ON_TOP = {"cli": {"course", "plots"}, "__main__": {"cli"}, "course": {"exercises"},
-              "widgets": {"plots"}}  # fmt: skip
+TOP = {"plots", "results", "course", "cli", "widgets", "exercises"}
+TOP_ON_TOP = {"cli": {"course", "plots", "results"}, "__main__": {"cli"},
+              "course": {"exercises"}, "widgets": {"plots"}, "results": {"plots"}}  # fmt: skip
 
 
 def imports(tree):

@@ -1,0 +1,80 @@
+"""Results: from the kept records of sweeps to the tables and pictures that quote them.
+
+`data/results/sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models. The
+README's numbers are written by `write`, never by hand.
+"""
+
+from pathlib import Path
+
+from .errors import DataError
+from .files import atomic_path
+from .plots import trade_off
+from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
+
+FOLDER = Path(__file__).parents[1] / "data" / "results"
+BEGIN, END = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
+
+
+def reported(path: str | Path) -> tuple[list[dict], list[dict]]:
+    """A results file as rows of `summarise`, best distance first, and its tuning records.
+
+    Rows are those of the seeds that tuned nothing, at the largest number of images.
+    """
+    records = read_records(path)
+    told = [r for r in records if r["seed"] != TUNING_SEED]
+    most = max((r["num"] for r in told), default=0)
+    rows = summarise([r for r in told if r["num"] == most])
+    return rows, [r for r in records if r["seed"] == TUNING_SEED]
+
+
+def gain(rows: list[dict]) -> str:
+    """One sentence: the best self-guided setting against the best unguided one."""
+    first = {name: next((r for r in rows if method(r["settings"]).startswith(name)), None)
+             for name in ("none", "self")}  # fmt: skip
+    if None in first.values():
+        return ""
+    none, guided = (first[name]["frechet"] for name in ("none", "self"))
+    change = 100 * (guided[0] / none[0] - 1)
+    return (
+        f"Self-guidance at its best against no guidance at its best: {guided[0]:.2f} ± "
+        f"{guided[1]:.2f} against {none[0]:.2f} ± {none[1]:.2f}, {change:+.0f} %."
+    )
+
+
+def markdown(folder: str | Path = FOLDER) -> str:
+    """All tables of a results folder, a heading for each data set."""
+    parts = []
+    for path in results_files(folder):
+        rows, _ = reported(path)
+        parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def results_files(folder: str | Path) -> list[Path]:
+    """The sweeps' files in a results folder, in the order of their names."""
+    files = sorted(Path(folder).glob("sweep-*.jsonl"))
+    if not files:
+        raise DataError(f"{folder} holds no sweep-*.jsonl: write one with `sgmgm sweep`.")
+    return files
+
+
+def put_between(text: str, block: str) -> str:
+    """A text with `block` between its two result marks, in place of what stood there."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise DataError(f"the text needs one line {BEGIN!r} and one {END!r}.")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}"
+
+
+def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
+    """Put the tables into the README and draw every data set's trade-off; returns the files."""
+    readme = Path(readme or FOLDER.parents[1] / "README.md")
+    written = {readme: put_between(readme.read_text(), markdown(folder)).encode()}
+    for path in results_files(folder):
+        _, tuning = reported(path)
+        if tuning:
+            written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()
+    for path, content in written.items():
+        with atomic_path(path) as partial:
+            partial.write_bytes(content)
+    return list(written)

@@ -1,0 +1,54 @@
+"""Results: what is told is what was measured."""
+
+import json
+
+import pytest
+
+from sgmgm import results
+from sgmgm.errors import DataError
+from sgmgm.sweep import TUNING_SEED
+
+from .test_sweep import record
+
+
+@pytest.fixture
+def folder(tmp_path):
+    records = [
+        record("none", 0.0, 4.0, 4.0) | {"seed": 0},
+        record("none", 0.0, 4.0, 5.0) | {"seed": 1},
+        record("self", 1.0, 8.0, 3.0) | {"seed": 0},
+        record("self", 1.0, 8.0, 3.6) | {"seed": 1},
+        record("self", 1.0, 8.0, 0.1) | {"seed": 0, "num": 10},  # fewer images: not to be told
+        record("self", 1.0, 8.0, 0.1) | {"seed": TUNING_SEED, "num": 10},
+    ]
+    path = tmp_path / "sweep-sprites.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return tmp_path
+
+
+def test_a_table_tells_the_reported_seeds_and_the_gain(folder):
+    text = results.markdown(folder)
+    assert text.startswith("**sprites**\n\n| guidance |")
+    assert "3.300 ± 0.424" in text and "4.500 ± 0.707" in text and "0.100" not in text
+    assert text.endswith("3.30 ± 0.42 against 4.50 ± 0.71, -27 %.")
+
+
+def test_the_block_replaces_what_stood_there(folder, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    written = results.write(folder, readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "3.300 ± 0.424" in text and set(written) == {readme, folder / "sweep-sprites.png"}
+    results.write(folder, readme)
+    assert readme.read_text() == text
+
+
+def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(folder, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing")
+    with pytest.raises(DataError, match="needs one line"):
+        results.write(folder, readme)
+    assert readme.read_text() == "nothing" and not list(folder.glob("*.png"))
+    with pytest.raises(DataError, match="holds no sweep"):
+        results.markdown(tmp_path / "void")
