@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from sgmgm import datasets, presets, training, workflow
 from sgmgm.classifier import Classifier, ClassifierConfig
 from sgmgm.cli import main
 from sgmgm.errors import CheckpointError, InputError, SgmgmError
+from sgmgm.pipeline import Pipeline
 from sgmgm.smoothing import LoraSmoother, ToastSmoother
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
 from sgmgm.training import (
@@ -457,3 +459,19 @@ def test_bad_arguments_give_one_sentence(call, fragment):
         call()
     text = str(caught.value)
     assert fragment in text and text.endswith(".") and "\n" not in text
+
+
+def test_the_gpu_preset_runs_from_end_to_end(tmp_path, monkeypatch):
+    """Its own networks, two steps of two images each."""
+    plan = presets.TABLE["any", "gpu"]
+    short = {f.name: replace(getattr(plan, f.name), steps=2, batch_size=2)
+             for f in fields(plan) if f.name.endswith("_recipe")}  # fmt: skip
+    monkeypatch.setitem(presets.TABLE, ("any", "gpu"), replace(plan, **short, images=8))
+    for part in workflow.PARTS:
+        report = workflow.train(part, "sprites", "gpu", tmp_path, device="cpu")
+        assert all(math.isfinite(h["loss"]) for h in report["history"])
+    pipeline = Pipeline.from_pretrained(tmp_path, "cpu")
+    samples = pipeline([3], steps=2, guidance="self")
+    assert samples.images.shape == (1, 3, 32, 32) and samples.images.isfinite().all()
+    count = sum(p.numel() for p in pipeline.transformer.parameters())
+    assert 10e6 < count < 16e6
