@@ -108,9 +108,15 @@ def draw(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
 
     An exponential race: argmax p / E is a draw from p (the Gumbel-max trick, without its logs).
     """
-    p = logits.softmax(-1)
-    drawn = (p / exponential(keys, logits.shape[-1])).argmax(-1)
-    return drawn, p.gather(-1, drawn[..., None])[..., 0].log()
+    rows, flat = logits.flatten(0, -2), keys.flatten()
+    # a CPU keeps a small block in its cache: 5 times as fast as 128 x 64 rows at once
+    block = 256 if rows.device.type == "cpu" else len(rows)
+    tokens, log_p = [], []
+    for some, key in zip(rows.split(block), flat.split(block), strict=True):
+        p = some.softmax(-1)
+        tokens.append((p / exponential(key, p.shape[-1])).argmax(-1, keepdim=True))
+        log_p.append(p.gather(-1, tokens[-1]).log())
+    return torch.cat(tokens).view(keys.shape), torch.cat(log_p).view(keys.shape)
 
 
 def rank(
