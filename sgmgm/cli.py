@@ -271,7 +271,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def course(args) -> None:
-    """Execute the lessons one after another, and report how each went."""
+    """Execute the lessons one after another and report how each went, or write the exercises."""
     from .course import run as run_course
 
     parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
@@ -284,7 +284,12 @@ def course(args) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    from .course import write_exercises
     """All commands and options."""
+    if args.action == "exercises":
+        written = write_exercises(args.notebooks)
+        print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
+        return
     top = Parser(prog="sgmgm", description="Masked generative image models with self-guidance.")
     top.add_argument("--version", action="version", version=f"sgmgm {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
@@ -384,7 +389,7 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")
 
     each = command(course)
-    each.add_argument("action", choices=("run",))
+    each.add_argument("action", choices=("run", "exercises"))
     each.add_argument("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
     each.add_argument("--profile", default="smoke", choices=presets.PRESETS,
                       help="how long the lessons' own runs are")  # fmt: skip

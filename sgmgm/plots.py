@@ -535,3 +535,57 @@ def fields(maps: dict[str, Tensor], label: str) -> Plot:
         axes.set_title(name)
     plot.colorbar(shown, ax=list(line), label=label, shrink=0.8, ticks=MaxNLocator(4))
     return plot
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+@_styled
+def clouds(pairs: dict[str, tuple[Tensor, Tensor]]) -> Plot:
+    """Pairs of point clouds, (N, 2) and (M, 2), each with its Gaussian's ellipse of two sigma."""
+    plot, (line,) = _plot(
+        WIDTH / len(pairs) + 0.4,
+        f"Pairs of clouds of dots with ellipses: {'; '.join(' '.join(p.split()) for p in pairs)}",
+        columns=len(pairs),
+        sharex=True,
+        sharey=True,
+    )
+    angle = torch.linspace(0, 2 * math.pi, 100)
+    circle = 2 * torch.stack((angle.cos(), angle.sin()))  # (2, 100)
+    for axes, (title, pair) in zip(line, pairs.items(), strict=True):
+        for i, points in enumerate(pair):
+            points = points.detach().cpu().float()
+            axes.scatter(*points[:300].T, s=5, alpha=0.45, lw=0, color=COLOURS[i])
+            root = torch.linalg.cholesky(points.T.cov())
+            axes.plot(*(root @ circle + points.mean(0)[:, None]), color=COLOURS[i], ls=DASHES[i])
+        axes.set_title(title)
+        axes.set_aspect("equal")
+    return plot
+
+
+@_styled
+def to_infinity(
+    curves: dict[str, tuple[Sequence[int], Sequence[Sequence[float]], tuple[float, float]]],
+    y: str,
+) -> Plot:
+    """A score against 1 / N, N the number of samples, and a line that goes on to N = infinity.
+
+    Args:
+        curves: name -> (counts N, for each the values of all groups, (limit, slope)); the line is
+            limit + slope / N.
+    """
+    names = ", ".join(curves)
+    plot, ((axes,),) = _plot(2.9, f"{y} against 1 / N with lines to N = infinity: {names}")
+    for i, (name, (counts, groups, (limit, slope))) in enumerate(curves.items()):
+        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        for n, values in zip(counts, groups, strict=True):
+            axes.scatter([1 / n] * len(values), values, s=16, alpha=0.6, **look)
+        ends = [0, 1 / min(counts)]
+        heights = [limit + slope * end for end in ends]
+        line = {"linestyle": DASHES[i % len(DASHES)], "markevery": [0], "markersize": 8}
+        axes.plot(ends, heights, label=name, **look, **line)
+    axes.axhline(0, color="0.4", linewidth=1)
+    axes.set_xticks([0, *(1 / n for n in counts)], ["∞", *map(str, counts)])
+    axes.set(xlabel="number of pictures N, on a scale of 1 / N", ylabel=y)
+    axes.legend()
+    return plot

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
@@ -114,7 +116,7 @@ def train(
         judge = _tokenizer_judge(dataset, eye)
     else:
         tokenizer = _part(VQTokenizer, folder, "tokenizer", dataset, preset).to(device)
-        tokens = tokenize(tokenizer, data)
+        tokens = kept_tokens(tokenizer, data, folder)
         judge = None
     if part in ("transformer", "weak"):
         model = MaskedTransformer(plan.transformer)
@@ -131,6 +133,22 @@ def train(
         task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
     write_card(folder, Card(dataset, preset, list(data.classes), plan.sampling))
     return fit(task, recipe, place, seed, device, about, judge)
+
+
+def kept_tokens(tokenizer: VQTokenizer, data: ImageSet, folder: Path) -> Tensor:
+    """An image set as tokens (see `tokenize`), kept in the folder for the parts trained later."""
+    path = folder / "tokens.safetensors"
+    made_by = f"{digest(folder / 'tokenizer' / 'model.safetensors')} {len(data)}"
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata()["made_by"] == made_by:
+                return file.get_tensor("tokens")
+    except (OSError, SafetensorError, KeyError, TypeError):
+        pass  # none yet, or a damaged file: they are only a minute's work
+    tokens = tokenize(tokenizer, data)
+    with atomic_path(path) as partial:
+        save_file({"tokens": tokens}, partial, metadata={"made_by": made_by})
+    return tokens
 
 
 def _classifier_judge(dataset: str):

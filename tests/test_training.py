@@ -475,3 +475,18 @@ def test_the_gpu_preset_runs_from_end_to_end(tmp_path, monkeypatch):
     assert samples.images.shape == (1, 3, 32, 32) and samples.images.isfinite().all()
     count = sum(p.numel() for p in pipeline.transformer.parameters())
     assert 10e6 < count < 16e6
+
+
+def test_tokens_are_made_once_and_anew_when_the_tokenizer_changed(own, images, monkeypatch):
+    tokenizer = VQTokenizer.from_pretrained(own / "tokenizer")
+    (own / "tokens.safetensors").unlink(missing_ok=True)
+    made = workflow.kept_tokens(tokenizer, images, own)
+    assert made.equal(tokenize(tokenizer, images))
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "tokenize", lambda *a: pytest.fail("tokenized again"))
+        assert workflow.kept_tokens(tokenizer, images, own).equal(made)
+    (own / "tokens.safetensors").write_bytes(b"cut off")
+    assert workflow.kept_tokens(tokenizer, images, own).equal(made)
+    tokenizer.quantize.embedding.weight.data.neg_()
+    tokenizer.save_pretrained(own / "tokenizer")
+    assert not workflow.kept_tokens(tokenizer, images, own).equal(made)

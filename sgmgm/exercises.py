@@ -1,0 +1,477 @@
+"""Exercises: checks that say in words what is wrong with your function.
+
+One check for each exercise in `notebooks/exercises/`. It calls the learner's function on a small
+case whose answer is known, prints one line when all is well, and raises `NotYet` with one sentence
+otherwise.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .masking import masked_after, random_mask
+from .metrics import precision_recall
+from .sampling import temperatures
+
+
+class NotYet(Exception):
+    """What is wrong, in one sentence. Jupyter shows the sentence alone, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Not yet: {self}"]
+
+
+def _want(right: bool, otherwise: str) -> None:
+    if not right:
+        raise NotYet(otherwise)
+
+
+def _tensor(value, like: Tensor, what: str) -> Tensor:
+    """`value`, if it is a tensor of the shape and kind (integers, floats, bools) of `like`."""
+    _want(value is not None, f"{what} returns None: write its body, and return the result.")
+    _want(isinstance(value, Tensor), f"{what} returns a {type(value).__name__}, not a tensor.")
+    _want(
+        value.shape == like.shape,
+        f"{what} returns the shape {tuple(value.shape)} where {tuple(like.shape)} is wanted.",
+    )
+    kinds = [(t.is_floating_point(), t.dtype == torch.bool) for t in (value, like)]
+    _want(kinds[0] == kinds[1], f"{what} returns {value.dtype} where {like.dtype} is wanted.")
+    return value
+
+
+def _number(value, what: str) -> float:
+    _want(value is not None, f"{what} returns None: write its body, and return the result.")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise NotYet(f"{what} returns a {type(value).__name__}, not a number.") from None
+
+
+def _same(a, b, tolerance: float = 1e-4) -> bool:
+    a, b = (torch.as_tensor(t).double() for t in (a, b))
+    return torch.allclose(a, b, atol=tolerance, rtol=tolerance)
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _right(what: str) -> None:
+    print(f"{what}: right.")
+
+
+# --- 01 VQ tokenization ------------------------------------------------------------------------
+
+
+def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """(vectors (B, D), codebook (K, D)) -> the nearest code of each vector, int64 (B,)."""
+    vectors, codebook = _random(20, 3), _random(8, 3, seed=1) * torch.arange(1.0, 9)[:, None]
+    distance = torch.cdist(vectors, codebook)
+    wanted = distance.argmin(1)
+    found = _tensor(function(vectors, codebook), wanted, "nearest_code")
+    _want(
+        bool(((found >= 0) & (found < 8)).all()),
+        f"there are 8 codes, 0 to 7, but you chose number {int(found.max())}.",
+    )
+    for i in (found != wanted).nonzero().flatten().tolist():
+        far, near = distance[i, found[i]], distance[i, wanted[i]]
+        raise NotYet(
+            f"vector {i} lies {near:.2f} from code {wanted[i]}, but you chose code {found[i]}, "
+            f"which is {far:.2f} away."
+        )
+    _right("nearest_code")
+
+
+def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """(z (B, D), e (B, D)) -> the value of e, with a gradient that goes to z as if it were z."""
+    z, e = _random(4, 3).requires_grad_(), _random(4, 3, seed=1).requires_grad_()
+    out = _tensor(function(z, e), z, "straight_through")
+    _want(_same(out.detach(), e.detach()), "forward, the result must be the codes e; it is not.")
+    _want(out.requires_grad, "no gradient comes back at all: something is detached that is needed.")
+    out.backward(torch.ones_like(out))
+    _want(
+        z.grad is not None and _same(z.grad, torch.ones_like(z)),
+        "backward, z must receive the result's gradient unchanged; "
+        + ("it receives none." if z.grad is None else f"of a 1 it receives {z.grad[0, 0]:.2g}."),
+    )
+    _want(
+        e.grad is None or not e.grad.any(),
+        "backward, the codes e receive a gradient too; detach the difference, not z.",
+    )
+    _right("straight_through")
+
+
+def perplexity(function: Callable[[Tensor, int], float]) -> None:
+    """(tokens (B, N), K) -> how many codes are in use, as exp of the entropy in nats."""
+    even = torch.arange(8).repeat(2, 4)  # 8 of 16 codes, equally often
+    skewed = torch.tensor([[0] * 30 + [1, 2]])
+    p = torch.tensor([30.0, 1.0, 1.0]) / 32
+    for tokens, wanted in ((even, 8.0), (skewed, float((-(p * p.log()).sum()).exp()))):
+        found = _number(function(tokens, 16), "perplexity")
+        used = len(tokens.unique())
+        _want(
+            not math.isnan(found), "you return nan: 0 log 0 counts as 0, so leave such codes out."
+        )
+        _want(
+            abs(found - wanted) < 1e-3,
+            f"{used} codes are used {'equally' if used == 8 else '30, 1 and 1 times'}: the "
+            f"perplexity is {wanted:.2f}, yours {found:.2f}.",
+        )
+    _right("perplexity")
+
+
+# --- 02 Masked transformer ---------------------------------------------------------------------
+
+
+def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> None:
+    """(t in [0, 1], N, generator) -> bool (N,): True at round(cos(pi t / 2) N) >= 1 places."""
+    wanted = random_mask(1, 64, torch.Generator())[0]
+    for t in (0.0, 0.25, 0.5, 0.84, 1.0):
+        count = max(1, round(math.cos(math.pi * t / 2) * 64))
+        masks = [
+            _tensor(function(t, 64, torch.Generator().manual_seed(i)), wanted, "cosine_mask")
+            for i in range(2)
+        ]
+        hidden = int(masks[0].sum())
+        _want(
+            hidden == count,
+            f"at t = {t:g} your mask hides {hidden} of 64 tokens and keeps {64 - hidden}, where "
+            f"the cosine schedule hides {count} and keeps {64 - count}.",
+        )
+        _want(
+            count == 64 or not torch.equal(*masks),
+            "two generators with different seeds give the same mask: choose the places at random.",
+        )
+    _right("cosine_mask")
+
+
+def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """(logits (B, N, K), tokens (B, N), hidden bool (B, N)) -> mean cross-entropy where hidden."""
+    logits, tokens = _random(2, 6, 5), torch.arange(12).view(2, 6) % 5
+    hidden = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]).bool()
+    each = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")  # (2, 6)
+    found = _number(function(logits, tokens, hidden), "masked_loss")
+    per_image = torch.stack([each[i][hidden[i]].mean() for i in (0, 1)]).mean()
+    mistakes = {
+        "that is the mean over all positions; the visible ones can be read off": each.mean(),
+        "that is the mean over the visible positions, which can be read off": each[~hidden].mean(),
+        "that is the sum; divide by the number of hidden positions": each[hidden].sum(),
+        "that is a mean of means: every hidden position must count the same": per_image,
+    }
+    for words, value in mistakes.items():
+        _want(not _same(found, value), f"your loss is {found:.3f}: {words}.")
+    wanted = each[hidden].mean().item()
+    _want(_same(found, wanted), f"your loss is {found:.3f}, the right one {wanted:.3f}.")
+    _right("masked_loss")
+
+
+def one_step_chance(function: Callable[[Tensor], float]) -> None:
+    """(all images there are, int64 (M, N)) -> the probability that one step draws one of them."""
+    worlds = {
+        "AAAA": ([[0, 0, 0, 0]], 1.0),
+        "ABAB and BABA": ([[0, 1, 0, 1], [1, 0, 1, 0]], 1 / 8),
+        "ABAB, BABA and AAAA": ([[0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]], 24 / 81),
+    }
+    for name, (images, wanted) in worlds.items():
+        found = _number(function(torch.tensor(images)), "one_step_chance")
+        _want(
+            abs(found - wanted) < 1e-6,
+            f"in a world of {name} one step is right with probability {wanted:.4f}, not "
+            f"{found:.4f}: multiply the positions' probabilities, and add the images up.",
+        )
+    _right("one_step_chance")
+
+
+# --- 03 Parallel decoding ----------------------------------------------------------------------
+
+
+def settled(function: Callable[[int, int], list]) -> None:
+    """(T, N) -> how many tokens each of T rounds settles under the cosine schedule."""
+    for steps, n in ((4, 16), (8, 64), (1, 64)):
+        left = [n] + [masked_after(k, steps, n) for k in range(1, steps + 1)]
+        wanted = [a - b for a, b in zip(left[:-1], left[1:], strict=True)]
+        found = function(steps, n)
+        _want(found is not None, "settled returns None: write its body, and return the result.")
+        found = [int(count) for count in found]
+        _want(
+            len(found) == steps,
+            f"{steps} rounds settle {steps} numbers of tokens, not {len(found)}.",
+        )
+        _want(
+            sum(found) == n,
+            f"with T = {steps} your rounds settle {sum(found)} tokens in all; there are {n}.",
+        )
+        k = next((k for k in range(steps) if found[k] != wanted[k]), None)
+        _want(
+            k is None,
+            f"with T = {steps} round {(k or 0) + 1} settles {found[k or 0]} of {n} tokens, where "
+            f"the cosine schedule, rounded down, settles {wanted[k or 0]}.",
+        )
+    _right("settled")
+
+
+def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+    """(score (B, N), known bool (B, N), left) -> bool (B, N), what stands: all but `left`."""
+    score = _random(3, 10).log_softmax(-1)
+    known = torch.zeros(3, 10, dtype=torch.bool)
+    known[:, :3] = True
+    score[:, :3] -= 20  # what stands may have been unlikely
+    free = score.masked_fill(known, torch.inf)
+    wanted = free.argsort(1).argsort(1) >= 4
+    found = _tensor(function(score.clone(), known.clone(), 4), wanted, "keep")
+    _want(
+        bool(found[known].all()), "a token that was known is hidden again: known ones always stand."
+    )
+    counts = (~found).sum(1)
+    _want(bool((counts == 4).all()), f"{int(counts[0])} positions stay hidden, where left = 4.")
+    _want(torch.equal(found, wanted), "you keep draws with a low score and hide better ones.")
+    _right("keep")
+
+
+def compounding(function: Callable[[float, int], list]) -> None:
+    """(tau, T) -> the temperature of each step, when the factors (1 - k / T) multiply up."""
+    for tau, steps in ((25.0, 4), (45.0, 12)):
+        found = function(tau, steps)
+        _want(found is not None, "compounding returns None: write its body, and return the result.")
+        found = [float(value) for value in found]
+        _want(len(found) == steps, f"{steps} steps have {steps} temperatures, not {len(found)}.")
+        _want(
+            not _same(found, temperatures(tau, steps, "linear")),
+            "that is the linear schedule: each step must start from the temperature of the last.",
+        )
+        wanted = temperatures(tau, steps, "compounding")
+        for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
+            _want(
+                _same(mine, right),
+                f"from tau = {tau:g} in {steps} steps, step {k} has the temperature {right:.3f}, "
+                f"not {mine:.3f}.",
+            )
+    _right("compounding")
+
+
+# --- 04 Smoothing ------------------------------------------------------------------------------
+
+
+def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    """(plain, smooth, s) -> guided, all (B, N, K)."""
+    plain, smooth = _random(2, 4, 5), _random(2, 4, 5, seed=1)
+    landmarks = {0.0: ("plain", plain), -1.0: ("smooth", smooth), 3.0: ("plain + 3 differences",
+                 plain + 3 * (plain - smooth))}  # fmt: skip
+    for s, (name, wanted) in landmarks.items():
+        found = _tensor(function(plain, smooth, s), plain, "guide")
+        known = {"smooth": smooth, "plain": plain, "-plain": -plain}
+        yours = [word for word, value in known.items() if _same(found, value)]
+        _want(
+            _same(found, wanted),
+            f"at s = {s:g} guided must be {name}" + (f"; yours is {yours[0]}." if yours else "."),
+        )
+    _right("guide")
+
+
+def equal_temperature(function: Callable[[float], float]) -> None:
+    """(s) -> the temperature T for which softmax(plain / T) is guidance away from uniform."""
+    plain = _random(1, 6)
+    for s in (1.0, 3.0, 0.5):
+        found = _number(function(s), "equal_temperature")
+        _want(found > 0, f"a temperature is above 0; for s = {s:g} you return {found:g}.")
+        uniform = torch.full_like(plain, -math.log(6))
+        guided = (uniform + (1 + s) * (plain.log_softmax(-1) - uniform)).softmax(-1)
+        mine = (plain / found).softmax(-1)
+        _want(
+            _same(mine, guided),
+            f"for s = {s:g} guidance gives its favourite the probability {guided.max():.3f}; "
+            f"softmax at your temperature {found:g} gives it {mine.max():.3f}.",
+        )
+    _right("equal_temperature")
+
+
+def box_blur(function: Callable[[Tensor], Tensor]) -> None:
+    """logits (B, N, K) -> the mean over each position and its up to 8 neighbours on the grid."""
+    logits = _random(2, 16, 3)
+    grid = logits.transpose(1, 2).unflatten(2, (4, 4))
+    wanted = F.avg_pool2d(grid, 3, 1, 1, count_include_pad=False).flatten(2).transpose(1, 2)
+    spot = torch.zeros(1, 16, 1)
+    spot[0, 3] = 1  # the end of the first row
+    found = _tensor(function(spot), spot, "box_blur")
+    _want(
+        found[0, 4, 0] == 0,
+        "what stands at position 3 leaks to position 4. They are neighbours in the list, but 3 "
+        "ends a row of the grid and 4 begins the next.",
+    )
+    found = _tensor(function(logits), logits, "box_blur")
+    codes = logits.mean(-1, keepdim=True).expand_as(logits)
+    _want(not _same(found, codes), "you blur over the codes; blur over the places, code by code.")
+    flat = function(torch.ones(1, 16, 1))
+    _want(
+        _same(flat, torch.ones(1, 16, 1)),
+        f"where all logits are 1, a corner becomes {float(flat[0, 0, 0]):.2f}: at the edge, divide "
+        "by the number of neighbours that exist.",
+    )
+    _want(_same(found, wanted), "the means are not those of 3 x 3 positions of the grid.")
+    _right("box_blur")
+
+
+# --- 05 Adapters -------------------------------------------------------------------------------
+
+
+def lie(function: Callable) -> None:
+    """(tokens (B, N), hidden, rate, K, generator) -> tokens, a share of the visible ones wrong."""
+    tokens = torch.randint(4, (50, 64), generator=torch.Generator().manual_seed(0))
+    hidden = torch.zeros(50, 64, dtype=torch.bool)
+    hidden[:, :32] = True
+    before = tokens.clone()
+    found = function(tokens, hidden, 0.3, 4, torch.Generator().manual_seed(1))
+    found = _tensor(found, before, "lie")
+    _want(torch.equal(tokens, before), "you changed the caller's tokens; work on a copy.")
+    wrong = found != tokens
+    _want(not wrong[hidden].any(), "a hidden token was changed: lie about the visible ones only.")
+    _want(
+        bool(((found >= 0) & (found < 4)).all()),
+        f"there are 4 codes, 0 to 3; you put in {int(found.max())}.",
+    )
+    share = wrong[~hidden].double().mean().item()
+    _want(
+        0.26 < share < 0.34,
+        f"{share:.0%} of the visible tokens are wrong, where 30 % should be"
+        + (": a random code is at times the true one." if 0.18 < share < 0.26 else "."),
+    )
+    _right("lie")
+
+
+def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """(x (B, N, D), anchor (B, 1, D)) -> x times its cosine to the anchor, clamped to [0, 1]."""
+    x, anchor = _random(2, 5, 4), _random(2, 1, 4, seed=1)
+    cosine = F.cosine_similarity(x, anchor, dim=-1)[..., None]  # (2, 5, 1)
+    found = _tensor(function(x, anchor), x, "select")
+    _want(
+        not _same(found, x * cosine),
+        f"a token with the cosine {cosine.min():.2f} is turned round; clamp the weight to [0, 1].",
+    )
+    dot = (x * anchor).sum(-1, keepdim=True).clamp(0, 1)
+    _want(
+        not _same(found, x * dot),
+        "that is the dot product; the cosine has both lengths divided out.",
+    )
+    _want(
+        not _same(found, cosine.clamp(0, 1) * F.normalize(x, dim=-1)),
+        "the tokens have lost their length: scale x itself.",
+    )
+    _want(_same(found, x * cosine.clamp(0, 1)), "the result is not x times its clamped cosine.")
+    _right("select")
+
+
+def lora(function: Callable) -> None:
+    """(x (B, I), weight (O, I), a (r, I), b (O, r), alpha) -> x through weight + alpha / r b a."""
+    x, weight, a, b = _random(3, 6), _random(5, 6), _random(2, 6, seed=1), _random(5, 2, seed=2)
+    zero = _tensor(function(x, weight, a, torch.zeros_like(b), 8.0), x @ weight.T, "lora")
+    _want(_same(zero, x @ weight.T), "with b = 0 an adapter must change nothing: x @ weight.T.")
+    found = _tensor(function(x, weight, a, b, 8.0), zero, "lora")
+    low = x @ a.T @ b.T
+    for factor, words in ((1, "alpha is not used"), (8, "alpha must be divided by the rank r")):
+        _want(not _same(found, zero + factor * low), f"you add {factor} x (x a b): {words}.")
+    _want(_same(found, zero + 4 * low), "the adapter's part is not alpha / r times x a^T b^T.")
+    _right("lora")
+
+
+# --- 06 What guidance costs --------------------------------------------------------------------
+
+
+def passes(function: Callable[[str, int], int]) -> None:
+    """(guidance, T) -> network passes for one picture."""
+    rules = {
+        "none": (1, "one prediction a step"),
+        "spatial": (1, "blurring logits needs no second prediction"),
+        "cfg": (2, "with and without the class; one batch of 2 B is still two passes a picture"),
+        "self": (2, "the generator's and the smoother's"),
+        "self+cfg": (3, "plain, without the class, and smoothed"),
+    }
+    for guidance, (each, why) in rules.items():
+        for steps in (1, 12):
+            found = _number(function(guidance, steps), "passes")
+            _want(
+                found == each * steps,
+                f"{guidance} in {steps} steps takes {each * steps} passes, not {found:g}: {why}.",
+            )
+    _right("passes")
+
+
+def layer_flops(function: Callable[[int, int, int], float]) -> None:
+    """(L, D, F) -> FLOP of one transformer layer: L tokens, width D, feed-forward width F."""
+    for length, width, wide in ((65, 192, 768), (257, 768, 3072)):
+        weights, pairs = 4 * width * width + 2 * width * wide, 2 * length * width
+        wanted = 2 * length * (weights + pairs)
+        found = _number(function(length, width, wide), "layer_flops")
+        mistakes = {
+            "a multiplication and an addition are two operations": wanted / 2,
+            "attention compares all pairs of tokens, too": 2 * length * weights,
+            "scores and weighted sum are two products over all pairs": wanted - length * pairs,
+            "query, key, value and output are four matrices": wanted - 2 * length * width * width,
+        }
+        for words, value in mistakes.items():
+            _want(not _same(found, value, 1e-9), f"you count {found / wanted:.2f} of it: {words}.")
+        _want(
+            _same(found, wanted, 1e-9),
+            f"a layer with L = {length}, D = {width}, F = {wide} takes {wanted:,} FLOP, not "
+            f"{found:,.0f}.",
+        )
+    _right("layer_flops")
+
+
+# --- 07 Evaluation -----------------------------------------------------------------------------
+
+
+def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
+    """(x (N,), y (M,)) -> the Fréchet distance of two samples of numbers."""
+    x, y = 2 * _random(500).double(), 3 + _random(400, seed=1).double()
+    mean, spread = (x.mean() - y.mean()) ** 2, (x.std() - y.std()) ** 2
+    found = _number(function(x, y), "frechet_1d")
+    mistakes = {
+        "the difference of the means has to be squared": mean.sqrt() + spread,
+        "the difference of the standard deviations has to be squared": mean + spread.sqrt(),
+        "compare standard deviations, not variances": mean + (x.var() - y.var()) ** 2,
+        "only the means are compared": mean,
+        "the distance is the square, without a root": (mean + spread).sqrt(),
+    }
+    for words, value in mistakes.items():
+        _want(not _same(found, value), f"you get {found:.2f}: {words}.")
+    wanted = float(mean + spread)
+    _want(_same(found, wanted, 0.02), f"the distance is {wanted:.2f}, yours is {found:.2f}.")
+    _right("frechet_1d")
+
+
+def to_infinity(function: Callable[[list, list], float]) -> None:
+    """(counts N, distances) -> the distance without end, by a straight line over 1 / N."""
+    counts = [100, 200, 400, 800]
+    for limit, slope in ((2.0, 50.0), (0.0, 30.0)):
+        found = _number(function(counts, [limit + slope / n for n in counts]), "to_infinity")
+        _want(
+            abs(found - slope) > 1e-3, f"{found:.2f} is the slope; the limit is where 1 / N is 0."
+        )
+        _want(
+            abs(found - limit) < 1e-3,
+            f"the distances are exactly {limit:g} + {slope:g} / N, so the limit is {limit:g}; you "
+            f"get {found:.3f}. Is the line drawn over 1 / N, and on to 0?",
+        )
+    _right("to_infinity")
+
+
+def recall(function: Callable[[Tensor, Tensor, int], float]) -> None:
+    """(real (N, D), fake (M, D), k) -> the share of reals inside a ball around a fake."""
+    real, fake = _random(200, 2).double(), 0.5 * _random(150, 2, seed=1).double()  # fakes alike
+    right = {k: precision_recall(real, fake, k) for k in (2, 3, 4)}
+    found = _number(function(real, fake, 3), "recall")
+    mistakes = {
+        "that is precision; the balls belong around the fakes": right[3]["precision"],
+        "your balls reach to neighbour k - 1; the nearest row is the row itself": right[2][
+            "recall"
+        ],
+        "your balls reach to neighbour k + 1": right[4]["recall"],
+    }
+    for words, value in mistakes.items():
+        _want(abs(found - value) > 1e-9, f"you get {found:.3f}: {words}.")
+    wanted = right[3]["recall"]
+    _want(abs(found - wanted) < 1e-9, f"recall is {wanted:.3f} here, you get {found:.3f}.")
+    _right("recall")

@@ -1,0 +1,308 @@
+"""Exercises: generated from their solutions; checks that pass them and see through mistakes."""
+
+import math
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sgmgm import cli, course, exercises
+
+FOLDER = course.ROOT / "notebooks"
+SOLUTIONS = course.find_lessons([], FOLDER / "solutions")
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(cell):
+    return "solution" in cell.metadata.get("tags", [])
+
+
+def run(path):
+    """Execute a notebook's code in this process: what each check says, None where all is right."""
+    names, said = {}, {}
+    for cell in code(nbformat.read(path, as_version=4)):
+        if not cell.source.startswith("exercises."):
+            exec(cell.source, names)
+            continue
+        name = cell.source.removeprefix("exercises.").split("(")[0]
+        try:
+            said[name] = exec(cell.source, names)
+        except exercises.NotYet as error:
+            said[name] = str(error)
+    return said
+
+
+# --- the notebooks -----------------------------------------------------------------------------
+
+
+def test_every_lesson_with_exercises_has_solutions():
+    lessons = {path.name for path in course.find_lessons([], FOLDER)}
+    for path in SOLUTIONS:
+        assert path.name in lessons
+        assert f"exercises/{path.name}" in (FOLDER / path.name).read_text()
+    pointing = {name for name in lessons if f"exercises/{name}" in (FOLDER / name).read_text()}
+    assert pointing == {path.name for path in SOLUTIONS}
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_exercises_are_what_the_solutions_give(path):
+    solution = nbformat.read(path, as_version=4)
+    nbformat.validate(solution)
+    written = FOLDER / "exercises" / path.name
+    assert nbformat.read(written, as_version=4) == course.exercise(solution), (
+        "run `sgmgm course exercises` and commit what it writes"
+    )
+    tasks = [cell.source for cell in solution.cells if "minutes)*" in cell.source]
+    assert 2 <= len(tasks) <= 4 and len(tasks) == sum(map(tagged, code(solution)))
+    for task in tasks:
+        assert "*(easy" in task or "*(medium" in task or "*(hard" in task
+        assert "<summary>Hint" in task
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_pass_and_stubs_fail(path, capsys):
+    solved = run(path)
+    assert len(solved) >= 2 and not any(solved.values()), solved
+    assert capsys.readouterr().out.splitlines() == [f"{name}: right." for name in solved]
+    stubs = run(FOLDER / "exercises" / path.name)
+    assert stubs.keys() == solved.keys()
+    for name, sentence in stubs.items():
+        assert sentence == f"{name} returns None: write its body, and return the result."
+    assert not capsys.readouterr().out
+
+
+def test_a_stub_keeps_signature_and_docstring_only():
+    source = 'def f(x):\n    """What."""\n    return x\n\n\n'
+    source += 'def g(y):\n    """Two\n    lines."""\n    a = 1\n'
+    names = {}
+    exec(course.stub(source), names)
+    assert "return" not in course.stub(source) and "a = 1" not in course.stub(source)
+    assert names["f"](1) is None and names["g"].__doc__ == "Two\n    lines."
+    solution = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source, metadata={"tags": ["solution"]})]
+    )
+    stub, answer = course.exercise(solution).cells
+    assert "return" not in stub.source and source in answer.source and "<details>" in answer.source
+
+
+def test_the_command_writes_the_exercises(tmp_path, capsys):
+    (tmp_path / "solutions").mkdir()
+    path = SOLUTIONS[0]
+    (tmp_path / "solutions" / path.name).write_bytes(path.read_bytes())
+    assert cli.main(["course", "exercises", "--notebooks", str(tmp_path)]) == 0
+    written = tmp_path / "exercises" / path.name
+    assert written.read_bytes() == (FOLDER / "exercises" / path.name).read_bytes()
+    assert "1 notebooks" in capsys.readouterr().out
+    assert cli.main(["course", "exercises", "--notebooks", str(tmp_path / "none")]) == 2
+
+
+# --- wrong answers -----------------------------------------------------------------------------
+
+
+def cosine_hidden(t, n):
+    return max(1, round(math.cos(math.pi * t / 2) * n))
+
+
+def places(n, hidden, generator):
+    return torch.randperm(n, generator=generator) < hidden
+
+
+def some_wrong(tokens, where, rate, generator, shift):
+    return torch.where(
+        (torch.rand(tokens.shape, generator=generator) < rate) & where, tokens + shift, tokens
+    )
+
+
+def random_codes(tokens, hidden, rate, codes, generator):
+    random = torch.randint(codes, tokens.shape, generator=generator)
+    chosen = torch.rand(tokens.shape, generator=generator) < rate
+    return torch.where(chosen & ~hidden, random, tokens)
+
+
+def in_place(tokens, hidden, rate, codes, generator):
+    tokens[~hidden] = 0
+    return tokens
+
+
+def each_loss(logits, tokens):
+    return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+
+
+def ranks(score):
+    return score.argsort(1).argsort(1)
+
+
+def flat_blur(x):
+    return (x.roll(1, 1) + x + x.roll(-1, 1)) / 3
+
+
+def padded_blur(x):
+    grid = x.transpose(1, 2).unflatten(2, (4, 4))
+    return F.avg_pool2d(grid, 3, 1, 1).flatten(2).transpose(1, 2)
+
+
+def ball_share(points, centres, k):
+    radius = torch.cdist(centres, centres).kthvalue(k, dim=1).values
+    return (torch.cdist(points, centres) <= radius).any(1).double().mean()
+
+
+# check -> wrong answers, each with words that the message must hold
+WRONG = {
+    "nearest_code": [
+        (lambda v, c: torch.cdist(v, c).argmax(1), "you chose code"),
+        (lambda v, c: (v @ c.T).argmax(1), "away"),
+        (lambda v, c: torch.cdist(v, c), "shape (20, 8) where (20,)"),
+        (lambda v, c: c[torch.cdist(v, c).argmin(1)][:, 0], "torch.float32 where torch.int64"),
+        (lambda v, c: torch.cdist(v, c).argmin(1) + 8, "8 codes"),
+        (lambda v, c: [0] * len(v), "returns a list"),
+    ],
+    "straight_through": [
+        (lambda z, e: e, "it receives none"),
+        (lambda z, e: z, "forward"),
+        (lambda z, e: z + (e - z), "it receives 0"),
+        (lambda z, e: e.detach(), "no gradient comes back"),
+        (lambda z, e: z - z.detach() + e, "the codes e receive"),
+    ],
+    "perplexity": [
+        (lambda t, k: len(t.unique()), "30, 1 and 1 times"),
+        (lambda t, k: -sum(p * math.log(p) for p in [1 / 8] * 8), "is 8.00, yours 2.08"),
+        (lambda t, k: (lambda p: (-(p * p.log()).sum()).exp())(
+            t.flatten().bincount(minlength=k) / t.numel()), "0 log 0"),
+        (lambda t, k: "many", "not a number"),
+    ],
+    "cosine_mask": [
+        (lambda t, n, g: places(n, max(1, round((1 - t) * n)), g), "the cosine schedule hides 59"),
+        (lambda t, n, g: ~places(n, cosine_hidden(t, n), g), "hides 0 of 64 tokens and keeps 64"),
+        (lambda t, n, g: torch.arange(n) < cosine_hidden(t, n), "at random"),
+        (lambda t, n, g: places(n, round(math.cos(math.pi * t / 2) * n), g), "hides 1 and"),
+        (lambda t, n, g: places(n, math.floor(max(1, math.cos(math.pi * t / 2) * n)), g),
+         "t = 0.84 your mask hides 15 of 64 tokens and keeps 49, where the cosine schedule hides "
+         "16 and keeps 48"),
+    ],
+    "masked_loss": [
+        (lambda x, t, h: each_loss(x, t).mean(), "all positions"),
+        (lambda x, t, h: each_loss(x, t)[~h].mean(), "visible positions"),
+        (lambda x, t, h: each_loss(x, t)[h].sum(), "sum"),
+        (lambda x, t, h: sum(each_loss(x, t)[i][h[i]].mean() for i in (0, 1)) / 2, "mean of means"),
+        (lambda x, t, h: 7.0, "your loss is 7.000, the right one"),
+    ],
+    "one_step_chance": [
+        (lambda images: 1.0, "ABAB and BABA one step is right with probability 0.1250, not 1"),
+        (lambda images: 1 / len(images), "not 0.5"),
+        (lambda images: (images[:, None] == images[None]).double().mean(1).prod(1).mean(), "add"),
+    ],
+    "settled": [
+        (lambda steps, n: [n // steps] * steps, "round 1 settles 4"),
+        (lambda steps, n: [n], "settle 4 numbers"),
+        (lambda steps, n: [1] * steps, "settle 4 tokens in all; there are 16"),
+        (lambda steps, n: (lambda left: [a - b for a, b in zip(left, left[1:], strict=False)])(
+            [round(n * math.cos(math.pi * k / 2 / steps)) for k in range(steps + 1)]),
+         "rounded down"),
+    ],
+    "keep": [
+        (lambda s, known, left: ranks(s) >= left, "known"),
+        (lambda s, known, left: (ranks(s.masked_fill(known, -9e9)) < s.shape[1] - left) | known,
+         "low score"),
+        (lambda s, known, left: ranks(s.masked_fill(known, torch.inf)) >= left + 1, "5 positions"),
+    ],
+    "compounding": [
+        (lambda tau, steps: [tau * (1 - k / steps) for k in range(1, steps + 1)], "linear"),
+        (lambda tau, steps: [tau * math.prod(1 - i / steps for i in range(k))
+                             for k in range(1, steps + 1)], "step 1"),
+        (lambda tau, steps: [tau], "4 temperatures, not 1"),
+    ],
+    "guide": [
+        (lambda plain, smooth, s: smooth + s * (plain - smooth), "at s = 0 guided must be plain; "
+         "yours is smooth"),
+        (lambda plain, smooth, s: smooth - (1 + s) * (plain - smooth), "at s = 0"),
+        (lambda plain, smooth, s: plain + s * (smooth - plain), "at s = -1 guided must be smooth"),
+        (lambda plain, smooth, s: plain, "at s = -1 guided must be smooth; yours is plain"),
+    ],
+    "equal_temperature": [
+        (lambda s: 1 + s, "for s = 1"),
+        (lambda s: 1 / s, "for s = 1"),
+        (lambda s: -s, "above 0"),
+    ],
+    "box_blur": [
+        (flat_blur, "position 3 leaks to position 4"),
+        (lambda x: x.mean(-1, keepdim=True).expand_as(x), "over the codes"),
+        (padded_blur, "a corner becomes 0.44"),
+        (lambda x: x, "3 x 3"),
+    ],
+    "lie": [
+        (lambda t, h, rate, k, g: some_wrong(t, h | ~h, rate, g, 1) % k, "hidden token"),
+        (random_codes, "at times the true one"),
+        (in_place, "caller's"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1), "4 codes"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, 1 - rate, g, 1) % k, "are wrong, where 30 %"),
+    ],
+    "select": [
+        (lambda x, a: x * F.cosine_similarity(x, a, dim=-1)[..., None], "clamp"),
+        (lambda x, a: x * (x * a).sum(-1, keepdim=True).clamp(0, 1), "dot product"),
+        (lambda x, a: F.normalize(x, dim=-1)
+         * F.cosine_similarity(x, a, dim=-1).clamp(0, 1)[..., None], "length"),
+        (lambda x, a: F.cosine_similarity(x, a, dim=-1), "shape (2, 5)"),
+    ],
+    "lora": [
+        (lambda x, w, a, b, alpha: x @ w.T + x @ a.T @ b.T, "alpha is not used"),
+        (lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T @ b.T), "divided by the rank"),
+        (lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T @ b.T), "change nothing"),
+    ],
+    "passes": [
+        (lambda guidance, steps: steps, "cfg in 1 steps takes 2 passes, not 1"),
+        (lambda guidance, steps: steps * (1 + (guidance != "none")), "no second prediction"),
+        (lambda guidance, steps: steps * {"none": 1, "spatial": 1}.get(guidance, 2), "self+cfg"),
+    ],
+    "layer_flops": [
+        (lambda n, d, f: n * (4 * d * d + 2 * d * f + 2 * n * d), "two operations"),
+        (lambda n, d, f: 2 * n * (4 * d * d + 2 * d * f), "all pairs"),
+        (lambda n, d, f: 2 * n * (4 * d * d + 2 * d * f + n * d), "two products"),
+        (lambda n, d, f: 2 * n * (3 * d * d + 2 * d * f + 2 * n * d), "four matrices"),
+        (lambda n, d, f: 1.0, "FLOP, not 1"),
+    ],
+    "frechet_1d": [
+        (lambda x, y: (x.mean() - y.mean()) ** 2, "only the means"),
+        (lambda x, y: (x.mean() - y.mean()) ** 2 + (x.var() - y.var()) ** 2, "not variances"),
+        (lambda x, y: (x.mean() - y.mean()).abs() + (x.std() - y.std()) ** 2, "means has to be"),
+        (lambda x, y: (x.mean() - y.mean()) ** 2 + (x.std() - y.std()).abs(), "deviations has"),
+        (lambda x, y: ((x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2).sqrt(), "root"),
+        (lambda x, y: 0, "yours is 0.00"),
+    ],
+    "to_infinity": [
+        (lambda counts, distances: distances[-1], "over 1 / N"),
+        (lambda counts, distances: (distances[0] - distances[1]) / (1 / 100 - 1 / 200), "slope"),
+        (lambda counts, distances: sum(distances) / 4, "is 2; you get"),
+    ],
+    "recall": [
+        (lambda real, fake, k: ball_share(fake, real, k + 1), "that is precision"),
+        (lambda real, fake, k: ball_share(real, fake, k), "k - 1"),
+        (lambda real, fake, k: ball_share(real, fake, k + 2), "k + 1"),
+        (lambda real, fake, k: 1.0, "you get 1.000"),
+    ],
+}  # fmt: skip
+
+
+def test_every_check_has_wrong_answers():
+    called = {name for path in SOLUTIONS for name in run(path)}
+    assert called == WRONG.keys() and all(len(wrong) >= 2 for wrong in WRONG.values())
+    own = vars(exercises).items()
+    checks = {
+        n for n, f in own if getattr(f, "__module__", "") == exercises.__name__ and n[0] != "_"
+    }
+    assert checks - {"NotYet"} == called
+
+
+@pytest.mark.parametrize(
+    "name, wrong, words",
+    [(name, wrong, words) for name, cases in WRONG.items() for wrong, words in cases],
+)
+def test_wrong_answers_are_explained(name, wrong, words):
+    with pytest.raises(exercises.NotYet) as found:
+        getattr(exercises, name)(wrong)
+    sentence = str(found.value)
+    assert words in sentence, sentence
+    assert found.value._render_traceback_() == [f"Not yet: {sentence}"]
