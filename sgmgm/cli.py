@@ -273,7 +273,12 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 def course(args) -> None:
     """Execute the lessons one after another and report how each went, or write the exercises."""
     from .course import run as run_course
+    from .course import write_exercises
 
+    if args.action == "exercises":
+        written = write_exercises(args.notebooks)
+        print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
+        return
     parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
     lessons = run_course(args.lessons, args.out, args.notebooks, **parameters)
     bad = [each["name"] for each in lessons if each["status"].startswith("failed")]
@@ -284,12 +289,7 @@ def course(args) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    from .course import write_exercises
     """All commands and options."""
-    if args.action == "exercises":
-        written = write_exercises(args.notebooks)
-        print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
-        return
     top = Parser(prog="sgmgm", description="Masked generative image models with self-guidance.")
     top.add_argument("--version", action="version", version=f"sgmgm {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
