@@ -233,6 +233,17 @@ def pack(args) -> None:
     print(f"{args.out}: {size / 1e6:.1f} MB")
 
 
+def doctor(args) -> None:
+    """Check this machine: what stands in the way, what to do, how long the lessons will take."""
+    from .course import workspace
+    from .doctor import describe, examine
+
+    findings = examine(workspace(), args.device)
+    print(describe(findings))
+    if any(finding.state == "stop" for finding in findings):
+        sys.exit(2)
+
+
 def info(args) -> None:
     """What is installed, on what machine, and what models and presets there are."""
     import torchvision
@@ -384,6 +395,8 @@ def parser() -> argparse.ArgumentParser:
     each = command(pack)
     each.add_argument("--model", required=True, help="a pipeline folder")
     each.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+
+    command(doctor)
 
     each = command(info)
     each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")

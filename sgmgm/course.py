@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import workflow
+from . import doctor, workflow
 from .errors import InputError, check_choice
 from .files import atomic_path, read_json, write_json
 from .pipeline import SHIPPED
@@ -34,7 +34,7 @@ def workspace() -> Path:
 
 
 def preflight(device: str | None = None) -> str:
-    """Say in one line what this lesson runs on; returns the device to use.
+    """Say in one line what this lesson runs on, and what is in its way; returns the device.
 
     Downloads go to the repository's `data/raw` wherever Jupyter was started.
     """
@@ -43,6 +43,9 @@ def preflight(device: str | None = None) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED[:2])
     words = describe_device(torch.device(device))
     print(f"{versions}, Python {sys.version.split()[0]}, {words}")
+    stops = [f for f in doctor.examine(workspace(), device, doctor.QUICK) if f.state == "stop"]
+    if stops:
+        print(doctor.describe(stops))
     return device
 
 
@@ -191,8 +194,10 @@ def run(
         raise InputError("the runner needs papermill: pip install 'sgmgm[course]'.") from None
     lessons = find_lessons(wanted, Path(notebooks or ROOT / "notebooks"))
     read = {path: read_lesson(path, parameters) for path in lessons}
+    device = torch.device(parameters.get("device") or default_device())
     summary = parameters | {
-        "device": describe_device(torch.device(parameters.get("device") or default_device())),
+        "device": describe_device(device),
+        "speed": round(doctor.speed(device, seconds=1)),  # `sgmgm doctor` compares with its own
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in REPORTED},
         "python": sys.version.split()[0],

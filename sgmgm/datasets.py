@@ -25,6 +25,8 @@ from .errors import DataError, InputError, check_choice, check_count
 
 NAMES = ("sprites", "cifar10", "fashion-mnist", "folder:PATH")
 SPLITS = ("train", "test")
+# where below `data_root()` the public sets lie
+DOWNLOADED = {"cifar10": CIFAR10.base_folder, "fashion-mnist": "FashionMNIST/raw"}
 SPRITE_SPLITS = {"train": (0, 20_000), "test": (1, 5_000)}  # seed, images
 MAX_PIXELS = 64_000_000  # of one picture in a folder: a small file can unpack to gigabytes
 
@@ -136,7 +138,7 @@ def _load_sprites(split: str, count: int | None) -> ImageSet:
 
 
 def _load_cifar10(split: str) -> ImageSet:
-    folder = data_root() / CIFAR10.base_folder
+    folder = data_root() / DOWNLOADED["cifar10"]
     sums = [*CIFAR10.train_list, *CIFAR10.test_list]
     sums.append([CIFAR10.meta["filename"], CIFAR10.meta["md5"]])
     _download_if_absent(
@@ -158,7 +160,7 @@ def _load_cifar10(split: str) -> ImageSet:
 
 
 def _load_fashion_mnist(split: str) -> ImageSet:
-    folder = data_root() / "FashionMNIST" / "raw"
+    folder = data_root() / DOWNLOADED["fashion-mnist"]
     archives = [name for name, _ in FashionMNIST.resources]
     _download_if_absent(
         FashionMNIST,

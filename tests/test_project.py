@@ -20,9 +20,9 @@ WAY = [
     *("transformer", "smoothing", "guidance", "sampling", "samples", "metrics", "training"),
     *("presets", "pipeline", "convert", "workflow", "sweep"),
 ]
-TOP = {"plots", "results", "course", "cli", "widgets", "exercises"}
-TOP_ON_TOP = {"cli": {"course", "plots", "results"}, "__main__": {"cli"},
-              "course": {"exercises"}, "widgets": {"plots"}, "results": {"plots"}}  # fmt: skip
+TOP = {"plots", "results", "doctor", "course", "cli", "widgets", "exercises"}
+TOP_ON_TOP = {"cli": {"course", "doctor", "plots", "results"}, "__main__": {"cli", "doctor"},
+              "course": {"doctor", "exercises"}, "widgets": {"plots"}, "results": {"plots"}}  # fmt: skip
 
 
 def imports(tree):
