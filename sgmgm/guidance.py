@@ -32,6 +32,8 @@ class Guidance:
         scale_schedule: how s changes while the canvas fills, a name in `SCALE_SCHEDULES`.
     """
 
+    passes = 1  # through the network, an image and step
+
     def __init__(
         self, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant"
     ):
@@ -72,6 +74,8 @@ class Sharpened(Guidance):
 class ClassifierFree(Guidance):
     """smooth = the prediction without the class (Ho & Salimans 2022), in one batch of 2 B."""
 
+    passes = 2
+
     def both(self, canvas, labels):
         nobody = torch.full_like(labels, self.model.config.num_classes)
         logits = self.model(torch.cat((canvas, canvas)), torch.cat((labels, nobody))).logits
@@ -91,6 +95,7 @@ class SpatialLogits(Guidance):
 class SpatialEmbeddings(Guidance):
     """smooth = the prediction from a canvas whose embeddings are blurred over the grid."""
 
+    passes = 2
     sigma = 1.0  # grid cells
 
     def both(self, canvas, labels):
@@ -104,6 +109,8 @@ class SelfAttentionGuidance(Guidance):
     A position's attention is what the last layer's heads give it on average; positions above
     the mean are masked, as SAG blurs them.
     """
+
+    passes = 2
 
     def both(self, canvas, labels):
         model = self.model
@@ -121,6 +128,8 @@ class SelfAttentionGuidance(Guidance):
 class AutoGuidance(Guidance):
     """smooth = the prediction of a weaker copy (Karras et al. 2024)."""
 
+    passes = 2
+
     def __init__(self, model, scale=1.0, scale_schedule="constant", *, weak: MaskedTransformer):
         super().__init__(model, scale, scale_schedule)
         self.weak = weak
@@ -134,6 +143,8 @@ class SelfGuidance(Guidance):
 
     TOAST recycles pass 1's hidden states, so both kinds cost two passes a step.
     """
+
+    passes = 2
 
     def __init__(
         self,
@@ -158,11 +169,13 @@ class SelfGuidance(Guidance):
 
 
 class SelfAndClassifierFree(SelfGuidance):
-    """Self- and classifier-free guidance together; three passes a step.
+    """Self- and classifier-free guidance together.
 
     Two guidances compose by the sum of their pushes, so the smooth prediction that stands for
     both is smooth + no_class - plain.
     """
+
+    passes = 3
 
     def both(self, canvas, labels):
         nobody = torch.full_like(labels, self.model.config.num_classes)

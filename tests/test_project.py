@@ -17,7 +17,7 @@ SOURCES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "sgmgm").g
 # A module imports only what stands before it. What nothing may import stands in TOP.
 WAY = [
     *("errors", "files", "hub", "sprites", "datasets", "classifier", "tokenizer", "masking"),
-    *("transformer", "smoothing", "guidance", "sampling", "samples", "metrics", "training"),
+    *("transformer", "smoothing", "guidance", "sampling", "fast", "samples", "metrics", "training"),
     *("presets", "pipeline", "convert", "workflow", "sweep"),
 ]
 TOP = {"plots", "results", "doctor", "course", "cli", "widgets", "exercises"}

@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+from sgmgm import fast
+from sgmgm.guidance import GUIDANCES, make_guidance
+from sgmgm.sampling import ORDERS, decode, generators_for
+from sgmgm.smoothing import LoraSmoother, ToastSmoother
+from sgmgm.transformer import MaskedTransformer, TransformerConfig
+
+CONFIG = TransformerConfig(16, 32, 3, 4, 48, 20, 5, dropout=0.1)
+
+
+def network(seed, config=CONFIG):
+    torch.manual_seed(seed)
+    model = MaskedTransformer(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(6)
+        else:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def disturbed(module, amount=0.3):
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(amount * torch.randn_like(parameter))
+    return module.eval()
+
+
+def parts(layers=3):
+    config = TransformerConfig(16, 32, layers, 4, 48, 20, 5, dropout=0.1)
+    model = network(0, config)
+    return {
+        "model": model,
+        "weak": network(1, TransformerConfig(16, 16, 1, 2, 24, 20, 5)),
+        "toast": disturbed(ToastSmoother.for_transformer(model, tg_factor=3)),
+        "toast with class": disturbed(
+            ToastSmoother.for_transformer(model, tg_factor=3, keep_class=True)
+        ),
+        "lora": disturbed(LoraSmoother(model, rank=2)),
+    }
+
+
+@pytest.fixture(scope="module")
+def deep():
+    return parts()
+
+
+WAYS = [(name, "toast") for name in GUIDANCES] + [
+    (name, smoother) for name in ("self", "self+cfg") for smoother in ("toast with class", "lora")
+]
+
+
+def both(found, name, smoother, batch=6, dtype=torch.float32, **options):
+    """Trajectories of `sampling.decode` and of the fast one, for the same seeds."""
+    model = found["model"]
+    guidance = make_guidance(name, model, 1.3, options.pop("scale_schedule", "constant"),
+                             weak=found["weak"], smoother=found[smoother])  # fmt: skip
+    labels = torch.arange(batch) % 5
+    canvas = options.pop("canvas", model.blank.expand(batch, -1))
+    settings = {"steps": 6, "temperature": 4.0} | options
+    return [
+        function(
+            given, labels, canvas, generators=generators_for(range(10, 10 + batch)), **settings
+        )
+        for function, given in (
+            (decode, guidance),
+            (fast.decode, fast.FastGuidance(guidance, dtype)),
+        )
+    ]
+
+
+def assert_same(slow, quick):
+    assert slow.tokens.equal(quick.tokens) and slow.canvases.equal(quick.canvases)
+    assert slow.drawn.equal(quick.drawn) and slow.kept.equal(quick.kept)
+    torch.testing.assert_close(slow.confidence, quick.confidence, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("name, smoother", WAYS)
+def test_the_same_tokens_as_decode(name, smoother, layers, deep):
+    assert_same(*both(deep if layers == 3 else parts(1), name, smoother))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("remask_known", [False, True])
+def test_the_same_for_every_order_and_with_given_tokens(order, remask_known, deep):
+    canvas = deep["model"].blank.repeat(6, 1)
+    canvas[1, :5], canvas[2, 3], canvas[4] = 7, 0, torch.arange(16)
+    slow, quick = both(deep, "self", "toast", order=order, canvas=canvas, steps=5,
+                       remask_known=remask_known, temperature=30.0)  # fmt: skip
+    assert_same(slow, quick)
+    full = canvas[4:5].expand(6, -1)
+    assert both(deep, "none", "toast", canvas=full, order=order)[1].tokens.equal(full)
+
+
+@pytest.mark.parametrize(
+    "options", [{"schedule": "linear"}, {"anneal": "compounding"}, {"steps": 1}, {"steps": 20},
+                {"scale_schedule": "interval"}, {"batch": 1}]
+)  # fmt: skip
+def test_the_same_for_other_settings(options, deep):
+    assert_same(*both(deep, "self", "toast", **options))
+
+
+def test_bfloat16_predicts_nearly_the_same(deep):
+    canvas = deep["model"].blank.repeat(3, 1)
+    canvas[:, :7] = torch.arange(7)
+    at = torch.arange(7, 16).expand(3, -1)
+    labels = torch.tensor([0, 4, 2])
+    with torch.no_grad():
+        for name, smoother in WAYS:
+            guidance = make_guidance(name, deep["model"], 1.0, weak=deep["weak"],
+                                     smoother=deep[smoother])  # fmt: skip
+            exact = guidance(canvas, labels)[:, 7:].softmax(-1)
+            half = fast.FastGuidance(guidance)(canvas, labels, at)
+            assert half.dtype == torch.float32 and half.shape == (3, 9, 20)
+            error = (half.softmax(-1) - exact).abs().sum(-1) / 2  # total variation
+            assert 0 < error.mean() < 0.06, name
+
+
+def test_logits_that_are_not_finite_name_the_step(deep):
+    class Broken(fast.FastGuidance):
+        calls = 0
+
+        def __call__(self, canvas, labels, at):
+            self.calls += 1
+            logits = super().__call__(canvas, labels, at)
+            return logits * (float("nan") if self.calls == 3 else 1)
+
+    model = deep["model"]
+    guided = Broken(make_guidance("none", model), torch.float32)
+    with pytest.raises(fast.InputError, match="logits of step 3 hold NaN or infinity"):
+        fast.decode(guided, torch.arange(2), model.blank.expand(2, -1), 5)
