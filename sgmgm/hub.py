@@ -154,8 +154,9 @@ def digest(path: Path) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """Note the SHA-256 of every file below `folder` in its `manifest.json`."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json")
+    """Note the SHA-256 of every file of weights and settings below `folder` in `manifest.json`."""
+    files = [f for f in folder.rglob("*") if f.suffix in (".safetensors", ".json")]
+    files = sorted(f for f in files if f.name != "manifest.json")
     hashes = {file.relative_to(folder).as_posix(): digest(file) for file in files}
     write_json(folder / "manifest.json", hashes)
 

@@ -21,7 +21,7 @@ from .errors import DataError, InputError, check_count
 from .files import atomic_path
 
 BLOCK = 2048  # rows that are in float64 at once
-MAX_ROWS = 10_000  # feature rows that KID and precision/recall look at
+MAX_ROWS = 5_000  # feature rows that KID and precision/recall look at
 
 
 def _rows(name: str, features, least: int = 1) -> Tensor:

@@ -6,8 +6,10 @@ README's numbers are written by `write`, never by hand.
 
 from pathlib import Path
 
+from .cards import draw_samples, model_card
 from .errors import DataError
 from .files import atomic_path
+from .pipeline import SHIPPED, Pipeline
 from .plots import trade_off
 from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
 
@@ -64,6 +66,19 @@ def put_between(text: str, block: str) -> str:
         raise DataError(f"the text needs one line {BEGIN!r} and one {END!r}.")
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}"
+
+
+def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> list[Path]:
+    """Write the card and draw the samples of every shipped model; returns the cards."""
+    written = []
+    for place in sorted(card.parent for card in Path(shipped).glob("*/pipeline.json")):
+        path = Path(folder) / f"sweep-{place.name}.jsonl"
+        rows = reported(path)[0] if path.exists() else []
+        draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png")
+        written.append(place / "README.md")
+        with atomic_path(written[-1]) as partial:
+            partial.write_text(model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else ""))
+    return written
 
 
 def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:

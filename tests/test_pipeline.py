@@ -410,3 +410,14 @@ def test_a_packed_pipeline_is_small_whole_and_guarded(trained, tmp_path):
     file.write_bytes(data)
     with pytest.raises(CheckpointError, match="smoother/model.safetensors .*SHA-256"):
         Pipeline.from_pretrained(packed, "cpu")
+
+
+def test_packing_what_ships_gives_what_ships(tmp_path):
+    out = tmp_path / "again"
+    workflow.pack("sprites", out, "cpu")
+    shipped = pipelines.SHIPPED / "sprites"
+    for part in ("classifier", "tokenizer", "transformer"):
+        weights = f"{part}/model.safetensors"
+        assert (out / weights).read_bytes() == (shipped / weights).read_bytes()
+    # the reference too, although the shipped one would have served
+    assert (out / "reference.safetensors").is_file()

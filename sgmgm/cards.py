@@ -1,0 +1,103 @@
+"""Model cards: what a pipeline is and how it was made, from what its own files say."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .files import read_json
+from .pipeline import Pipeline, read_card
+from .presets import Smoothing, get
+from .workflow import PARTS, balanced_labels, draw, save_grid
+
+# data set -> its source, its licence, and where its models fail
+ABOUT = {
+    "sprites": (
+        "pictures that `sgmgm.sprites` draws",
+        "MIT, like the code",
+        "Small parts come out soft: 64 tokens are few for sharp edges. Unguided, the two accents "
+        "of a picture often disagree in colour (coherence).",
+    ),
+    "cifar10": (
+        "CIFAR-10 (Krizhevsky 2009), 50,000 training images",
+        "its authors state none and ask to be cited",
+        "Trained on a CPU: shapes are soft, many animals cannot be told apart, and legs and faces "
+        "rarely come out right. Vehicles and backgrounds are best.",
+    ),
+    "fashion-mnist": (
+        "Fashion-MNIST (Xiao et al. 2017), 60,000 training images, padded to 32 x 32",
+        "MIT",
+        "Prints and fine patterns are blurred; shirts, pullovers and coats are mixed up, as the "
+        "classifier does on real ones.",
+    ),
+}
+
+
+def model_card(folder: str | Path, scores: str = "") -> str:
+    """A pipeline folder described in Markdown; `scores` is put in as it is."""
+    folder = Path(folder)
+    card = read_card(folder)
+    source, licence, failures = ABOUT.get(card.dataset, (card.dataset, "that of your data", ""))
+    needed = {part: place for place, part in enumerate(PARTS)}
+    names = sorted(p.parent.name for p in folder.glob("*/training.json"))
+    names.sort(key=lambda name: needed.get(name, len(needed)))
+    reports = {name: read_json(folder / name / "training.json") for name in names}
+    rows = ["| part | trained on | time, device | result |", "|---|---|---|---|"]
+    for name, report in reports.items():
+        images = f"{report['recipe']['steps']:,} x {report['recipe']['batch_size']} images"
+        time = f"{report['seconds'] / 60:.1f} min, {report['device']}"
+        rows.append(f"| {name} | {images} | {time} | {result(report)} |")
+    default = ", ".join(f"{key} {value}" for key, value in vars(card.sampling).items())
+    parts = [
+        f"# {card.dataset}",
+        f"Data: {source}. Licence of the data: {licence}.",
+        "![samples](samples.png)" if (folder / "samples.png").is_file() else "",
+        f"Upper half: unguided. Lower half: this model's default ({default}).",
+        "\n".join(rows),
+        scores,
+        f"Known failures: {failures}" if failures else "",
+        "Made by these commands, then `sgmgm pack`:",
+        "\n".join(("```sh", *(command(name, report) for name, report in reports.items()), "```")),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def result(report: dict) -> str:
+    """A training report's scores in a few words."""
+    last = report["history"][-1]
+    if "test_accuracy" in report:
+        return f"test accuracy {report['test_accuracy']:.3f}"
+    if "psnr" in report:
+        used = f"{report['codes_used']:.0%} of codes used"
+        return f"test PSNR {report['psnr']:.2f} dB, rFID {report['rfid']:.2f}, {used}"
+    name = "nll" if "nll" in last else "auxiliary"
+    return f"{'NLL' if name == 'nll' else 'auxiliary loss'} {last[name]:.3f} in its last batch"
+
+
+def command(part: str, report: dict) -> str:
+    """The command that made a part."""
+    plan = get(report["dataset"], report["preset"], 2)
+    kind = part.split("-")[0]
+    options = ""
+    if "smoothing" in report:
+        usual = vars(Smoothing())
+        changed = {k: v for k, v in report["smoothing"].items() if v != usual[k]}
+        kind = "smoother-lora" if changed.pop("kind", "toast") == "lora" else "smoother"
+        for key, value in changed.items():
+            options += f" --{key.replace('_', '-')}" + (f" {value}" if value is not True else "")
+    if part not in (kind, "weak"):
+        options += f" --name {part}"
+    steps = report["recipe"]["steps"]
+    if steps != getattr(plan, f"{kind.split('-')[0]}_recipe").steps:
+        options += f" --steps {steps}"
+    where = f"--dataset {report['dataset']} --preset {report['preset']}"
+    return f"sgmgm train {kind} {where}{options}"
+
+
+def draw_samples(pipeline: Pipeline, path: str | Path, rows: int = 2) -> None:
+    """A grid of every class: `rows` rows unguided, then as many at the pipeline's default."""
+    classes = list(range(len(pipeline.card.classes)))
+    labels = balanced_labels(rows * len(classes), classes)
+    halves = [draw(pipeline, labels, guidance=kind)[0] for kind in ("none", None)]
+    images = torch.from_numpy(np.concatenate(halves)).permute(0, 3, 1, 2).float() / 255
+    save_grid(path, images, columns=len(classes), zoom=2)
