@@ -23,7 +23,6 @@ from torchvision.transforms.functional import pil_to_tensor
 from . import sprites
 from .errors import DataError, InputError, check_choice, check_count
 
-NAMES = ("sprites", "cifar10", "fashion-mnist", "folder:PATH")
 SPLITS = ("train", "test")
 # where below `data_root()` the public sets lie
 DOWNLOADED = {"cifar10": CIFAR10.base_folder, "fashion-mnist": "FashionMNIST/raw"}
@@ -73,13 +72,10 @@ def load(
         check_count("count", count)  # before anything is downloaded
     if isinstance(name, str) and name.startswith("folder:"):
         return _load_folder(name, split, count, resolution)
-    check_choice("data set", name, NAMES)
+    check_choice("data set", name, (*DATASETS, "folder:PATH"))
     if resolution != 32:
         raise InputError(f"{name} has 32 x 32 pixels; only folder:PATH takes another resolution.")
-    if name == "sprites":
-        return _load_sprites(split, count)
-    whole = _load_cifar10(split) if name == "cifar10" else _load_fashion_mnist(split)
-    return whole if count is None else whole.subset(count)
+    return DATASETS[name](split, count)
 
 
 def data_root() -> Path:
@@ -137,7 +133,7 @@ def _load_sprites(split: str, count: int | None) -> ImageSet:
 # skip is said here in one sentence.
 
 
-def _load_cifar10(split: str) -> ImageSet:
+def _load_cifar10(split: str, count: int | None) -> ImageSet:
     folder = data_root() / DOWNLOADED["cifar10"]
     sums = [*CIFAR10.train_list, *CIFAR10.test_list]
     sums.append([CIFAR10.meta["filename"], CIFAR10.meta["md5"]])
@@ -154,12 +150,13 @@ def _load_cifar10(split: str) -> ImageSet:
             raise DataError(f"{folder / file} is damaged: delete it and get CIFAR-10 again.")
     data = _read(CIFAR10, split, folder)
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # a view: torchvision's own memory
-    return ImageSet(
+    whole = ImageSet(
         "cifar10", split, images.contiguous(), torch.tensor(data.targets), tuple(data.classes)
     )
+    return whole if count is None else whole.subset(count)
 
 
-def _load_fashion_mnist(split: str) -> ImageSet:
+def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
     folder = data_root() / DOWNLOADED["fashion-mnist"]
     archives = [name for name, _ in FashionMNIST.resources]
     _download_if_absent(
@@ -179,9 +176,10 @@ def _load_fashion_mnist(split: str) -> ImageSet:
         raise DataError(f"{label_file} is damaged: it holds labels above 9.")
     images = F.pad(data.data, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
     # All shoes point to the left, so a mirrored one would be a new kind of picture.
-    return ImageSet(
+    whole = ImageSet(
         "fashion-mnist", split, images, data.targets, tuple(FashionMNIST.classes), flip=False
     )
+    return whole if count is None else whole.subset(count)
 
 
 def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) -> None:
@@ -236,6 +234,15 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
     if start[:4] != bytes([0, 0, 8, dimensions]) or size != header + pixels:
         raise DataError(f"{path} is truncated or damaged: delete it and get it again.")
     return shape
+
+
+# name -> (split, count or None for all) -> an `ImageSet` of 32 x 32 pixels
+DATASETS = {
+    "sprites": _load_sprites,
+    "cifar10": _load_cifar10,
+    "fashion-mnist": _load_fashion_mnist,
+}
+NAMES = (*DATASETS, "folder:PATH")
 
 
 # Pictures in class folders.

@@ -187,8 +187,10 @@ class FastGuidance:
             if isinstance(smoother, LoraSmoother):
                 merged = copy.deepcopy(smoother.peft).merge_and_unload()
                 self.other = FastTransformer(merged, dtype)
-            else:
+            elif isinstance(smoother, ToastSmoother):
                 self.other = FastToast(smoother, self.net)
+            else:  # of a kind that is not known here: run as it is
+                self.net = None
 
     def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
         guidance, net = self.guidance, self.net

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, check_choice
-from .smoothing import LoraSmoother, ToastSmoother, blur, blur_embeddings
+from .smoothing import blur, blur_embeddings
 from .transformer import MaskedTransformer, Prediction
 
 # The share of known tokens, in [0, 1], tells how far sampling has come.
@@ -152,7 +152,7 @@ class SelfGuidance(Guidance):
         scale=1.0,
         scale_schedule="constant",
         *,
-        smoother: ToastSmoother | LoraSmoother,
+        smoother: nn.Module,
     ):
         super().__init__(model, scale, scale_schedule)
         self.smoother = smoother
@@ -163,9 +163,7 @@ class SelfGuidance(Guidance):
 
     def smooth(self, plain: Prediction, canvas: Tensor, labels: Tensor) -> Tensor:
         """Smoothed logits (B, N, K)."""
-        if isinstance(self.smoother, LoraSmoother):
-            return self.smoother(canvas, labels).logits
-        return self.smoother(self.model, plain.hidden, labels).logits
+        return self.smoother(*self.smoother.inputs(self.model, canvas, labels, plain.hidden)).logits
 
 
 class SelfAndClassifierFree(SelfGuidance):

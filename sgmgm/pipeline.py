@@ -20,7 +20,7 @@ from .guidance import GUIDANCES, Guidance, make_guidance
 from .hub import check_manifest
 from .presets import Sampling
 from .sampling import Trajectory, decode, generators_for
-from .smoothing import load_smoother
+from .smoothing import SMOOTHERS, load_smoother
 from .tokenizer import VQTokenizer
 from .training import check_device, default_device
 from .transformer import MaskedTransformer
@@ -141,7 +141,7 @@ class Pipeline:
             if self.folder is None:
                 raise CheckpointError(f"this pipeline was not loaded from a folder with a {name}.")
             if not (self.folder / name).is_dir():
-                known = name in ("weak", "smoother", "smoother-lora")
+                known = name in ("weak", "smoother", *(f"smoother-{kind}" for kind in SMOOTHERS))
                 raise CheckpointError(
                     f"{self.folder} has no {name}: run `sgmgm train "
                     f"{name if known else f'smoother --name {name}'} --dataset "

@@ -11,6 +11,7 @@ from .errors import InputError, check_choice, check_count
 from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .masking import SCHEDULES
 from .sampling import ANNEALS, ORDERS
+from .smoothing import SMOOTHERS
 from .tokenizer import TokenizerConfig
 from .training import LOSS_ON, WRONG_TOKENS, Recipe
 from .transformer import TransformerConfig
@@ -59,7 +60,7 @@ def _but(settings, what: str, changes: dict):
 class Smoothing:
     """How a smoother is made and what it learns from."""
 
-    kind: str = "toast"  # or "lora"
+    kind: str = "toast"  # a name in smoothing.SMOOTHERS
     rate: float = 0.3  # share of the visible tokens that are replaced by wrong ones
     wrong: str = "uniform"  # a name in training.WRONG_TOKENS
     loss_on: str = "substituted"  # or "masked" (paper, eq. 7)
@@ -67,7 +68,7 @@ class Smoothing:
     rank: int = 8  # LoRA: rank of the adapter
 
     def __post_init__(self):
-        check_choice("smoother kind", self.kind, ("toast", "lora"))
+        check_choice("smoother kind", self.kind, SMOOTHERS)
         check_count("rank", self.rank)
         if not 0 <= self.rate <= 1 or (self.loss_on == "substituted" and not self.rate):
             raise InputError(

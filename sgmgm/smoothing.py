@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from .errors import CheckpointError, InputError
+from .files import read_json
 from .hub import Pretrained
 from .transformer import MaskedTransformer, Prediction
 
@@ -147,6 +148,34 @@ class ToastSmoother(Pretrained):
         }
         return cls(ToastConfig(**sizes, **options))
 
+    @classmethod
+    def fresh(cls, model: MaskedTransformer, settings) -> "ToastSmoother":
+        """A fresh smoother after `presets.Smoothing`."""
+        return cls.for_transformer(model, keep_class=settings.keep_class)
+
+    @classmethod
+    def load(cls, folder: Path, model: MaskedTransformer) -> "ToastSmoother":
+        """The smoother kept in a folder; CheckpointError unless it was made for `model`."""
+        smoother = cls.from_pretrained(folder)
+        have = (smoother.config.hidden_size, smoother.config.num_hidden_layers)
+        want = (model.config.hidden_size, model.config.num_hidden_layers)
+        if have != want or smoother.config.num_classes != model.config.num_classes:
+            raise CheckpointError(f"the smoother in {folder} was made for another transformer.")
+        return smoother
+
+    def inputs(
+        self,
+        model: MaskedTransformer,
+        canvas: Tensor,
+        labels: Tensor,
+        hidden: Tensor | None = None,
+    ) -> tuple:
+        """What `forward` takes; `hidden` are the states of pass 1, if that has run already."""
+        if hidden is None:
+            with torch.no_grad():
+                hidden = model.encode(model.words(canvas, labels))
+        return model, hidden, labels
+
     def select(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Token and channel selection of pass 1's hidden states (B, N + 1, D), same shape."""
         similarity = F.cosine_similarity(hidden, self.cls_anchor_gen(labels), dim=-1)
@@ -211,6 +240,20 @@ class LoraSmoother(nn.Module):
                 reason = " ".join(str(error).split())
                 raise CheckpointError(f"{adapter} is no LoRA adapter that fits: {reason}") from None
 
+    @classmethod
+    def fresh(cls, model: MaskedTransformer, settings) -> "LoraSmoother":
+        """A fresh adapter after `presets.Smoothing`."""
+        return cls(model, settings.rank)
+
+    @classmethod
+    def load(cls, folder: Path, model: MaskedTransformer) -> "LoraSmoother":
+        """The adapter kept in a folder; CheckpointError unless it fits `model`."""
+        return cls(model, adapter=folder)
+
+    def inputs(self, model, canvas: Tensor, labels: Tensor, hidden=None) -> tuple:
+        """What `forward` takes: it sees the canvas itself, and pass 1 is no help."""
+        return canvas, labels
+
     def forward(self, canvas: Tensor, labels: Tensor, only: Tensor | None = None) -> Prediction:
         """The smoothed prediction of canvas (B, N) and labels (B,): one pass."""
         return self.peft(canvas, labels, only)
@@ -220,14 +263,29 @@ class LoraSmoother(nn.Module):
         self.peft.save_pretrained(str(folder), safe_serialization=True)
 
 
+# A smoother is a module with `fresh`, `load`, `save_pretrained`, `inputs`, and a `forward` that
+# takes these inputs and a mask `only`; its answer has `logits`, and may have a `reconstruction`
+# loss.
+SMOOTHERS = {"toast": ToastSmoother, "lora": LoraSmoother}
+
+
+def kept_kind(folder: str | Path) -> str:
+    """The name in `SMOOTHERS` of the smoother in a folder. Released ones say none: they are TOAST.
+
+    Raises:
+        CheckpointError: it was trained as a kind that is not known here.
+    """
+    if (Path(folder) / "adapter_config.json").is_file():
+        return "lora"
+    report = Path(folder) / "training.json"
+    told = read_json(report) if report.is_file() else {}
+    told = told.get("smoothing") if isinstance(told, dict) else None
+    kind = told.get("kind", "toast") if isinstance(told, dict) else "toast"
+    if kind not in list(SMOOTHERS):  # the file may hold anything
+        raise CheckpointError(f"{report} names an unknown smoother, {kind!r}.")
+    return kind
+
+
 def load_smoother(folder: str | Path, model: MaskedTransformer) -> nn.Module:
     """The smoother kept in a folder, of whichever kind, for this transformer."""
-    folder = Path(folder)
-    if (folder / "adapter_config.json").is_file():
-        return LoraSmoother(model, adapter=folder)
-    smoother = ToastSmoother.from_pretrained(folder)
-    have = (smoother.config.hidden_size, smoother.config.num_hidden_layers)
-    want = (model.config.hidden_size, model.config.num_hidden_layers)
-    if have != want or smoother.config.num_classes != model.config.num_classes:
-        raise CheckpointError(f"the smoother in {folder} was made for another transformer.")
-    return smoother
+    return SMOOTHERS[kept_kind(folder)].load(Path(folder), model)

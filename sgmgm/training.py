@@ -27,7 +27,6 @@ from .datasets import ImageSet, augment
 from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import atomic_path, write_json
 from .masking import corrupt, drop_labels, random_mask
-from .smoothing import LoraSmoother, ToastSmoother
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
 
@@ -523,7 +522,7 @@ class SmootherTask(Task):
     it is the control arm: eq. 1 again.
 
     Args:
-        model: a TOAST or LoRA smoother of `transformer`.
+        model: a smoother of `transformer`, see `smoothing.SMOOTHERS`.
         tokens, labels, as for `TransformerTask`.
         codebook: code vectors (K, D), for "neighbour".
         rate: share of the visible tokens to replace.
@@ -537,7 +536,7 @@ class SmootherTask(Task):
 
     def __init__(
         self,
-        model: ToastSmoother | LoraSmoother,
+        model: nn.Module,
         transformer: MaskedTransformer,
         tokens: Tensor,
         labels: Tensor,
@@ -578,23 +577,17 @@ class SmootherTask(Task):
         tokens, labels, canvas, judged = (
             x[part].to(self.device) for x in (tokens, labels, canvas, judged)
         )
-        reconstruction = 0.0
-        if isinstance(self.model, LoraSmoother):
-            logits = model(canvas, labels, judged).logits
-        else:
-            with torch.no_grad():
-                hidden = self.transformer.encode(self.transformer.words(canvas, labels))
-            logits, _, reconstruction = model(self.transformer, hidden, labels, judged)
+        smooth = model(*self.model.inputs(self.transformer, canvas, labels), judged)
         # a batch of almost blank canvases may have nothing to judge: its loss is 0, not NaN
         summed = F.cross_entropy(
-            logits.float(),
+            smooth.logits.float(),
             tokens[judged],
             label_smoothing=self.LABEL_SMOOTHING,
             reduction="sum",
         )
         auxiliary = summed / judged.sum().clamp_min(1)
         return {
-            "loss": auxiliary + self.RECONSTRUCTION * reconstruction,
+            "loss": auxiliary + self.RECONSTRUCTION * getattr(smooth, "reconstruction", 0.0),
             "auxiliary": auxiliary.detach(),
         }
 

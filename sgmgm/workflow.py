@@ -35,7 +35,7 @@ from .metrics import (
 )
 from .pipeline import SHIPPED, Card, Pipeline, find_pipeline, read_card, write_card
 from .samples import sample_batches, to_uint8
-from .smoothing import LoraSmoother, ToastSmoother
+from .smoothing import SMOOTHERS, kept_kind
 from .tokenizer import VQTokenizer, psnr
 from .training import (
     ClassifierTask,
@@ -51,7 +51,8 @@ from .training import (
 from .transformer import MaskedTransformer
 
 SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
-PARTS = (*SPINE, "weak", "smoother", "smoother-lora")
+# "smoother" is the preset's own kind
+PARTS = (*SPINE, "weak", "smoother", *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"))
 
 
 def train(
@@ -89,12 +90,12 @@ def train(
     data = datasets.load(dataset, count=size if dataset == "sprites" else None)
     data = data.subset(min(len(data), size or len(data)))
     plan = presets.get(dataset, preset, len(data.classes))
-    recipe: Recipe = getattr(plan, f"{part.removesuffix('-lora')}_recipe")
+    recipe: Recipe = getattr(plan, f"{part.split('-')[0]}_recipe")
     recipe = replace(recipe, steps=recipe.steps if steps is None else steps)
     about = {"dataset": dataset, "preset": preset}
     if part.startswith("smoother"):
-        options = plan.smoothing.but(**({"kind": "lora"} if part.endswith("lora") else {}))
-        options = options.but(**smoothing)
+        kind = part.partition("-")[2]
+        options = plan.smoothing.but(**({"kind": kind} if kind else {})).but(**smoothing)
         about["smoothing"] = asdict(options)
     identity = plain({"recipe": asdict(recipe), "seed": seed} | about)
     if (place / "training.json").is_file():
@@ -124,10 +125,7 @@ def train(
         task = TransformerTask(model, tokens, data.labels)
     elif part.startswith("smoother"):
         model = _part(MaskedTransformer, folder, "transformer", dataset, preset)
-        if options.kind == "toast":
-            smoother = ToastSmoother.for_transformer(model, keep_class=options.keep_class)
-        else:
-            smoother = LoraSmoother(model, options.rank)
+        smoother = SMOOTHERS[options.kind].fresh(model, options)
         codebook = tokenizer.quantize.embedding.weight.detach().cpu()
         choice = (options.rate, options.wrong, options.loss_on)
         task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
@@ -340,7 +338,8 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
                 (out / place.name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(place / name, out / place.name / name)
         else:
-            model = kinds.get(place.name, ToastSmoother).from_pretrained(place)
+            kind = kinds.get(place.name) or SMOOTHERS[kept_kind(place)]
+            model = kind.from_pretrained(place)
             model.save_pretrained(out / place.name, torch.float16)
         report = read_json(place / "training.json")
         write_json(out / place.name / "training.json", report)

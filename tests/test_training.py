@@ -12,7 +12,7 @@ from sgmgm.classifier import Classifier, ClassifierConfig
 from sgmgm.cli import main
 from sgmgm.errors import CheckpointError, InputError, SgmgmError
 from sgmgm.pipeline import Pipeline
-from sgmgm.smoothing import LoraSmoother, ToastSmoother
+from sgmgm.smoothing import LoraSmoother, Smoothed, ToastSmoother
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
 from sgmgm.training import (
     LOSS_ON,
@@ -411,7 +411,7 @@ def test_the_smoother_judges_what_it_should(wrong, loss_on, images):
     fake = torch.zeros(48, 16, 20, requires_grad=True)
 
     def model(transformer, hidden, y, only):
-        return fake[only], None, torch.zeros(())
+        return Smoothed(fake[only], None, torch.zeros(()))
 
     def words(canvas, y):
         seen["canvas"] = canvas
