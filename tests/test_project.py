@@ -20,9 +20,10 @@ WAY = [
     *("transformer", "smoothing", "guidance", "sampling", "fast", "samples", "metrics", "training"),
     *("presets", "pipeline", "convert", "workflow", "sweep"),
 ]
-TOP = {"plots", "results", "doctor", "course", "cli", "widgets", "exercises"}
+TOP = {"plots", "results", "doctor", "course", "cli", "view", "widgets", "exercises"}
 TOP_ON_TOP = {"cli": {"course", "doctor", "plots", "results"}, "__main__": {"cli", "doctor"},
-              "course": {"doctor", "exercises"}, "widgets": {"plots"}, "results": {"plots"}}  # fmt: skip
+              "course": {"doctor", "exercises"}, "results": {"plots"}, "view": {"plots"},
+              "widgets": {"plots", "view"}}  # fmt: skip
 
 
 def imports(tree):
