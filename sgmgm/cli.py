@@ -244,6 +244,15 @@ def doctor(args) -> None:
         sys.exit(2)
 
 
+def bundle(args) -> None:
+    """Pack packages, lessons, models and data for a place without a network."""
+    from .bundle import bundle
+
+    out = bundle(args.out, args.platform, args.python)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
+
+
 def info(args) -> None:
     """What is installed, on what machine, and what models and presets there are."""
     import torchvision
@@ -397,6 +406,12 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
 
     command(doctor)
+
+    each = command(bundle)
+    each.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    each.add_argument("--platform", help="wheel tags, e.g. manylinux_2_28_x86_64; this machine's "
+                      "if not given")  # fmt: skip
+    each.add_argument("--python", help="e.g. 3.12; this one's version if not given")
 
     each = command(info)
     each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")

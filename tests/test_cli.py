@@ -11,7 +11,7 @@ from sgmgm import presets, training, workflow
 from sgmgm.cli import main, parser
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
-            "results", "doctor"]  # fmt: skip
+            "results", "doctor", "bundle"]  # fmt: skip
 
 
 def run(capsys, *arguments):

@@ -20,8 +20,9 @@ WAY = [
     *("transformer", "smoothing", "guidance", "sampling", "fast", "samples", "metrics", "training"),
     *("presets", "pipeline", "convert", "workflow", "sweep"),
 ]
-TOP = {"plots", "results", "doctor", "course", "cli", "view", "widgets", "exercises"}
-TOP_ON_TOP = {"cli": {"course", "doctor", "plots", "results"}, "__main__": {"cli", "doctor"},
+TOP = {"plots", "results", "doctor", "bundle", "course", "cli", "view", "widgets", "exercises"}
+TOP_ON_TOP = {"cli": {"bundle", "course", "doctor", "plots", "results"},
+              "__main__": {"cli", "doctor"},
               "course": {"doctor", "exercises"}, "results": {"plots"}, "view": {"plots"},
               "widgets": {"plots", "view"}}  # fmt: skip
 
