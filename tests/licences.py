@@ -1,0 +1,58 @@
+"""The licences of everything that the course installs: `python -m tests.licences` lists them."""
+
+import importlib.metadata as metadata
+import re
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "licences.md"
+HEAD = """# Licences of what the course installs
+
+Written by `python -m tests.licences` from what each package says of itself, on Linux with Python
+3.11 and the default build of torch; a test fails when a package is missing here. None is under the
+GPL. The NVIDIA libraries come with the default torch for Linux only: their terms allow their use,
+they are not open source, and the CPU build of torch does without them. Nothing of all this is part
+of this repository.
+
+| package | licence |
+|---|---|
+"""
+
+
+def installed(name: str = "sgmgm[course,test]") -> set[str]:
+    """Names of all packages that a requirement pulls in here, without itself."""
+    found, asked, todo = set(), set(), [Requirement(name)]
+    while todo:
+        one = todo.pop()
+        key = re.sub(r"[-_.]+", "-", one.name).lower(), frozenset(one.extras)
+        if key in asked:
+            continue
+        asked.add(key)
+        try:
+            needs = metadata.requires(one.name) or ()
+        except metadata.PackageNotFoundError:  # for another system, or an extra that is not there
+            continue
+        found.add(key[0])
+        for need in map(Requirement, needs):
+            extras = ("", *one.extras)
+            if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in extras):
+                todo.append(need)
+    return found - {"sgmgm"}
+
+
+def licence(package: str) -> str:
+    """A package's licence in a few words: its expression, else its classifiers, else its text."""
+    about = metadata.metadata(package)
+    named = [c.split(" :: ")[-1] for c in about.get_all("Classifier", ()) if "License ::" in c]
+    text = (about.get("License") or "").strip().split("\n")[0]
+    return about.get("License-Expression") or ", ".join(named) or text or "not stated"
+
+
+def page() -> str:
+    """The whole of `docs/licences.md`."""
+    return HEAD + "".join(f"| {name} | {licence(name)} |\n" for name in sorted(installed()))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
