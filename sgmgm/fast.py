@@ -3,15 +3,21 @@
 What is saved: logits and draws at masked positions only; half the bits (bfloat16 weights and
 activations, draws in float32); TOAST's chain of matrices, A_l, B_l and W_v, multiplied out to one
 for each layer; its first layer's attention, which no image changes, computed once; guidance on
-features before the last linear layer, which need not run twice.
+features before the last linear layer, which need not run twice. On a CPU the products are oneDNN's
+with GELU and residual sums fused; on CUDA the layers are compiled, and the whole trajectory is one
+CUDA graph.
 """
 
 import copy
+import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.ops import mkldnn
+from torch.utils._triton import has_triton
 
 from .errors import InputError
 from .guidance import (
@@ -32,63 +38,89 @@ def take(x: Tensor, at: Tensor) -> Tensor:
     return x.expand(len(at), -1, -1).gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
 
 
-class FastLayer:
+@lru_cache  # so that it is said once
+def can_fuse(device: str) -> bool:
+    """Whether small operations can be fused into products on this device, "cpu" or "cuda"."""
+    if device == "cuda":
+        able = has_triton()
+    else:
+        able = torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
+    if not able:
+        warnings.warn(
+            f"no compiler or fused bfloat16 products for {device} here: the fast path runs its "
+            "operations one by one.",
+            stacklevel=2,
+        )
+    return able
+
+
+class Product(nn.Module):
+    """x W^T + b, then GELU or + y; on a CPU in bfloat16 one fused oneDNN call."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
+        super().__init__()
+        self.register_buffer("weight", weight.detach().to(dtype).contiguous())
+        self.register_buffer("bias", bias.detach().to(dtype))
+        self.packed = None
+        if dtype == torch.bfloat16 and weight.device.type == "cpu" and can_fuse("cpu"):
+            self.packed = mkldnn._reorder_linear_weight(self.weight, 4096)
+
+    def forward(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:
+        if self.packed is not None:
+            fused = mkldnn._linear_pointwise
+            if plus is not None and plus.shape[0] == x.shape[0]:
+                return fused.binary(x, plus.contiguous(), self.packed, self.bias, "add")
+            y = fused(x, self.packed, self.bias, "gelu" if gelu else "none", [], "none")
+        else:
+            y = F.linear(x, self.weight, self.bias)
+            y = F.gelu(y) if gelu else y
+        return y if plus is None else y + plus
+
+
+class FastLayer(nn.Module):
     """A `TransformerLayer` of which only some positions may be wanted; weights in `dtype`."""
 
     def __init__(self, layer: TransformerLayer, dtype: torch.dtype):
-        def cast(*tensors):
-            return tuple(t.detach().to(dtype) for t in tensors)
-
+        super().__init__()
         a, f = layer.attention, layer.ffn
-        self.heads = a.heads
-        scale = (a.query.out_features // a.heads) ** -0.5
-        three = (a.query, a.key, a.value)
-        weight = torch.cat([p.weight * (scale if p is a.query else 1) for p in three])
-        bias = torch.cat([p.bias * (scale if p is a.query else 1) for p in three])
-        self.qkv = cast(weight, bias)
-        self.out = cast(a.out.weight, a.out.bias)
-        self.up = cast(f.intermediate_output.weight, f.intermediate_output.bias)
-        self.down = cast(f.layer_output.weight, f.layer_output.bias)
-        self.norms = [(n.normalized_shape, *cast(n.weight, n.bias), n.eps)
-                      for n in (layer.attn_layer_norm, f.layer_norm)]  # fmt: skip
+        d, self.heads = a.query.out_features, a.heads
+        scale = (d // a.heads) ** -0.5
+        weight = torch.cat((a.query.weight * scale, a.key.weight, a.value.weight))
+        bias = torch.cat((a.query.bias * scale, a.key.bias, a.value.bias))
+        self.qkv = Product(weight, bias, dtype)
+        self.q, self.kv = (Product(weight[p], bias[p], dtype) for p in (slice(d), slice(d, None)))
+        self.out = Product(a.out.weight, a.out.bias, dtype)
+        self.up = Product(f.intermediate_output.weight, f.intermediate_output.bias, dtype)
+        self.down = Product(f.layer_output.weight, f.layer_output.bias, dtype)
+        self.norms = copy.deepcopy(nn.ModuleList((layer.attn_layer_norm, f.layer_norm))).to(dtype)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, heads, L, D / heads)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def __call__(self, x: Tensor, push=None, at: Tensor | None = None, weights=None) -> Tensor:
-        """The layer's output at positions `at` (B, M), or at all.
+    def forward(self, x: Tensor, push: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """The layer's output at positions `at` (B, M), or at all; `push` is added to the values.
 
-        Args:
-            x: (B, L, D); (1, L, D) if the same for all images.
-            push: what is added to the values, (B, L, D).
-            weights: attention probabilities (heads, L, L), if they are known already.
+        x is (B, L, D), or (1, L, D) if it is the same for all images, which `push` tells apart.
         """
-        d = x.shape[-1]
         rows = x if at is None else take(x, at)
-        if weights is not None:
-            v = F.linear(x, self.qkv[0][2 * d :], self.qkv[1][2 * d :])
-        elif at is None:
-            q, k, v = F.linear(x, *self.qkv).chunk(3, -1)
+        if at is None:
+            q, k, v = self.qkv(x).chunk(3, -1)
         else:
-            q = F.linear(rows, self.qkv[0][:d], self.qkv[1][:d])
-            k, v = F.linear(x, self.qkv[0][d:], self.qkv[1][d:]).chunk(2, -1)
+            q, (k, v) = self.q(rows), self.kv(x).chunk(2, -1)
         v = v if push is None else v + push
-        if weights is not None:
-            y = weights @ self.split(v)
-        else:
-            y = attend(self.split(q), self.split(k), self.split(v))
-        y = y.transpose(1, 2).flatten(2)
-        if weights is not None and at is not None:
-            y = take(y, at)
-        x = F.layer_norm(F.linear(y, *self.out) + rows, *self.norms[0])
-        y = F.linear(F.gelu(F.linear(x, *self.up)), *self.down)
-        return F.layer_norm(y + x, *self.norms[1])
+        return self.finish(attend(self.split(q), self.split(k), self.split(v)), rows)
+
+    def finish(self, y: Tensor, rows: Tensor) -> Tensor:
+        """What attention gathered (B, heads, M, d), and its input (B or 1, M, D) -> output."""
+        x = self.norms[0](self.out(y.transpose(1, 2).flatten(2), plus=rows))
+        return self.norms[1](self.down(self.up(x, gelu=True), plus=x))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k) v for (B, heads, L, d); q is scaled already."""
-    if q.is_cuda:
+    if v.is_cuda:
+        q, k = (x.expand(len(v), -1, -1, -1) for x in (q, k))
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
     return (q @ k.transpose(-1, -2)).softmax(-1) @ v
 
@@ -98,16 +130,20 @@ class FastTransformer:
 
     def __init__(self, model: MaskedTransformer, dtype: torch.dtype):
         self.config, self.model, self.dtype = model.config, model, dtype
-        embed, head = copy.deepcopy(model.embed), copy.deepcopy(model.mlm_layer)
-        self.embed_words, self.head = embed.to(dtype), head.to(dtype)
-        codes, out = model.config.codebook_size, self.head.to_logits
-        self.last = out.weight.detach()[:codes], out.bias.detach()[:codes]
+        self.embeddings = copy.deepcopy(model.embed).to(dtype)
+        head, codes = model.mlm_layer, model.config.codebook_size
+        self.dense = Product(head.mlm_dense.weight, head.mlm_dense.bias, dtype)
+        self.norm = copy.deepcopy(head.mlm_ln).to(dtype)
+        self.last = Product(head.to_logits.weight[:codes], head.to_logits.bias[:codes], dtype)
         self.layers = [FastLayer(layer, dtype) for layer in model.transformer_layers]
+        if model.blank.is_cuda and can_fuse("cuda"):
+            for layer in self.layers:
+                layer.compile()
 
     def embed(self, canvas: Tensor, labels: Tensor) -> Tensor:
         """Canvas (B, N) and labels (B,) -> the first layer's input (B, N + 1, D)."""
         classes = (labels + self.config.codebook_size)[:, None]
-        return self.embed_words(self.embed_words.word_embeddings(torch.cat((classes, canvas), 1)))
+        return self.embeddings(self.embeddings.word_embeddings(torch.cat((classes, canvas), 1)))
 
     def encode(self, x: Tensor, at: Tensor | None = None) -> Tensor:
         """Last hidden states (B, M, D) at `at` (B, M), or (B, N + 1, D)."""
@@ -117,11 +153,11 @@ class FastTransformer:
 
     def features(self, hidden: Tensor) -> Tensor:
         """The head without its last linear layer."""
-        return self.head.mlm_ln(F.gelu(self.head.mlm_dense(hidden)))
+        return self.norm(self.dense(hidden, gelu=True))
 
     def logits(self, features: Tensor) -> Tensor:
         """The head's last linear layer: float32 (B, M, K)."""
-        return F.linear(features.to(self.dtype), *self.last).float()
+        return self.last(features.to(self.dtype)).float()
 
     def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
         """Logits float32 (B, M, K) of the image positions `at` (B, M)."""
@@ -132,69 +168,75 @@ class FastToast:
     """A `ToastSmoother`, multiplied out for one transformer."""
 
     def __init__(self, smoother: ToastSmoother, net: FastTransformer):
-        self.smoother, self.net = smoother, net
+        self.smoother, self.net, self.pushes = smoother, net, []
         chain = smoother.top_down_transform.detach().double().T  # acts on columns
-        self.pushes = []
         for decoder, layer in zip(
             reversed(smoother.decoders), reversed(net.model.transformer_layers), strict=True
         ):
             chain = decoder.linear.weight.detach().double() @ chain
             value = layer.attention.value
             matrix = value.weight.detach().double() @ decoder.linear2.weight.detach().double()
-            self.pushes.insert(
-                0, ((matrix @ chain).to(net.dtype), value.bias.detach().to(net.dtype))
-            )
-        config, model = net.config, net.model
-        self.nobody = torch.full((1,), config.num_classes, device=model.blank.device)
-        self.blank = self.weights = None
-        if not smoother.config.keep_class:
-            self.blank = net.embed(model.blank, self.nobody)
-            x = model.embed(model.words(model.blank, self.nobody))
-            self.weights = model.transformer_layers[0].attention.weights(x)[0].to(net.dtype)
+            self.pushes.insert(0, Product(matrix @ chain, value.bias, net.dtype))
+        self.blank = None
+        if not smoother.config.keep_class:  # then no image and no class changes the first layer
+            blank, config = net.model.blank, net.config
+            nobody = torch.full((1,), config.num_classes, device=blank.device)
+            self.blank = net.embed(blank, nobody)
+            first = net.layers[0]
+            q, k, self.values = first.qkv(self.blank).chunk(3, -1)
+            self.weights = (first.split(q) @ first.split(k).transpose(-1, -2)).softmax(-1)
 
     def encode(self, hidden: Tensor, labels: Tensor, at: Tensor) -> Tensor:
         """Pass 2's hidden states at `at`, from pass 1's (B, N + 1, D)."""
         anchor = self.smoother.cls_anchor_gen(labels)
         similarity = F.cosine_similarity(hidden.float(), anchor.float(), dim=-1)
         selected = hidden * similarity.clamp(0, 1)[..., None].to(hidden.dtype)
-        net = self.net
-        x = self.blank
-        if x is None:
-            x = net.embed(net.model.blank.expand(len(labels), -1), labels)
-        for i, (layer, push) in enumerate(zip(net.layers, self.pushes, strict=True)):
-            last = at if i == len(net.layers) - 1 else None
-            x = layer(x, F.linear(selected, *push), last, self.weights if i == 0 else None)
-        return x
+        pushes = [push(selected) for push in self.pushes]
+        layers = list(self.net.layers)
+        if self.blank is None:
+            x = self.net.embed(self.net.model.blank.expand(len(labels), -1), labels)
+        else:
+            first, v = layers.pop(0), self.values + pushes.pop(0)
+            x = first.finish(self.weights @ first.split(v), self.blank)
+        if not layers:
+            return take(x, at)
+        for layer, push in zip(layers[:-1], pushes, strict=False):
+            x = layer(x, push)
+        return layers[-1](x, pushes[-1], at)
+
+
+FAST = (Guidance, Sharpened, ClassifierFree, AutoGuidance, SelfGuidance, SelfAndClassifierFree)
 
 
 class FastGuidance:
     """A `Guidance` asked for M positions: (canvas, labels, at (B, M)) -> float32 (B, M, K).
 
-    Guidances that look at neighbouring positions (spatial, SAG) run as they are.
+    Guidances that are not in `FAST` (those that look at neighbouring positions) run as they are,
+    and so do those with another kind of smoother.
     """
 
+    @torch.no_grad()
     def __init__(self, guidance: Guidance, dtype: torch.dtype = torch.bfloat16):
         self.guidance, self.dtype = guidance, dtype
         self.codes = guidance.model.config.codebook_size
         self.net = self.other = None
-        if type(guidance) in (Guidance, Sharpened, ClassifierFree, AutoGuidance, SelfGuidance,
-                              SelfAndClassifierFree):  # fmt: skip
+        self.graphs: dict = {}
+        smoother = getattr(guidance, "smoother", None)
+        known = type(smoother) in (type(None), LoraSmoother, ToastSmoother)
+        if type(guidance) in FAST and known:
             self.net = FastTransformer(guidance.model, dtype)
-        if isinstance(guidance, AutoGuidance):
+        if self.net and isinstance(guidance, AutoGuidance):
             self.other = FastTransformer(guidance.weak, dtype)
-        elif isinstance(guidance, SelfGuidance):
-            smoother = guidance.smoother
-            if isinstance(smoother, LoraSmoother):
-                merged = copy.deepcopy(smoother.peft).merge_and_unload()
-                self.other = FastTransformer(merged, dtype)
-            elif isinstance(smoother, ToastSmoother):
-                self.other = FastToast(smoother, self.net)
-            else:  # of a kind that is not known here: run as it is
-                self.net = None
+        elif self.net and isinstance(smoother, LoraSmoother):
+            merged = copy.deepcopy(smoother.peft).merge_and_unload()
+            self.other = FastTransformer(merged, dtype)
+        elif self.net and smoother is not None:
+            self.other = FastToast(smoother, self.net)
 
     def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
         guidance, net = self.guidance, self.net
-        if not canvas.is_cuda and at.shape == canvas.shape and (canvas >= self.codes).all():
+        cpu, all_of_them = canvas.device.type == "cpu", at.shape == canvas.shape
+        if cpu and all_of_them and (canvas >= self.codes).all():
             # a blank canvas is told by its class alone
             classes, of = labels.unique(return_inverse=True)
             if len(classes) < len(labels):
@@ -215,6 +257,29 @@ class FastGuidance:
         # one head for both: guide its features, so that its largest product runs once
         plain, smooth = self.both(canvas, labels, at + 1)
         return net.logits(plain.float() + scale * (plain.float() - smooth.float()))
+
+    def replay(self, inputs: tuple[Tensor, ...], settings: tuple) -> tuple[Trajectory, Tensor]:
+        """`run` on CUDA, all its steps recorded once as one graph."""
+        shapes = tuple(tuple(x.shape) for x in inputs)
+        key = (shapes, settings, self.guidance.scale, self.guidance.weight)
+        if key not in self.graphs:
+            self.graphs.clear()  # one at a time: each holds the memory of a whole trajectory
+            mine = [x.clone() for x in inputs]
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):  # compile, and let libraries choose, before recording
+                    run(self, *mine, *settings)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                results = run(self, *mine, *settings)
+            self.graphs[key] = graph, mine, results
+        graph, mine, (trajectory, finite) = self.graphs[key]
+        for old, new in zip(mine, inputs, strict=True):
+            old.copy_(new)
+        graph.replay()
+        return Trajectory(*(part.clone() for part in trajectory)), finite.clone()
 
     def both(self, canvas: Tensor, labels: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Plain and smooth features (B, M, D) at `at` (B, M), the class being position 0."""
@@ -257,8 +322,12 @@ def decode(
     to_fill = canvas >= guided.codes
     leaves = leave_masked(to_fill.sum(1), steps, schedule)
     widths = [max(1, int(to_fill.sum(1).max())), *leaves[:-1].amax(1).clamp_min(1).tolist()]
-    rounds = (guided, labels, canvas, keys, to_fill, leaves, widths, taus, order, remask_known)
-    trajectory, finite = run(*rounds)
+    inputs = (labels, canvas, keys, to_fill, leaves)
+    settings = (tuple(widths), tuple(taus), order, remask_known)
+    if canvas.is_cuda and guided.net is not None:
+        trajectory, finite = guided.replay(inputs, settings)
+    else:
+        trajectory, finite = run(guided, *inputs, *settings)
     if not finite.all():
         step = int(finite.int().argmin()) + 1
         raise InputError(f"the logits of step {step} hold NaN or infinity.")

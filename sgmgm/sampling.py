@@ -8,6 +8,7 @@ in-painting and every kind of guidance are this one function.
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -66,6 +67,11 @@ def halton_ranks(n: int) -> Tensor:
         row, column = (int(_radical_inverse(index, base) * side) for base in (2, 3))
         ranks.setdefault(row * side + column, len(ranks))
     return torch.tensor([ranks[position] for position in range(n)])
+
+
+@lru_cache  # a copy to the device is no part of a step
+def _halton(n: int, device: torch.device) -> Tensor:
+    return halton_ranks(n).float().to(device)
 
 
 def _radical_inverse(index: int, base: int) -> float:
@@ -170,7 +176,7 @@ ORDERS = {
     "confidence": lambda log_p, tau, gumbel: log_p + tau * gumbel,
     "random": lambda log_p, tau, gumbel: gumbel,
     "remask": lambda log_p, tau, gumbel: log_p + tau * gumbel,
-    "halton": lambda log_p, tau, gumbel: -halton_ranks(log_p.shape[1]).to(log_p).expand_as(log_p),
+    "halton": lambda log_p, tau, gumbel: -_halton(log_p.shape[1], log_p.device).expand_as(log_p),
 }
 
 

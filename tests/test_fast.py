@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from sgmgm import fast
 from sgmgm.guidance import GUIDANCES, make_guidance
@@ -132,3 +134,45 @@ def test_logits_that_are_not_finite_name_the_step(deep):
     guided = Broken(make_guidance("none", model), torch.float32)
     with pytest.raises(fast.InputError, match="logits of step 3 hold NaN or infinity"):
         fast.decode(guided, torch.arange(2), model.blank.expand(2, -1), 5)
+
+
+def test_no_step_waits_for_the_host(monkeypatch):
+    """On CUDA a look at a value would break the recording; tensors without data cannot be read."""
+    monkeypatch.setattr(fast.copy, "deepcopy", lambda module: module)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
+    monkeypatch.setattr(MaskedTransformer, "_init", lambda *_: None)
+    monkeypatch.setattr(fast, "can_fuse", lambda device: False)
+    size = {"size": (5, 2, 6, 16), "dtype": torch.int32}
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        model = MaskedTransformer(CONFIG).eval()
+        toast = ToastSmoother.for_transformer(model).eval()
+        canvas, labels = torch.zeros(6, 16).long(), torch.zeros(6).long()
+        leaves = torch.zeros(5, 6).long()
+        inputs = (labels, canvas, torch.zeros(**size), canvas > 20, leaves)
+        for name in ("none", "sharpened", "cfg", "auto", "self", "self+cfg"):
+            guidance = make_guidance(name, model, weak=model, smoother=toast)
+            guided = fast.FastGuidance(guidance, torch.float32)
+            for order in ("confidence", "random", "remask"):
+                settings = ((16, 14, 12, 8, 3), (3.0, 2.0, 1.0, 0.5, 0.0), order, True)
+                trajectory, finite = fast.run(guided, *inputs, *settings)
+                assert trajectory.tokens.device.type == finite.device.type == "cuda"
+                assert trajectory.tokens.shape == (6, 16) and finite.shape == (5,)
+        with pytest.raises(DataDependentOutputException):
+            bool(finite.all())
+
+
+def test_all_layers_compile_to_few_graphs(deep):
+    """No break inside a layer, and no graph of its own for each layer or number of positions."""
+    counter = CompileCounter()
+    layers = [fast.FastLayer(each, torch.float32) for each in deep["model"].transformer_layers]
+    for layer in layers:
+        layer.compile(backend=counter, fullgraph=True)
+    with torch.no_grad():
+        x = torch.randn(4, 17, 32)
+        for width in (15, 14, 12, 8, 3):
+            at = torch.arange(width).expand(4, -1)
+            for layer in layers[:-1]:
+                layer(layer(x), x)
+            layers[-1](x, at=at)
+            layers[-1](x, x, at)
+    assert 0 < counter.frame_count <= 6  # with or without push; all, some, or any positions
