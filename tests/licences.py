@@ -2,6 +2,7 @@
 
 import importlib.metadata as metadata
 import re
+import tomllib
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,9 +21,11 @@ of this repository.
 """
 
 
-def installed(name: str = "sgmgm[course,test]") -> set[str]:
-    """Names of all packages that a requirement pulls in here, without itself."""
-    found, asked, todo = set(), set(), [Requirement(name)]
+def installed() -> set[str]:
+    """Names of all packages that the project's requirements pull in here."""
+    project = tomllib.loads((PAGE.parent.parent / "pyproject.toml").read_text())["project"]
+    lists = project["dependencies"], *project["optional-dependencies"].values()
+    found, asked, todo = set(), set(), [Requirement(line) for each in lists for line in each]
     while todo:
         one = todo.pop()
         key = re.sub(r"[-_.]+", "-", one.name).lower(), frozenset(one.extras)
@@ -38,7 +41,7 @@ def installed(name: str = "sgmgm[course,test]") -> set[str]:
             extras = ("", *one.extras)
             if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in extras):
                 todo.append(need)
-    return found - {"sgmgm"}
+    return found
 
 
 def licence(package: str) -> str:
