@@ -1,8 +1,8 @@
 """View: what the interactive views have in common. The views themselves are in `widgets`.
 
 Pictures as HTML with a text for those who cannot see them, moving pictures, labelled controls, and
-a frame, `View`, in which only the last position of a control is drawn and which shows a static
-figure where no kernel is alive.
+a frame, `View`, in which moves never pile up and which shows a static figure where no kernel is
+alive.
 """
 
 import asyncio
@@ -170,7 +170,7 @@ class View(ipywidgets.VBox):
     """Controls over pictures; a subclass has `draw`, which computes and shows, and `figure`.
 
     Moves are gathered until the controls have been quiet for a moment. So however fast a slider
-    moves and however slow the kernel is, only the last position is drawn.
+    moves and however slow the kernel is, moves never pile up, and the last position wins.
     """
 
     def __init__(self, *rows: ipywidgets.Widget):

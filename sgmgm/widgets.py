@@ -99,6 +99,7 @@ class Scrubber(View):
         start, ways = (steps + 1) // 2, ("plain", "guided")
         self.step = slider("step", "arrow keys step through the trajectory", 1, steps, start)
         self.play = ipywidgets.Play(min=1, max=steps, value=start, interval=600)
+        self.play.tooltip = "play, stop, repeat"
         ipywidgets.jslink((self.play, "value"), (self.step, "value"))
         classes, first = class_options(pipeline), int(pipeline.labels(label))
         self.label = choice("class", "what to draw", classes, first)
@@ -422,7 +423,7 @@ class Refill(View):
         whole = self.pipeline.tokenizer.decode(self.tokens[[self.image.value]])
         self.shown = {"original": whole, "hidden": plots.paint_hidden(whole, self.hidden[None])}
         alt = f"{int(self.hidden.sum())} of {len(self.hidden)} cells hidden"
-        self.cells.picture.value = picture(self.shown["hidden"][0], alt, alt)
+        self.cells.picture.value = picture(self.shown["hidden"][0], alt, "click to hide")
 
     def draw(self) -> None:
         """Fill the hidden cells, plain and guided, from the same seed."""

@@ -1,0 +1,326 @@
+"""The views in a real JupyterLab: move each control, and look at what the page shows."""
+
+import re
+
+import nbformat
+import pytest
+
+from sgmgm import course
+
+expect = pytest.importorskip("playwright.sync_api", reason="needs playwright").expect
+
+SETUP = """
+import time
+from sgmgm import datasets, widgets
+from sgmgm.pipeline import Pipeline
+
+pipeline = Pipeline.from_pretrained("sprites", "cpu")
+images, labels = datasets.load("sprites", "test", 40).batch(slice(0, 40))
+scales = []
+
+class Explorer(widgets.Explorer):
+    def draw(self):
+        scales.append(self.chosen()["scale"])
+        super().draw()
+"""
+VIEWS = (
+    "widgets.Scrubber(pipeline, 'rocket', steps=6)",
+    "Explorer(pipeline, count=3, steps=4)",
+    "widgets.Refill(pipeline, images[:4], labels[:4], steps=4)",
+    "widgets.CodebookBrowser(pipeline.tokenizer, images)",
+)
+
+
+@pytest.fixture(scope="module")
+def page(open_notebook):
+    cells = [nbformat.v4.new_code_cell(source) for source in (SETUP, *VIEWS, "'the last cell'")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    page = open_notebook("views.ipynb", notebook)
+    expect(page.locator(".sgmgm")).to_have_count(len(VIEWS))
+    expect(page.get_by_text("'the last cell'", exact=True).last).to_be_visible()
+    return page
+
+
+@pytest.fixture
+def scrubber(page):
+    return page.locator(".sgmgm").nth(0)
+
+
+@pytest.fixture
+def explorer(page):
+    return page.locator(".sgmgm").nth(1)
+
+
+@pytest.fixture
+def refill(page):
+    return page.locator(".sgmgm").nth(2)
+
+
+@pytest.fixture
+def codebook(page):
+    return page.locator(".sgmgm").nth(3)
+
+
+def control(view, description):
+    """A control by its label."""
+    box = view.locator(".jupyter-widgets").filter(
+        has=view.page.locator(f"xpath=./label[text()='{description}']")
+    )
+    return box.locator("select, input, [role=slider]").first
+
+
+def press(slider, *keys):
+    slider.focus()
+    for key in keys:
+        slider.page.keyboard.press(key)
+
+
+def source(view, alt):
+    """The picture with this text, as data."""
+    return view.get_by_alt_text(alt).first.get_attribute("src")
+
+
+def changes(view, alt, before):
+    expect(view.get_by_alt_text(alt).first).not_to_have_attribute("src", before)
+
+
+def execute(page, code):
+    """Run a line in the last cell, as a person would."""
+    page.locator(".jp-Notebook .jp-Cell .cm-content").last.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(code)
+    page.keyboard.press("Shift+Enter")
+
+
+# --- scrubber ----------------------------------------------------------------------------------
+
+
+def test_arrow_keys_step(scrubber):
+    expect(scrubber.get_by_alt_text("guided, step 3 of 6: draws")).to_be_visible()
+    before = source(scrubber, "guided, step 3 of 6: sees")
+    press(control(scrubber, "step"), "ArrowRight")
+    for way in ("plain", "guided"):
+        for what in ("draws", "sees", "confidence", "push"):
+            expect(scrubber.get_by_alt_text(f"{way}, step 4 of 6: {what}")).to_be_visible()
+    assert source(scrubber, "guided, step 4 of 6: sees") != before
+    press(control(scrubber, "step"), "ArrowLeft", "ArrowLeft")
+    expect(scrubber.get_by_alt_text("plain, step 2 of 6: draws")).to_be_visible()
+
+
+def test_play_goes_to_the_end(scrubber):
+    scrubber.locator(".widget-play button").first.click()
+    expect(scrubber.get_by_alt_text("plain, step 6 of 6: draws")).to_be_visible()
+
+
+def test_click_or_key_looks_at_a_token(scrubber):
+    cells = scrubber.locator(".cells")
+    cells.nth(0).get_by_title("row 2, column 3", exact=True).click()
+    expect(scrubber.get_by_text("row 2, column 3: code")).to_be_visible()
+    expect(control(scrubber, "of")).to_have_value("plain")
+    for name in ("plain", "smoothed", "guided"):
+        patches = scrubber.get_by_alt_text(re.compile(f"^{name}: code"))
+        expect(patches).to_have_count(5)
+        expect(patches.first).to_be_visible()
+    press(control(scrubber, "token"), "ArrowRight")
+    expect(scrubber.get_by_text("row 2, column 4: code")).to_be_visible()
+    cells.nth(1).get_by_title("row 1, column 1", exact=True).focus()
+    scrubber.page.keyboard.press("Space")
+    expect(scrubber.get_by_text("row 1, column 1: code")).to_be_visible()
+    expect(control(scrubber, "of")).to_have_value("guided")
+    control(scrubber, "of").select_option("plain")
+    expect(scrubber.get_by_text("row 1, column 1: code")).to_be_visible()
+
+
+def test_another_class_and_seed(scrubber):
+    alt = re.compile("^guided, step . of 6: draws$")
+    before = source(scrubber, alt)
+    control(scrubber, "class").select_option("tree")
+    changes(scrubber, alt, before)
+    before = source(scrubber, alt)
+    control(scrubber, "seed").fill("12")
+    control(scrubber, "seed").press("Enter")
+    changes(scrubber, alt, before)
+
+
+# --- explorer ----------------------------------------------------------------------------------
+
+
+def scale(explorer):
+    return float(control(explorer, "scale s").get_attribute("aria-valuenow"))
+
+
+def guided(explorer, s):
+    """A picture that was drawn with this scale."""
+    return explorer.get_by_alt_text(re.compile(rf"^(self|cfg), s = {s:g}: ")).first
+
+
+GUIDED, PLAIN = re.compile("^self, s = .*seed 0"), re.compile("^plain: .*seed 0")
+
+
+@pytest.mark.parametrize("name", ["scale s", "temperature", "steps"])
+def test_sliders_draw_anew(explorer, name):
+    before, plain, s = source(explorer, GUIDED), source(explorer, PLAIN), scale(explorer)
+    press(control(explorer, name), *["ArrowRight"] * 6)
+    changes(explorer, GUIDED, before)
+    if name != "scale s":
+        changes(explorer, PLAIN, plain)
+    else:
+        expect(guided(explorer, s + 1.5)).to_be_visible()
+        assert source(explorer, PLAIN) == plain
+
+
+def test_lists_and_seed_draw_anew(explorer):
+    before = source(explorer, PLAIN)
+    control(explorer, "its schedule").select_option("compounding")
+    changes(explorer, PLAIN, before)
+    control(explorer, "class").select_option("boat")
+    expect(explorer.get_by_alt_text(re.compile("^plain: boat"))).to_have_count(3)
+    control(explorer, "seed").fill("5")
+    control(explorer, "seed").press("Enter")
+    expect(explorer.get_by_alt_text("plain: boat, seed 5")).to_be_visible()
+    control(explorer, "guidance").select_option("cfg")
+    expect(explorer.get_by_alt_text(re.compile("^cfg, s = .*: boat, seed 7"))).to_be_visible()
+
+
+def test_settings_go_into_the_next_cell(explorer):
+    page = explorer.page
+    cells = page.locator(".jp-Notebook .jp-Cell")
+    count = cells.count()
+    explorer.get_by_role("button", name="Settings into the next cell").click()
+    expect(cells).to_have_count(count + 1)
+    written = cells.nth(3).locator(".cm-content")
+    expect(written).to_contain_text(f"scale={scale(explorer)}")
+    page.keyboard.press("Shift+Enter")
+    execute(page, "print(len(samples.images), 'images', samples.trajectory.kept.shape[0], 'steps')")
+    steps = control(explorer, "steps").get_attribute("aria-valuenow").split(".")[0]
+    expect(page.get_by_text(f"3 images {steps} steps", exact=True)).to_be_visible()
+
+
+def test_moves_never_pile_up_on_a_slow_kernel(explorer):
+    """Of ten moves while the kernel is busy the last is drawn, and at most the first besides."""
+    page, s = explorer.page, scale(explorer)
+    execute(page, "scales.clear(); time.sleep(3)")
+    press(control(explorer, "scale s"), *["ArrowRight"] * 10)
+    expect(guided(explorer, s + 2.5)).to_be_visible()
+    execute(page, "print('drawn at', scales)")
+    drawn = re.compile(rf"^drawn at \[({s + 0.25}, )?{s + 2.5}\]")
+    expect(page.get_by_text(drawn)).to_be_visible()
+
+
+def test_interrupted_cell_leaves_the_view_usable(explorer):
+    page, s = explorer.page, scale(explorer)
+    execute(page, "time.sleep(1000)")
+    press(control(explorer, "scale s"), "ArrowLeft", "ArrowLeft")
+    page.wait_for_timeout(500)
+    assert guided(explorer, s).is_visible() and not guided(explorer, s - 0.5).is_visible()
+    page.get_by_role("button", name="Interrupt the kernel").click()
+    expect(page.get_by_text("KeyboardInterrupt").first).to_be_visible()
+    expect(guided(explorer, s - 0.5)).to_be_visible()
+    press(control(explorer, "scale s"), "ArrowRight")
+    expect(guided(explorer, s - 0.25)).to_be_visible()
+
+
+# --- refill and codebook -----------------------------------------------------------------------
+
+
+def test_paint_and_refill(refill):
+    hidden = re.compile(".* of 64 cells hidden")
+    expect(refill.get_by_alt_text("32 of 64 cells hidden")).to_be_visible()
+    guided = re.compile(".*, guided, s = ")
+    before, mask = source(refill, guided), source(refill, hidden)
+    refill.get_by_title("row 1, column 1", exact=True).click()
+    expect(refill.get_by_alt_text("33 of 64 cells hidden")).to_be_visible()
+    assert source(refill, hidden) != mask
+    changes(refill, guided, before)
+    refill.get_by_title("row 8, column 8", exact=True).focus()
+    refill.page.keyboard.press("Space")
+    expect(refill.get_by_alt_text("32 of 64 cells hidden")).to_be_visible()
+    control(refill, "hide").select_option("border (out-paint)")
+    expect(refill.get_by_alt_text("48 of 64 cells hidden")).to_be_visible()
+
+
+def test_refill_controls(refill):
+    whole = source(refill, "the whole image")
+    control(refill, "image").select_option(index=2)
+    changes(refill, "the whole image", whole)
+    control(refill, "class").select_option("umbrella")
+    expect(refill.get_by_alt_text("the hidden cells painted as umbrella, plain")).to_be_visible()
+    press(control(refill, "scale s"), "ArrowRight", "ArrowRight")
+    guided = "the hidden cells painted as umbrella, guided, s = 1.5"
+    expect(refill.get_by_alt_text(guided)).to_be_visible()
+    before = source(refill, guided)
+    control(refill, "seed").fill("3")
+    control(refill, "seed").press("Enter")
+    changes(refill, guided, before)
+
+
+def test_codebook(codebook):
+    press(control(codebook, "page"), "ArrowRight")
+    expect(codebook.get_by_alt_text(re.compile("64 codes, page 2"))).to_be_visible()
+    press(control(codebook, "page"), "ArrowLeft")
+    first = codebook.locator("b").inner_text()
+    codebook.get_by_title("row 1, column 2", exact=True).click()
+    expect(codebook.locator("b")).not_to_have_text(first)
+    control(codebook, "code").fill(first.removeprefix("code "))
+    control(codebook, "code").press("Enter")
+    expect(codebook.locator("b")).to_have_text(first)
+    expect(codebook.get_by_alt_text(re.compile(f"image .*, {first} framed")).first).to_be_visible()
+
+
+# --- all of them -------------------------------------------------------------------------------
+
+
+def test_everything_has_a_name(page):
+    """Pictures have texts, controls have labels, and nothing failed on the way."""
+    views = page.locator(".sgmgm")
+    assert views.locator("img").count() > 30
+    for image in views.locator("img").all():
+        assert image.get_attribute("alt")
+    for each in views.locator("select, input").all():
+        assert each.evaluate("e => e.labels.length > 0 && e.labels[0].innerText.length > 0")
+    # ipywidgets gives the three buttons of its player no names; the player has one
+    assert views.locator(".widget-play").get_attribute("title")
+    for each in views.locator(":not(.widget-play) > button").all():
+        assert each.get_attribute("title") or each.inner_text()
+    expect(views.get_by_text("Error")).to_have_count(0)
+
+
+def test_a_saved_notebook_shows_pictures_without_a_kernel(page, lab, browser, tmp_path):
+    """Saved by JupyterLab, exported, and opened as a file: every view is a picture."""
+    from nbconvert import HTMLExporter
+
+    page.keyboard.press("Control+S")
+    path = lab[1] / "views.ipynb"
+    page.wait_for_function("() => !document.title.startsWith('*')")
+    for _ in range(100):
+        if path.read_text().count('"image/png":') >= len(VIEWS):
+            break
+        page.wait_for_timeout(100)
+    html, _ = HTMLExporter().from_filename(str(path))
+    (tmp_path / "views.html").write_text(html)
+    exported = browser.new_page()
+    exported.route(re.compile("^http"), lambda route: route.abort())
+    exported.goto((tmp_path / "views.html").as_uri())
+    pictures = exported.locator(".jp-OutputArea-output img")
+    assert pictures.count() == len(VIEWS)
+    for each in pictures.all():
+        assert each.evaluate("e => e.naturalWidth") > 200
+    exported.close()
+
+
+LESSONS = [
+    path
+    for path in course.find_lessons([], course.ROOT / "notebooks")
+    if "import" in path.read_text() and "widgets" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_lesson_runs_with_its_views(path, open_notebook):
+    notebook = nbformat.read(path, as_version=4)
+    page = open_notebook(path.name, notebook)
+    expect(page.locator(".sgmgm").first).to_be_visible()
+    execute(page, "print('all', 'done')")
+    expect(page.get_by_text("all done", exact=True)).to_be_visible()
+    expect(page.locator(".jp-OutputArea [data-mime-type*=error]")).to_have_count(0)
