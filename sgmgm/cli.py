@@ -15,12 +15,14 @@ from pathlib import Path
 import torch
 
 from . import __version__, presets, workflow
+from . import benchmark as benchmarks
 from . import sweep as sweeps
 from .convert import PUBLISHED, published_pipeline
 from .datasets import NAMES
 from .errors import InputError, SgmgmError, check_count
-from .files import atomic_path, check_writable
+from .files import atomic_path, check_writable, write_json
 from .guidance import GUIDANCES, SCALE_SCHEDULES
+from .jobs import draw_to
 from .masking import SCHEDULES
 from .pipeline import SHIPPED, Pipeline, check_device
 from .samples import load_samples, save_samples
@@ -106,20 +108,21 @@ def sample(args) -> None:
     else:
         pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
     labels = chosen_labels(args, pipeline)
+    settings = chosen_settings(args)
     begun = time.perf_counter()
-    images, nfe = workflow.draw(
-        pipeline, labels, args.seed, args.batch_size, **chosen_settings(args)
-    )
-    seconds = time.perf_counter() - begun
     if suffix == ".npz":
-        save_samples(args.out, images, labels.numpy())
+        count = draw_to(args.out, pipeline, labels, args.seed, args.batch_size, **settings)
     else:
+        images, _ = workflow.draw(pipeline, labels, args.seed, args.batch_size, **settings)
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         workflow.save_grid(args.out, pixels, zoom=3 if pixels.shape[-1] < 128 else 1)
-    print(
-        f"{args.out}: {len(images)} images in {seconds:.1f} s "
-        f"({len(images) / seconds:.1f} images/s, {nfe:g} network passes an image)"
-    )
+        count = len(images)
+    if count is not None:  # else another process of the same job reports
+        seconds, passes = time.perf_counter() - begun, pipeline.passes(**settings)
+        print(
+            f"{args.out}: {count} of {len(labels)} images in {seconds:.1f} s "
+            f"({count / seconds:.1f} images/s, {passes} network passes an image)"
+        )
 
 
 def evaluate(args) -> None:
@@ -224,6 +227,22 @@ def run(args) -> None:
         print(f"  {name:<18}{duration(seconds):>9}   {found}")
     print(scores.table())
     print(f"grid of samples: {folder / 'samples.png'}")
+
+
+def benchmark(args) -> None:
+    """Measure how fast this machine draws and trains, and how close that is to its limit."""
+    from .plots import limit  # matplotlib takes a second to import
+
+    batches = [number("--batch-sizes", word, int) for word in args.batch_sizes.split(",")]
+    if args.out:
+        check_writable(args.out)
+    device = args.device or default_device()
+    record = benchmarks.benchmark(args.preset, device, batches, args.repeats, args.steps)
+    if args.out:
+        write_json(args.out, record)
+        with atomic_path(args.out.with_suffix(".png")) as partial:
+            partial.write_bytes(limit(record).png())
+    print(json.dumps(record, indent=2) if args.json else benchmarks.report(record))
 
 
 def pack(args) -> None:
@@ -400,6 +419,16 @@ def parser() -> argparse.ArgumentParser:
     each = command(run)
     training(each)
     drawing(each, 5000)
+
+    each = command(benchmark)
+    each.add_argument("--preset", default="laptop", choices=benchmarks.SIZES,
+                      help="sizes of the networks, whose weights are random")  # fmt: skip
+    each.add_argument("--batch-sizes", default="1,8,64", help="images at once, a list")
+    each.add_argument("--steps", type=int, help="decoding steps; the preset's if not given")
+    each.add_argument("--repeats", type=int, default=5, help="timings, of which the median counts")
+    each.add_argument("--out", type=Path, help="a .json file to write, and a plot beside it; "
+                      "none if not given")  # fmt: skip
+    each.add_argument("--json", action="store_true", help="print one JSON object")
 
     each = command(pack)
     each.add_argument("--model", required=True, help="a pipeline folder")

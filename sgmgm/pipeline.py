@@ -34,7 +34,7 @@ class Samples(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32 in [0, 1]
     labels: Tensor  # (B,) int64
     trajectory: Trajectory
-    nfe: float  # network passes per image
+    nfe: int  # network passes per image
 
 
 @dataclass
@@ -163,6 +163,11 @@ class Pipeline:
             settings.guidance, self.transformer, settings.scale, settings.scale_schedule, **others
         )
 
+    def passes(self, **settings) -> int:
+        """Network passes per image with these changes to the pipeline's `Sampling`."""
+        chosen = self.card.sampling.but(**settings)
+        return chosen.steps * GUIDANCES[chosen.guidance][0].passes
+
     def labels(self, labels) -> Tensor:
         """Class numbers (or names) as checked labels, int64 (B,)."""
         names = {name: i for i, name in enumerate(self.card.classes)}
@@ -240,7 +245,7 @@ class Pipeline:
             trajectory = decode(guidance, *rest)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             images = self.tokenizer.decode(trajectory.tokens)
-        return Samples(images, labels, trajectory, float(chosen.steps * guidance.passes))
+        return Samples(images, labels, trajectory, self.passes(**settings))
 
     def in_bf16(self, settings: Sampling, guidance: Guidance) -> fast.FastGuidance:
         """The fast form of a guidance; its weights are made once for all scales."""

@@ -421,6 +421,18 @@ def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str
     return plot
 
 
+def limit(record: dict) -> Plot:
+    """A record of `benchmark.benchmark`: images/s and share of the machine's limit, by batch."""
+    rows, ways = record["batches"], ("eager float32", "fast bf16")
+    charts = {
+        "images/s": {way: [row[way]["images_per_second"] for row in rows] for way in ways},
+        "share of the measured limit [%]": {
+            way: [100 * row[way]["share"] for row in rows] for way in ways
+        },
+    }
+    return panels(charts, [row["batch"] for row in rows], "images in a batch", log_x=True)
+
+
 # --- decoding and guidance -------------------------------------------------------------------
 
 

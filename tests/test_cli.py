@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgmgm import presets, training, workflow
+from sgmgm import cli, presets, training, workflow
 from sgmgm.cli import main, parser
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
-            "results", "doctor", "bundle"]  # fmt: skip
+            "results", "doctor", "bundle", "benchmark"]  # fmt: skip
 
 
 def run(capsys, *arguments):
@@ -73,7 +73,7 @@ def test_sample_a_grid(trained, tmp_path, capsys):
     code, text, _ = run(
         capsys, "sample", "--model", trained, "--num", 5, "--steps", 2, "--out", out
     )
-    assert code == 0 and "5 images" in text and "2 network passes an image" in text
+    assert code == 0 and "5 of 5 images" in text and "2 network passes an image" in text
     with Image.open(out) as picture:
         assert picture.format == "PNG"
         assert picture.size == (3 * (32 * 3 + 2) + 2, 2 * (32 * 3 + 2) + 2)
@@ -117,6 +117,12 @@ def test_the_options_of_sample_reach_the_sampler(trained, tmp_path, capsys, monk
              "schedule": "linear", "guidance": "self", "scale": 0.5, "scale_schedule": "interval",
              "smoother": "smoother-lora", "batch_size": 3, "seed": 8}  # fmt: skip
     options = [w for k, v in given.items() for w in (f"--{k.replace('_', '-')}", v)]
+    code, _, _ = run(
+        capsys, "sample", "--model", trained, "--num", 2, "--out", tmp_path / "x.png", *options
+    )
+    assert code == 0 and seen == given
+    monkeypatch.setattr(cli, "draw_to", lambda path, *rest, **settings: draw(*rest, **settings)[1])
+    seen.clear()
     code, _, _ = run(
         capsys, "sample", "--model", trained, "--num", 2, "--out", tmp_path / "x.npz", *options
     )

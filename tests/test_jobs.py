@@ -1,0 +1,169 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from sgmgm import jobs
+from sgmgm.errors import DataError, InputError
+from sgmgm.pipeline import Pipeline
+from sgmgm.samples import load_samples, to_uint8
+
+LABELS = torch.arange(11) % 10
+OPTIONS = {"seed": 40, "batch_size": 4, "steps": 2}
+
+
+@pytest.fixture
+def pipe(trained):
+    return Pipeline.from_pretrained(trained, "cpu")
+
+
+@pytest.fixture(scope="module")
+def expected(trained):
+    """The same images from one plain call after another."""
+    pipe = Pipeline.from_pretrained(trained, "cpu")
+    parts = pipe.stream(LABELS, first_seed=40, batch_size=4, steps=2)
+    return np.concatenate([to_uint8(part.images) for part in parts])
+
+
+def interrupted(monkeypatch, pipe, path, after):
+    """A job that ends after some batches, as Ctrl-C would end it."""
+    usual, count = Pipeline.__call__, []
+
+    def call(*args, **kwargs):
+        if len(count) == after:
+            raise KeyboardInterrupt
+        count.append(1)
+        return usual(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "__call__", call)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.draw_to(path, pipe, LABELS, **OPTIONS)
+    assert not path.exists()
+
+
+def test_a_job_is_a_stream_in_a_file(pipe, expected, tmp_path):
+    path = tmp_path / "new folder" / "samples.npz"
+    assert jobs.draw_to(path, pipe, LABELS, **OPTIONS) == 11
+    images, labels = load_samples(path)
+    assert (images == expected).all() and labels.tolist() == LABELS.tolist()
+    assert [f.name for f in path.parent.iterdir()] == ["samples.npz"]
+
+
+def test_a_stopped_job_goes_on(pipe, expected, tmp_path, monkeypatch):
+    path = tmp_path / "samples.npz"
+    interrupted(monkeypatch, pipe, path, after=2)
+    parts = {f: f.stat().st_mtime_ns for f in (tmp_path / "samples.npz.parts").glob("*.npy")}
+    assert len(parts) == 2
+    usual, seen = jobs.join, {}
+
+    def join(path, files, *rest):
+        seen.update({f: f.stat().st_mtime_ns for f in files})
+        usual(path, files, *rest)
+
+    monkeypatch.setattr(jobs, "join", join)
+    assert jobs.draw_to(path, pipe, LABELS, **OPTIONS) == 3  # the last batch only
+    assert parts.items() <= seen.items()
+    assert (load_samples(path)[0] == expected).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 41}, {"batch_size": 5}, {"steps": 3}, {"guidance": "cfg"}]
+)
+def test_another_job_is_not_mixed_in(change, pipe, tmp_path, monkeypatch):
+    path = tmp_path / "samples.npz"
+    interrupted(monkeypatch, pipe, path, after=1)
+    with pytest.raises(InputError, match=f"holds a job with another {next(iter(change))}"):
+        jobs.draw_to(path, pipe, LABELS, **OPTIONS | change)
+    with pytest.raises(InputError, match="another labels"):
+        jobs.draw_to(path, pipe, LABELS.flip(0), **OPTIONS)
+    pipe.transformer.mlm_layer.mlm_dense.bias.data += 1
+    with pytest.raises(InputError, match="another weights"):
+        jobs.draw_to(path, pipe, LABELS, **OPTIONS)
+
+
+def test_a_damaged_part_is_named(pipe, tmp_path, monkeypatch):
+    path = tmp_path / "samples.npz"
+    interrupted(monkeypatch, pipe, path, after=1)
+    part = jobs.part_file(tmp_path / "samples.npz.parts", 0)
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(DataError, match="000000000.npy is damaged"):
+        jobs.draw_to(path, pipe, LABELS, **OPTIONS)
+    assert not path.exists()
+    part.unlink()
+    assert jobs.draw_to(path, pipe, LABELS, **OPTIONS) == 4
+
+
+def test_the_file_is_joined_a_part_at_a_time(tmp_path):
+    """Memory stays flat: joining 64 MB takes little more than one part of 1 MB."""
+    import tracemalloc
+
+    parts = [jobs.part_file(tmp_path, i) for i in range(64)]
+    for i, part in enumerate(parts):
+        np.save(part, np.full((64, 72, 76, 3), i, np.uint8))
+    tracemalloc.start()
+    jobs.join(tmp_path / "x.npz", parts, np.arange(64 * 64), 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
+    images, labels = load_samples(tmp_path / "x.npz")
+    assert images.shape == (4096, 72, 76, 3) and labels.tolist() == list(range(4096))
+    assert (images[::64, 5, 5, 1] == np.arange(64)).all()
+
+
+def command(trained, path, *more):
+    return [*more, "-m", "sgmgm", "sample", "--model", str(trained), "--num", "300", "--steps", "2",
+            "--batch-size", "4", "--seed", "40", "--out", str(path), "--device", "cpu"]  # fmt: skip
+
+
+def test_killed_at_any_moment_no_image_is_lost_or_repeated(trained, pipe, tmp_path):
+    path = tmp_path / "samples.npz"
+    parts = tmp_path / "samples.npz.parts"
+    job = subprocess.Popen(command(trained, path, sys.executable), stderr=subprocess.DEVNULL)
+    while job.poll() is None and len(list(parts.glob("[0-9]*.npy"))) < 3:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    kept = len(list(parts.glob("[0-9]*.npy")))
+    assert 3 <= kept < 75 and not path.exists()
+    done = subprocess.run(
+        command(trained, path, sys.executable), capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0 and f"{300 - 4 * kept} of 300 images" in done.stdout
+    images, labels = load_samples(path)
+    assert labels.tolist() == [i % 10 for i in range(300)]
+    for part in pipe.stream(labels, first_seed=40, batch_size=4, steps=2):
+        assert (images[: len(part.images)] == to_uint8(part.images)).all()
+        images = images[len(part.images) :]
+    assert [f.name for f in tmp_path.iterdir()] == ["samples.npz"]
+
+
+def test_two_processes_share_a_job(trained, expected, tmp_path):
+    path = tmp_path / "samples.npz"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+             "OMP_NUM_THREADS": "1"}  # fmt: skip
+    arguments = command(trained, path, sys.executable)
+    arguments[arguments.index("300")] = "11"
+    team = [
+        subprocess.Popen(
+            arguments,
+            env=os.environ | about | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=1200)[0] for process in team]
+    assert [process.returncode for process in team] == [0, 0]
+    assert "7 of 11 images" in said[0] and said[1] == ""  # batches 0 and 2; batch 1
+    assert (load_samples(path)[0] == expected).all()
