@@ -1,5 +1,6 @@
 """Model cards: what a pipeline is and how it was made, from what its own files say."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def model_card(folder: str | Path, scores: str = "") -> str:
         f"# {card.dataset}",
         f"Data: {source}. Licence of the data: {licence}.",
         "![samples](samples.png)" if (folder / "samples.png").is_file() else "",
-        f"Upper half: unguided. Lower half: this model's default ({default}).",
+        "Upper half: plain, lower half: self-guided, each at its best setting in the table below "
+        f"that is known. This model's default: {default}.",
         "\n".join(rows),
         scores,
         f"Known failures: {failures}" if failures else "",
@@ -94,10 +96,10 @@ def command(part: str, report: dict) -> str:
     return f"sgmgm train {kind} {where}{options}"
 
 
-def draw_samples(pipeline: Pipeline, path: str | Path, rows: int = 2) -> None:
-    """A grid of every class: `rows` rows unguided, then as many at the pipeline's default."""
+def draw_samples(pipeline: Pipeline, path: str | Path, ways: Sequence[dict], rows: int = 2) -> None:
+    """A grid of every class, `rows` rows for each of the settings."""
     classes = list(range(len(pipeline.card.classes)))
     labels = balanced_labels(rows * len(classes), classes)
-    halves = [draw(pipeline, labels, guidance=kind)[0] for kind in ("none", None)]
-    images = torch.from_numpy(np.concatenate(halves)).permute(0, 3, 1, 2).float() / 255
+    parts = [draw(pipeline, labels, **settings)[0] for settings in ways]
+    images = torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).float() / 255
     save_grid(path, images, columns=len(classes), zoom=2)

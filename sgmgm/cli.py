@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,9 +22,10 @@ from .datasets import NAMES
 from .errors import InputError, SgmgmError, check_count
 from .files import atomic_path, check_writable, write_json
 from .guidance import GUIDANCES, SCALE_SCHEDULES
+from .hub import write_manifest
 from .jobs import draw_to
 from .masking import SCHEDULES
-from .pipeline import SHIPPED, Pipeline, check_device
+from .pipeline import SHIPPED, Pipeline, check_device, write_card
 from .samples import load_samples, save_samples
 from .sampling import ANNEALS, ORDERS
 from .training import LOSS_ON, WRONG_TOKENS, default_device
@@ -153,7 +154,13 @@ def sweep(args) -> None:
         )
         points = sweeps.best_points(first)
     records = sweeps.sweep(pipeline, points, args.num, seeds, args.out, args.batch_size)
-    print(sweeps.table(sweeps.summarise(records)))
+    rows = sweeps.summarise(records)
+    print(sweeps.table(rows))
+    if args.adopt:
+        best = presets.Sampling(**rows[0]["settings"])
+        write_card(pipeline.folder, replace(pipeline.card, sampling=best))
+        if (pipeline.folder / "manifest.json").is_file():
+            write_manifest(pipeline.folder)
     if args.plot:
         from .plots import trade_off  # matplotlib takes a second to import
 
@@ -162,10 +169,10 @@ def sweep(args) -> None:
 
 
 def results(args) -> None:
-    """Write the README's tables and the plots anew from the records in `data/results/`."""
-    from .results import write  # matplotlib takes a second to import
+    """Write the README's tables, the plots and the model cards anew from `data/results/`."""
+    from .results import write, write_cards  # matplotlib takes a second to import
 
-    for path in write():
+    for path in (*write(), *write_cards()):
         print(path)
 
 
@@ -407,6 +414,8 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--tune", type=int, metavar="NUM", help="first find each method's best "
                       "setting with NUM images of another seed, and score only that; "
                       "all settings if not given")  # fmt: skip
+    each.add_argument("--adopt", action="store_true",
+                      help="make the best of these settings the model's own")  # fmt: skip
     each.add_argument("--plot", type=Path, help="a .png of Frechet distance against inception "
                       "score (of the tuning, if there is one); no plot if not given")  # fmt: skip
     each.add_argument("--batch-size", type=int, default=125, help="images at once")

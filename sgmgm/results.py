@@ -10,7 +10,7 @@ from .cards import draw_samples, model_card
 from .errors import DataError
 from .files import atomic_path
 from .pipeline import SHIPPED, Pipeline
-from .plots import trade_off
+from .plots import Plot, image_rows, trade_off
 from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
 
 FOLDER = Path(__file__).parents[1] / "data" / "results"
@@ -27,6 +27,12 @@ def reported(path: str | Path) -> tuple[list[dict], list[dict]]:
     most = max((r["num"] for r in told), default=0)
     rows = summarise([r for r in told if r["num"] == most])
     return rows, [r for r in records if r["seed"] == TUNING_SEED]
+
+
+def best(rows: list[dict], guidance: str) -> dict:
+    """Settings of the best row with this guidance; the guidance alone if there is no such row."""
+    found = [row["settings"] for row in rows if row["settings"]["guidance"] == guidance]
+    return found[0] if found else {"guidance": guidance}
 
 
 def gain(rows: list[dict]) -> str:
@@ -74,17 +80,34 @@ def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> l
     for place in sorted(card.parent for card in Path(shipped).glob("*/pipeline.json")):
         path = Path(folder) / f"sweep-{place.name}.jsonl"
         rows = reported(path)[0] if path.exists() else []
-        draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png")
+        ways = best(rows, "none"), best(rows, "self")
+        draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", ways)
         written.append(place / "README.md")
         with atomic_path(written[-1]) as partial:
             partial.write_text(model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else ""))
     return written
 
 
+def gallery(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: int = 0) -> Plot:
+    """One picture of every class from every shipped model, plain and self-guided at their best."""
+    rows = {}
+    for place in sorted(card.parent for card in Path(shipped).glob("*/pipeline.json")):
+        pipeline = Pipeline.from_pretrained(place, "cpu")
+        labels = list(range(len(pipeline.card.classes)))
+        seeds = [seed + label for label in labels]
+        path = Path(folder) / f"sweep-{place.name}.jsonl"
+        found = reported(path)[0] if path.exists() else []
+        for name, guidance in (("plain", "none"), ("self-guided", "self")):
+            drawn = pipeline(labels, seeds=seeds, **best(found, guidance))
+            rows[f"{place.name},\n{name}"] = drawn.images
+    return image_rows(rows)
+
+
 def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
     """Put the tables into the README and draw every data set's trade-off; returns the files."""
     readme = Path(readme or FOLDER.parents[1] / "README.md")
     written = {readme: put_between(readme.read_text(), markdown(folder)).encode()}
+    written[Path(folder) / "gallery.png"] = gallery(folder).png()
     for path in results_files(folder):
         _, tuning = reported(path)
         if tuning:

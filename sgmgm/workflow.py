@@ -345,5 +345,5 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
         write_json(out / place.name / "training.json", report)
     write_card(out, card)
     eye = find_classifier(card.dataset, out).to(device or default_device())
-    reference_for(card.dataset, eye, out)
+    reference_for(card.dataset, eye, out).save(out / "reference.safetensors")
     write_manifest(out)

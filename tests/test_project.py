@@ -18,7 +18,7 @@ SOURCES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "sgmgm").g
 WAY = [
     *("errors", "files", "hub", "sprites", "datasets", "classifier", "tokenizer", "masking"),
     *("transformer", "smoothing", "guidance", "sampling", "fast", "samples", "metrics", "training"),
-    *("presets", "pipeline", "convert", "jobs", "workflow", "sweep", "benchmark"),
+    *("presets", "pipeline", "convert", "jobs", "workflow", "sweep", "benchmark", "cards"),
 ]
 TOP = {"plots", "results", "doctor", "bundle", "course", "cli", "view", "widgets", "exercises"}
 TOP_ON_TOP = {"cli": {"bundle", "course", "doctor", "plots", "results"},

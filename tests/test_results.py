@@ -39,7 +39,11 @@ def test_the_block_replaces_what_stood_there(folder, tmp_path):
     written = results.write(folder, readme)
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "3.300 ± 0.424" in text and set(written) == {readme, folder / "sweep-sprites.png"}
+    assert "3.300 ± 0.424" in text and set(written) == {
+        readme,
+        folder / "gallery.png",
+        folder / "sweep-sprites.png",
+    }
     results.write(folder, readme)
     assert readme.read_text() == text
 

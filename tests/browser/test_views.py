@@ -290,10 +290,10 @@ def test_a_saved_notebook_shows_pictures_without_a_kernel(page, lab, browser, tm
     """Saved by JupyterLab, exported, and opened as a file: every view is a picture."""
     from nbconvert import HTMLExporter
 
-    page.keyboard.press("Control+S")
+    page.get_by_role("menuitem", name="File", exact=True).click()
+    page.get_by_text("Save Notebook", exact=True).click()
     path = lab[1] / "views.ipynb"
-    page.wait_for_function("() => !document.title.startsWith('*')")
-    for _ in range(100):
+    for _ in range(300):
         if path.read_text().count('"image/png":') >= len(VIEWS):
             break
         page.wait_for_timeout(100)
