@@ -42,7 +42,8 @@ from .view import (
 def find_guidances(pipeline: Pipeline) -> list[str]:
     """Names of the guidances that this pipeline has all networks for, the paper's first."""
     found = []
-    for name in sorted(set(GUIDANCES) - {"none"}, key=lambda name: (name != "self", name != "cfg")):
+    others = [name for name in GUIDANCES if name not in ("none", "self", "cfg")]
+    for name in ("self", "cfg", *others):
         with suppress(CheckpointError):
             pipeline.guidance(Sampling(guidance=name))
             found.append(name)
