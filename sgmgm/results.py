@@ -89,17 +89,20 @@ def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> l
 
 
 def gallery(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: int = 0) -> Plot:
-    """One picture of every class from every shipped model, plain and self-guided at their best."""
+    """One picture of every class from every shipped model: plain, and with its best guidance."""
     rows = {}
-    for place in sorted(card.parent for card in Path(shipped).glob("*/pipeline.json")):
+    places = sorted((c.parent for c in Path(shipped).glob("*/pipeline.json")), reverse=True)
+    for place in places:
         pipeline = Pipeline.from_pretrained(place, "cpu")
         labels = list(range(len(pipeline.card.classes)))
         seeds = [seed + label for label in labels]
         path = Path(folder) / f"sweep-{place.name}.jsonl"
         found = reported(path)[0] if path.exists() else []
-        for name, guidance in (("plain", "none"), ("self-guided", "self")):
-            drawn = pipeline(labels, seeds=seeds, **best(found, guidance))
-            rows[f"{place.name},\n{name}"] = drawn.images
+        kinds = (row["settings"]["guidance"] for row in found)
+        guided = next((kind for kind in kinds if kind not in ("none", "sharpened")), "self")
+        for kind in ("none", guided):
+            drawn = pipeline(labels, seeds=seeds, **best(found, kind))
+            rows[f"{place.name},\n{'plain' if kind == 'none' else kind}"] = drawn.images
     return image_rows(rows)
 
 

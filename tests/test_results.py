@@ -6,9 +6,13 @@ import pytest
 
 from sgmgm import results
 from sgmgm.errors import DataError
-from sgmgm.sweep import TUNING_SEED
+from sgmgm.pipeline import SHIPPED
+from sgmgm.presets import Sampling
+from sgmgm.sweep import TUNING_SEED, fingerprint
 
 from .test_sweep import record
+
+README = results.FOLDER.parents[1] / "README.md"
 
 
 @pytest.fixture
@@ -56,3 +60,16 @@ def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(fol
     assert readme.read_text() == "nothing" and not list(folder.glob("*.png"))
     with pytest.raises(DataError, match="holds no sweep"):
         results.markdown(tmp_path / "void")
+
+
+def test_the_readme_says_what_the_records_say():
+    assert results.put_between(README.read_text(), results.markdown()) == README.read_text()
+
+
+@pytest.mark.parametrize("path", results.results_files(results.FOLDER), ids=lambda path: path.stem)
+def test_the_records_are_of_the_models_that_ship(path):
+    rows, _ = results.reported(path)
+    folder = SHIPPED / path.stem.removeprefix("sweep-")
+    for row in rows:
+        assert row["weights"] == fingerprint(folder, Sampling(**row["settings"])), row["settings"]
+        assert row["seeds"] >= 3
