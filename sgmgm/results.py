@@ -11,7 +11,7 @@ from .errors import DataError
 from .files import atomic_path
 from .pipeline import SHIPPED, Pipeline
 from .plots import Plot, image_rows, trade_off
-from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
+from .sweep import TUNING_SEED, curves, read_records, summarise, table
 
 FOLDER = Path(__file__).parents[1] / "data" / "results"
 BEGIN, END = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
@@ -37,9 +37,10 @@ def best(rows: list[dict], guidance: str) -> dict:
 
 def gain(rows: list[dict]) -> str:
     """One sentence: the best self-guided setting against the best unguided one."""
-    first = {name: next((r for r in rows if method(r["settings"]).startswith(name)), None)
-             for name in ("none", "self")}  # fmt: skip
-    if None in first.values():
+    first = {}
+    for row in reversed(rows):  # the best comes last, and stays
+        first[row["settings"]["guidance"]] = row
+    if not {"none", "self"} <= first.keys():
         return ""
     none, guided = (first[name]["frechet"] for name in ("none", "self"))
     change = 100 * (guided[0] / none[0] - 1)

@@ -22,6 +22,7 @@ def folder(tmp_path):
         record("none", 0.0, 4.0, 5.0) | {"seed": 1},
         record("self", 1.0, 8.0, 3.0) | {"seed": 0},
         record("self", 1.0, 8.0, 3.6) | {"seed": 1},
+        record("self+cfg", 1.0, 8.0, 1.0) | {"seed": 0},  # not self-guidance alone
         record("self", 1.0, 8.0, 0.1) | {"seed": 0, "num": 10},  # fewer images: not to be told
         record("self", 1.0, 8.0, 0.1) | {"seed": TUNING_SEED, "num": 10},
     ]
