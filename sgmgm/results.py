@@ -1,14 +1,15 @@
-"""Results: from the kept records of sweeps to the tables and pictures that quote them.
+"""Results: from the kept records to the tables and pictures that quote them.
 
-`data/results/sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models. The
-README's numbers are written by `write`, never by hand.
+In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
+`ablation-DATASET.jsonl` the same on variants that do not ship, and `benchmark-MACHINE.json` what
+`sgmgm benchmark` measured. The README's numbers are written by `write`, never by hand.
 """
 
 from pathlib import Path
 
 from .cards import draw_samples, model_card
 from .errors import DataError
-from .files import atomic_path
+from .files import atomic_path, read_json
 from .pipeline import SHIPPED, Pipeline
 from .plots import Plot, image_rows, trade_off
 from .sweep import TUNING_SEED, curves, read_records, summarise, table
@@ -56,7 +57,37 @@ def markdown(folder: str | Path = FOLDER) -> str:
     for path in results_files(folder):
         rows, _ = reported(path)
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
+    for path in sorted(Path(folder).glob("ablation-*.jsonl")):
+        name = path.stem.removeprefix("ablation-")
+        rows, _ = reported(path)
+        same, _ = reported(path.with_name(f"sweep-{name}.jsonl"))
+        kept = [row for row in same if row["settings"]["guidance"] in ("none", "self")]
+        rows = sorted(rows + kept, key=lambda row: row["frechet"][0])
+        parts += [f"**{name}: other smoothers** ([what each is](data/results/README.md))", table(rows)]
+    parts += ["**Speed**"] * bool(benchmarks(folder)) + [speed(folder)]
     return "\n\n".join(part for part in parts if part)
+
+
+def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
+    """What `sgmgm benchmark` measured, by the name of the machine."""
+    paths = sorted(Path(folder).glob("benchmark-*.json"))
+    return {path.stem.removeprefix("benchmark-"): read_json(path) for path in paths}
+
+
+def speed(folder: str | Path = FOLDER) -> str:
+    """A line for each benchmark: guided images a second, the fast way against the plain loop."""
+    lines = []
+    for record in benchmarks(folder).values():
+        row = record["batches"][-1]
+        quick, eager = row["fast bf16"], row["eager float32"]
+        lines.append(
+            f"Self-guided sampling, {record['size']} size, {record['steps']} steps, "
+            f"{row['batch']} images at once, on {record['device']}: "
+            f"{quick['images_per_second']:.1f} images/s, {record['speedup']:.1f} times the eager "
+            f"float32 loop's {eager['images_per_second']:.1f}, at {quick['share']:.0%} of the "
+            "machine's measured bf16 matrix peak."
+        )
+    return "\n".join(lines)
 
 
 def results_files(folder: str | Path) -> list[Path]:

@@ -129,11 +129,10 @@ def read_records(path: str | Path) -> list[dict]:
 
 
 def method(settings: dict) -> str:
-    """What a method is called: its guidance, and which smoother if not the usual one."""
-    name = settings["guidance"]
-    if name.startswith("self") and settings["smoother"] != "smoother":
-        name += f" ({settings['smoother']})"
-    return name
+    """What a method is called: its guidance, and its smoother and schedule if not the usual ones."""
+    usual = {"smoother": "smoother", "scale_schedule": "constant"}
+    unusual = [settings[name] for name, value in usual.items() if settings[name] != value]
+    return settings["guidance"] + (f" ({', '.join(unusual)})" if unusual else "")
 
 
 def best_points(records: list[dict]) -> list[Sampling]:
