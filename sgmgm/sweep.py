@@ -129,7 +129,7 @@ def read_records(path: str | Path) -> list[dict]:
 
 
 def method(settings: dict) -> str:
-    """What a method is called: its guidance, and its smoother and schedule if not the usual ones."""
+    """What a method is called: its guidance, and smoother and schedule unless the usual ones."""
     usual = {"smoother": "smoother", "scale_schedule": "constant"}
     unusual = [settings[name] for name, value in usual.items() if settings[name] != value]
     return settings["guidance"] + (f" ({', '.join(unusual)})" if unusual else "")

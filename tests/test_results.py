@@ -6,6 +6,7 @@ import pytest
 
 from sgmgm import results
 from sgmgm.errors import DataError
+from sgmgm.files import write_json
 from sgmgm.pipeline import SHIPPED
 from sgmgm.presets import Sampling
 from sgmgm.sweep import TUNING_SEED, fingerprint
@@ -15,16 +16,23 @@ from .test_sweep import record
 README = results.FOLDER.parents[1] / "README.md"
 
 
+def guided(found):
+    """A record with half as many steps as passes."""
+    return found | {"settings": found["settings"] | {"steps": 8}}
+
+
 @pytest.fixture
 def folder(tmp_path):
     records = [
         record("none", 0.0, 4.0, 4.0) | {"seed": 0},
         record("none", 0.0, 4.0, 5.0) | {"seed": 1},
-        record("self", 1.0, 8.0, 3.0) | {"seed": 0},
-        record("self", 1.0, 8.0, 3.6) | {"seed": 1},
+        guided(record("self", 1.0, 8.0, 3.0) | {"seed": 0}),
+        guided(record("self", 1.0, 8.0, 3.6) | {"seed": 1}),
         record("self+cfg", 1.0, 8.0, 1.0) | {"seed": 0},  # not self-guidance alone
         record("self", 1.0, 8.0, 0.1) | {"seed": 0, "num": 10},  # fewer images: not to be told
         record("self", 1.0, 8.0, 0.1) | {"seed": TUNING_SEED, "num": 10},
+        record("none", 0.0, 4.0, 6.0, nfe=8.0) | {"seed": 0},
+        record("none", 0.0, 4.0, 7.0, nfe=8.0) | {"seed": 1},
     ]
     path = tmp_path / "sweep-sprites.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -35,7 +43,29 @@ def test_a_table_tells_the_reported_seeds_and_the_gain(folder):
     text = results.markdown(folder)
     assert text.startswith("**sprites**\n\n| guidance |")
     assert "3.300 ± 0.424" in text and "4.500 ± 0.707" in text and "0.100" not in text
-    assert text.endswith("3.30 ± 0.42 against 4.50 ± 0.71, -27 %.")
+    assert "none: at 16 passes each 3.30 ± 0.42 against 4.50 ± 0.71, -27 %; at 8 steps" in text
+    assert text.endswith("at 8 steps each 3.30 ± 0.42 against 6.50 ± 0.71, -49 %.")
+
+
+def test_ablations_stand_beside_what_they_vary(folder):
+    other = record("self", 1.0, 8.0, 2.0) | {"seed": 0}
+    other["settings"]["smoother"] = "smoother-odd"
+    (folder / "ablation-sprites.jsonl").write_text(json.dumps(other) + "\n")
+    rows = [line for line in results.markdown(folder).split("**sprites: other")[1].splitlines()]
+    kinds = [row.split(" | ")[0] for row in rows if row.startswith("| ")][2:]
+    assert kinds == ["| self (smoother-odd)", "| self", "| none", "| none"]
+
+
+def test_a_benchmark_gives_one_line(folder):
+    ways = {
+        "fast bf16": {"images_per_second": 30.0, "share": 0.456},
+        "eager float32": {"images_per_second": 10.0, "share": 0.9},
+    }
+    about = {"size": "laptop", "steps": 18, "device": "a toaster", "speedup": 3.0}
+    write_json(folder / "benchmark-toaster.json", about | {"batches": [{"batch": 64} | ways]})
+    said = results.speed(folder)
+    assert "on a toaster: 30.0 images/s, 3.0 times" in said and "46%" in said
+    assert results.markdown(folder).endswith(f"**Speed**\n\n{said}")
 
 
 def test_the_block_replaces_what_stood_there(folder, tmp_path):
