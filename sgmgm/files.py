@@ -40,6 +40,12 @@ def atomic_path(path: str | Path):
                 partial.unlink(missing_ok=True)
 
 
+def clear_partials(folder: str | Path, stem: str = "*") -> None:
+    """Remove what killed writers of files of this stem left half-written in a folder."""
+    for partial in Path(folder).glob(f".{stem}.*.partial*"):
+        partial.unlink(missing_ok=True)
+
+
 def check_writable(path: str | Path) -> None:
     """InputError if `path` cannot be written: to be asked before long work, not after it."""
     path = Path(path).absolute()

@@ -28,8 +28,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         for name, value in self.state_dict().items():
             narrow = dtype if value.is_floating_point() else None
             weights[name] = value.detach().to("cpu", narrow, copy=True).contiguous()
-        with atomic_path(Path(folder) / "model.safetensors") as partial:
-            save_file(weights, partial)
+        save_tensors(Path(folder) / "model.safetensors", weights)
         write_json(Path(folder) / "config.json", asdict(self.config))
 
     @classmethod
@@ -135,16 +134,44 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
     """Fill `model` from a safetensors file (in the model's own precision); in eval mode."""
+    try:
+        model.load_state_dict(read_tensors(path)[0])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit: {' '.join(str(error).split())}") from None
+    return model.eval()
+
+
+def save_tensors(path: Path, tensors: dict, notes: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, atomically; its header holds the notes and a SHA-256 of it all."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    notes = dict(notes or {})
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, notes | {"sha256": checksum(tensors, notes)})
+
+
+def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
+    """Tensors and notes of a safetensors file; CheckpointError if a single bit has changed.
+
+    Files that others wrote have no checksum: those are taken as they are.
+    """
     with _open(path) as file:
+        notes = file.metadata() or {}
         try:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged: {error}.") from None
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit: {' '.join(str(error).split())}") from None
-    return model.eval()
+    if notes.pop("sha256", None) not in (None, checksum(tensors, notes)):
+        raise CheckpointError(f"{path} is damaged: its checksum differs; get or train it again.")
+    return tensors, notes
+
+
+def checksum(tensors: dict, notes: dict[str, str]) -> str:
+    """SHA-256 of names, types, shapes, values and notes, hexadecimal."""
+    sha = hashlib.sha256(repr(sorted(notes.items())).encode())
+    for name, value in sorted(tensors.items()):
+        sha.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
 
 
 def digest(path: Path) -> str:

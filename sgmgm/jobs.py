@@ -4,6 +4,7 @@ Every batch is kept in `FILE.parts/` as soon as it is drawn, so memory does not 
 number of images, a killed job loses the batch it was in, and several processes can share one.
 """
 
+import glob
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .errors import DataError, InputError, check_count
-from .files import atomic_path, check_writable, read_json, write_json
+from .files import atomic_path, check_writable, clear_partials, read_json, write_json
 from .guidance import GUIDANCES
 from .pipeline import Pipeline
 from .presets import Sampling
@@ -63,6 +64,7 @@ def draw_to(
     folder = path.with_name(path.name + ".parts")
     team = PartialState(cpu=pipeline.device.type == "cpu") if launched() else None
     if team is None or team.is_main_process:
+        clear_partials(path.parent, glob.escape(path.stem[:200]))
         begin(folder, identity)
     if team:
         team.wait_for_everyone()

@@ -12,13 +12,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from .classifier import Features
-from .errors import DataError, InputError, check_count
-from .files import atomic_path
+from .errors import CheckpointError, DataError, InputError, check_count
+from .hub import read_tensors, save_tensors
 
 BLOCK = 2048  # rows that are in float64 at once
 MAX_ROWS = 5_000  # feature rows that KID and precision/recall look at
@@ -390,8 +388,7 @@ class Reference:
         """Write one safetensors file with JSON metadata, atomically; InputError if unwritable."""
         about = {"dataset": self.dataset, "extractor": self.extractor, "count": self.count}
         tensors = {**self.stats.state(), "features": self.features.contiguous()}
-        with atomic_path(path) as partial:
-            partial.write_bytes(to_safetensors(tensors, {"sgmgm.reference": json.dumps(about)}))
+        save_tensors(Path(path), tensors, {"sgmgm.reference": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":
@@ -401,14 +398,13 @@ class Reference:
                 f"there is no file {path}: write it with Reference.from_features(...).save."
             )
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["sgmgm.reference"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors, notes = read_tensors(Path(path))
+            about = json.loads(notes["sgmgm.reference"])
             features = _rows("features", tensors.pop("features"))
             stats = GaussianStats.from_state(tensors)
             _check_same_width(features.shape[1], len(stats.mean))
             return cls(stats, features, about["dataset"], about["extractor"])
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        except (CheckpointError, TypeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} is damaged or holds no reference statistics: make them anew."
             ) from error

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from .errors import CheckpointError, InputError
-from .files import read_json
-from .hub import Pretrained
+from .files import read_json, write_json
+from .hub import Pretrained, read_tensors, save_tensors
 from .transformer import MaskedTransformer, Prediction
 
 # ------------------------------------------------------------------------------------ on the grid
@@ -216,6 +216,9 @@ class ToastSmoother(Pretrained):
         return Smoothed(model.codes(x, only), x, reconstruction)
 
 
+CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"  # peft's names
+
+
 class LoraSmoother(nn.Module):
     """The smoother as a LoRA adapter on the attention projections (Hu et al. 2021; peft).
 
@@ -223,22 +226,13 @@ class LoraSmoother(nn.Module):
     The transformer's weights are shared, not copied, and the transformer itself is not changed.
     """
 
-    def __init__(self, model: MaskedTransformer, rank: int = 8, adapter: str | Path | None = None):
+    TARGETS = r".*attention\.(query|key|value|out)"
+
+    def __init__(self, model: MaskedTransformer, rank: int = 8):
         super().__init__()
         shared = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-        if adapter is None:
-            config = LoraConfig(
-                r=rank,
-                lora_alpha=2 * rank,
-                target_modules=r".*attention\.(query|key|value|out)",
-            )
-            self.peft = get_peft_model(shared, config)
-        else:
-            try:
-                self.peft = PeftModel.from_pretrained(shared, str(adapter), is_trainable=True)
-            except Exception as error:  # peft lets through errors of many libraries
-                reason = " ".join(str(error).split())
-                raise CheckpointError(f"{adapter} is no LoRA adapter that fits: {reason}") from None
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=self.TARGETS)
+        self.peft = get_peft_model(shared, config)
 
     @classmethod
     def fresh(cls, model: MaskedTransformer, settings) -> "LoraSmoother":
@@ -247,8 +241,31 @@ class LoraSmoother(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, model: MaskedTransformer) -> "LoraSmoother":
-        """The adapter kept in a folder; CheckpointError unless it fits `model`."""
-        return cls(model, adapter=folder)
+        """The adapter kept in a folder; CheckpointError unless it fits `model`.
+
+        Of peft's configuration, which can ask for other methods, sizes and files, only the rank
+        counts, and only if the weights have it too.
+        """
+        config, (weights, _) = read_json(folder / CONFIG), read_tensors(folder / ADAPTER)
+        have = {name: tuple(value.shape) for name, value in weights.items()}
+        ranks = {shape[:1] for name, shape in have.items() if name.endswith("lora_A.weight")}
+        rank = config.get("r") if isinstance(config, dict) else None
+        if type(rank) is not int or ranks != {(rank,)}:
+            raise CheckpointError(f"{folder / CONFIG} does not tell the rank of {ADAPTER}.")
+        made_here = {"peft_type": "LORA", "lora_alpha": 2 * rank, "target_modules": cls.TARGETS}
+        other = [name for name, value in made_here.items() if config.get(name) != value]
+        if other:
+            raise CheckpointError(f"{folder / CONFIG} has another {', '.join(other)} than ours.")
+        smoother = cls(model, rank)
+        fresh = get_peft_model_state_dict(smoother.peft)
+        want = {name: tuple(value.shape) for name, value in fresh.items()}
+        unfit = sorted(name for name in want | have if want.get(name) != have.get(name))
+        if unfit:
+            raise CheckpointError(
+                f"{folder} is no LoRA adapter that fits this transformer: {', '.join(unfit)}."
+            )
+        set_peft_model_state_dict(smoother.peft, weights)
+        return smoother
 
     def inputs(self, model, canvas: Tensor, labels: Tensor, hidden=None) -> tuple:
         """What `forward` takes: it sees the canvas itself, and pass 1 is no help."""
@@ -260,7 +277,10 @@ class LoraSmoother(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Keep the adapter in peft's own format."""
-        self.peft.save_pretrained(str(folder), safe_serialization=True)
+        config = self.peft.peft_config["default"].to_dict()
+        config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+        save_tensors(Path(folder) / ADAPTER, get_peft_model_state_dict(self.peft))
+        write_json(Path(folder) / CONFIG, config)
 
 
 # A smoother is a module with `fresh`, `load`, `save_pretrained`, `inputs`, and a `forward` that
@@ -275,7 +295,7 @@ def kept_kind(folder: str | Path) -> str:
     Raises:
         CheckpointError: it was trained as a kind that is not known here.
     """
-    if (Path(folder) / "adapter_config.json").is_file():
+    if (Path(folder) / CONFIG).is_file():
         return "lora"
     report = Path(folder) / "training.json"
     told = read_json(report) if report.is_file() else {}

@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
 from .errors import CheckpointError, InputError, check_choice, check_count
-from .files import atomic_path, write_json
+from .files import check_writable, clear_partials, write_json
+from .hub import read_tensors, save_tensors
 from .masking import corrupt, drop_labels, random_mask
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
@@ -107,6 +106,9 @@ def fit(
     identity = plain({"recipe": asdict(recipe), "seed": seed} | (about or {}))
     report = identity | {"step": 0, "seconds": 0.0, "history": []}
     state = folder / "training.safetensors"
+    check_writable(state)
+    if accelerator.is_main_process:
+        clear_partials(folder)
     if state.exists():
         report = resume(state, identity, model, average, optimizer, task)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -246,20 +248,17 @@ def save_state(path: Path, report: dict, model, average: dict, optimizer, task) 
     tensors |= {f"average.{k}": v for k, v in average.items()}
     tensors |= {f"optimizer.{i}.{k}": v for i, s in moments.items() for k, v in s.items()}
     tensors |= {f"task.{k}": v for k, v in task.state.items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata={"report": json.dumps(report)})
+    save_tensors(path, tensors, {"report": json.dumps(report)})
 
 
 def resume(path: Path, identity: dict, model, average: dict, optimizer, task) -> dict:
     """Load what `save_state` wrote into the given objects; returns its report."""
     try:
-        with safe_open(path, "pt") as file:
-            report = json.loads(file.metadata()["report"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        tensors, notes = read_tensors(path)
+        report = json.loads(notes["report"])
         other = [key for key in identity if report[key] != identity[key]]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it to start afresh.") from None
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path} is damaged: delete it to start afresh.") from None
     if other:
         raise CheckpointError(
             f"{path} belongs to a run with another {', '.join(other)}; delete it or choose "

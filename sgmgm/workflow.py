@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
@@ -22,7 +20,7 @@ from .classifier import Classifier
 from .datasets import ImageSet
 from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import atomic_path, read_json, write_json
-from .hub import check_manifest, digest, write_manifest
+from .hub import check_manifest, digest, read_tensors, save_tensors, write_manifest
 from .metrics import (
     Extractor,
     GaussianStats,
@@ -138,14 +136,13 @@ def kept_tokens(tokenizer: VQTokenizer, data: ImageSet, folder: Path) -> Tensor:
     path = folder / "tokens.safetensors"
     made_by = f"{digest(folder / 'tokenizer' / 'model.safetensors')} {len(data)}"
     try:
-        with safe_open(path, "pt") as file:
-            if file.metadata()["made_by"] == made_by:
-                return file.get_tensor("tokens")
-    except (OSError, SafetensorError, KeyError, TypeError):
+        kept, notes = read_tensors(path)
+        if notes["made_by"] == made_by:
+            return kept["tokens"]
+    except (CheckpointError, KeyError):
         pass  # none yet, or a damaged file: they are only a minute's work
     tokens = tokenize(tokenizer, data)
-    with atomic_path(path) as partial:
-        save_file({"tokens": tokens}, partial, metadata={"made_by": made_by})
+    save_tensors(path, {"tokens": tokens}, {"made_by": made_by})
     return tokens
 
 
