@@ -328,9 +328,12 @@ def course(args) -> None:
     parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
     lessons = run_course(args.lessons, args.out, args.notebooks, **parameters)
     bad = [each["name"] for each in lessons if each["status"].startswith("failed")]
-    print(f"{args.out}: {len(lessons) - len(bad)} of {len(lessons)} lessons ran; see report.json")
-    if bad:
-        print(f"sgmgm: failed: {', '.join(bad)}", file=sys.stderr)
+    slow = [each["name"] for each in lessons if each["status"] == "over budget"]
+    print(f"{len(lessons) - len(bad)} of {len(lessons)} lessons ran: open {args.out}/index.html")
+    for what, names in (("failed", bad), ("over budget", slow if args.strict else [])):
+        if names:
+            print(f"sgmgm: {what}: {', '.join(names)}", file=sys.stderr)
+    if bad or (args.strict and slow):
         sys.exit(1)
 
 
@@ -463,6 +466,7 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--seed", type=int, default=0, help="of everything random")
     each.add_argument("--out", type=Path, default=Path("build", "course"), help="folder")
     each.add_argument("--notebooks", type=Path, help="folder; the repository's if not given")
+    each.add_argument("--strict", action="store_true", help="fail when a lesson is over budget")
     return top
 
 

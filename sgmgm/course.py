@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import doctor, workflow
+from . import doctor, gallery, workflow
 from .errors import InputError, check_choice
 from .files import atomic_path, read_json, write_json
 from .pipeline import SHIPPED
@@ -177,7 +177,7 @@ def _first_line(text: str) -> str:
 def run(
     wanted: list[str], out: Path, notebooks: Path | None = None, **parameters
 ) -> list[dict[str, object]]:
-    """Execute lessons one by one into `out`, and write `report.json` there.
+    """Execute lessons one by one into `out`; write `report.json` and pages to look at there.
 
     Args:
         wanted: numbers or names of lessons; all of them if empty.
@@ -219,6 +219,7 @@ def run(
             write_json(out / "report.json", summary)
             allowed = f" of {budget} s" if budget is not None else " s"
             print(f"      {seconds:.0f}{allowed}: {status}", file=sys.stderr, flush=True)
+    gallery.write(out, summary)
     return summary["lessons"]
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -69,7 +70,9 @@ def test_runner_goes_on_after_a_failing_lesson(notebooks, tmp_path, capsys):
     assert slow["status"] == "over budget"
 
     written = sorted(path.name for path in out.iterdir())
-    assert written == ["01_bad.failed.ipynb", "02_good.ipynb", "03_slow.ipynb", "report.json"]
+    pages = ["02_good.html", "03_slow.html", "index.html"]
+    done = ["01_bad.failed.ipynb", "02_good.ipynb", "03_slow.ipynb", "report.json"]
+    assert written == sorted(pages + done)
     done = nbformat.read(out / "02_good.ipynb", as_version=4)
     printed = done.cells[-1].outputs[0].text.split()
     assert printed[:4] == ["smoke", "sprites", "7", "cpu"]
@@ -77,9 +80,39 @@ def test_runner_goes_on_after_a_failing_lesson(notebooks, tmp_path, capsys):
 
     # mended, it leaves no trace of the failure
     write_lesson(notebooks, "01_bad.ipynb", "1 / 1")
-    assert run(notebooks, out, "01") == 0
+    assert run(notebooks, out, "01", "--strict") == 0
     assert not (out / "01_bad.failed.ipynb").exists() and (out / "01_bad.ipynb").exists()
     assert len(json.loads((out / "report.json").read_text())["lessons"]) == 1
+
+
+def test_budgets_are_enforced_where_asked(notebooks, tmp_path, capsys):
+    write_lesson(notebooks, "01_slow.ipynb", "", sgmgm={"budget": {"smoke": 0}})
+    assert run(notebooks, tmp_path / "out") == 0
+    with pytest.raises(SystemExit) as end:
+        run(notebooks, tmp_path / "out", "--strict")
+    assert end.value.code == 1 and "over budget: 01_slow" in capsys.readouterr().err
+
+
+def test_the_gallery_shows_every_lesson_without_a_network(notebooks, tmp_path):
+    write_lesson(notebooks, "01_bad.ipynb", "raise ValueError('<b>')")
+    images = "images = torch.rand(8, 3, 32, 32)\nplots.image_rows({'two < three': images})"
+    write_lesson(notebooks, "02_good.ipynb", f"import torch\nfrom sgmgm import plots\n{images}")
+    lesson = nbformat.read(notebooks / "02_good.ipynb", as_version=4)
+    words = "# 02 · A *good* one\n\nIt is about *this*.\n\nNot this."
+    lesson.cells.insert(0, nbformat.v4.new_markdown_cell(words))
+    nbformat.write(lesson, notebooks / "02_good.ipynb")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        run(notebooks, out)
+    index = (out / "index.html").read_text()
+    assert "02 · A *good* one</a>" in index and "<p>It is about this.</p>" in index
+    assert index.count("data:image/png;base64") == 1 and "two &lt; three" in index
+    assert "failed: ValueError in cell" in index and "&lt;b&gt;" in index and "<b>" not in index
+    report = json.loads((out / "report.json").read_text())
+    for stamp in (report["commit"], "seed: 0", report["versions"]["torch"], report["device"]):
+        assert stamp in index
+    for page in (index, (out / "02_good.html").read_text()):
+        assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=.https?:[^>]*>", page)
 
 
 def test_bad_requests_are_one_sentence(notebooks, tmp_path, capsys):

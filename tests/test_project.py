@@ -20,10 +20,13 @@ WAY = [
     *("transformer", "smoothing", "guidance", "sampling", "fast", "samples", "metrics", "training"),
     *("presets", "pipeline", "convert", "jobs", "workflow", "sweep", "benchmark", "cards"),
 ]
-TOP = {"plots", "results", "doctor", "bundle", "course", "cli", "view", "widgets", "exercises"}
+TOP = {
+    *("plots", "results", "doctor", "bundle", "gallery", "course", "cli", "view", "widgets"),
+    "exercises",
+}
 TOP_ON_TOP = {"cli": {"bundle", "course", "doctor", "plots", "results"},
               "__main__": {"cli", "doctor"},
-              "course": {"doctor", "exercises"}, "results": {"plots"}, "view": {"plots"},
+              "course": {"doctor", "exercises", "gallery"}, "results": {"plots"}, "view": {"plots"},
               "widgets": {"plots", "view"}}  # fmt: skip
 
 

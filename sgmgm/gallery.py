@@ -1,0 +1,109 @@
+"""Gallery: the executed lessons as pages to read without Jupyter, and one that shows them all."""
+
+import base64
+from html import escape
+from pathlib import Path
+
+import nbformat
+
+from .files import atomic_path
+
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem;
+     list-style: none; padding: 0 }
+li { border: 1px solid #8886; border-radius: 8px; padding: 1rem }
+img { display: block; width: 100%; height: 11rem; object-fit: contain; background: white;
+      border-radius: 4px }
+h2 { font-size: 1.1rem; margin: 0.8rem 0 0 } p { margin: 0.3rem 0 0 } small { opacity: 0.75 }
+"""
+
+
+def page(notebook) -> str:
+    """One lesson as HTML that needs no other file."""
+    from nbconvert import HTMLExporter
+
+    # no script from elsewhere: the page must look the same without a network
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    return exporter.from_notebook_node(notebook)[0]
+
+
+def pictures(notebook) -> list[tuple[str, str]]:
+    """(base64 of a PNG, alt text) of every figure, in its order."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [
+        (output.data["image/png"], output.metadata.get("image/png", {}).get("alt", ""))
+        for output in outputs
+        if "image/png" in output.get("data", {})
+    ]
+
+
+def introduction(notebook) -> tuple[str, str]:
+    """A lesson's title and its first paragraph."""
+    first = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
+    title, _, rest = first.partition("\n")
+    return title.lstrip("# "), rest.strip().split("\n\n")[0].replace("*", "")
+
+
+def card(lesson: dict, notebook) -> str:
+    """One lesson on the page of all: the most colourful picture, what it is about, how it went."""
+    title, about = introduction(notebook)
+    shown = ""
+    if found := pictures(notebook):
+        png, alt = max(found, key=lambda each: len(each[0]))
+        shown = f'<img src="data:image/png;base64,{png}" alt="{escape(alt, quote=True)}">'
+    name = escape(lesson["name"])
+    return (
+        f'<li>{shown}<h2><a href="{name}.html">{escape(title or lesson["name"])}</a></h2>'
+        f"<p>{escape(about)}</p><p><small>{lesson['seconds']:.0f} s · {escape(lesson['status'])} · "
+        f'<a href="{name}.ipynb">notebook</a></small></p></li>'
+    )
+
+
+def write(out: Path, report: dict, moving: bytes | None = None) -> Path:
+    """Write a page for each lesson that ran, and `index.html`; returns the latter.
+
+    Args:
+        out: the folder with the executed notebooks.
+        report: what `course.run` reports of them.
+        moving: an animated picture (GIF) for the top of the page.
+    """
+    cards = []
+    for lesson in report["lessons"]:
+        place = out / f"{lesson['name']}.ipynb"
+        if not place.is_file():
+            reason = escape(lesson["status"])
+            cards.append(f"<li><h2>{escape(lesson['name'])}</h2><p>{reason}</p></li>")
+            continue
+        notebook = nbformat.read(place, as_version=4)
+        with atomic_path(place.with_suffix(".html")) as partial:
+            partial.write_text(page(notebook), encoding="utf-8")
+        cards.append(card(lesson, notebook))
+    seconds = sum(lesson["seconds"] for lesson in report["lessons"])
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    facts = {
+        "profile": report["profile"],
+        "dataset": report["dataset"],
+        "seed": report["seed"],
+        "commit": report["commit"],
+        "device": report["device"],
+        "versions": f"Python {report['python']}, {versions}",
+        "time": f"{seconds:.0f} s",
+    }
+    stamp = " · ".join(f"{name}: {escape(str(value))}" for name, value in facts.items())
+    top = ""
+    if moving:
+        data = base64.b64encode(moving).decode()
+        alt = "pictures appear out of masked tokens, step by step"
+        top = f'<img src="data:image/gif;base64,{data}" alt="{alt}">'
+    index = out / "index.html"
+    with atomic_path(index) as partial:
+        partial.write_text(
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>The lessons</title>'
+            '<meta name="viewport" content="width=device-width"><style>'
+            f"{STYLE}</style><h1>The lessons, as they ran here</h1>{top}"
+            f"<p><small>{stamp}</small></p><ul>{''.join(cards)}</ul></html>\n",
+            encoding="utf-8",
+        )
+    return index
