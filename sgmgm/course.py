@@ -19,7 +19,7 @@ from .errors import InputError, check_choice
 from .files import atomic_path, read_json, write_json
 from .pipeline import SHIPPED
 from .presets import PRESETS
-from .training import default_device, describe_device
+from .training import check_device, default_device, describe_device
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTED = ("sgmgm", "torch", "torchvision", "numpy", "accelerate", "papermill")
@@ -36,12 +36,13 @@ def workspace() -> Path:
 def preflight(device: str | None = None) -> str:
     """Say in one line what this lesson runs on, and what is in its way; returns the device.
 
-    Downloads go to the repository's `data/raw` wherever Jupyter was started.
+    Downloads go to the repository's `data/raw` wherever Jupyter was started. InputError if there
+    is no such device.
     """
     os.environ.setdefault("SGMGM_DATA", str(workspace() / "data" / "raw"))
     device = device or default_device()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED[:2])
-    words = describe_device(torch.device(device))
+    words = describe_device(check_device(device))
     print(f"{versions}, Python {sys.version.split()[0]}, {words}")
     stops = [f for f in doctor.examine(workspace(), device, doctor.QUICK) if f.state == "stop"]
     if stops:

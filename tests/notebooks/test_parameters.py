@@ -1,0 +1,53 @@
+"""Every declared parameter is read, and changes something."""
+
+import ast
+import contextlib
+import io
+import os
+
+import nbformat
+import pytest
+
+from sgmgm import course
+from sgmgm.errors import InputError
+from sgmgm.plots import Plot
+
+LESSONS = course.find_lessons([], course.ROOT / "notebooks")
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ | {"TQDM_DISABLE": "1"})
+
+
+def steps(path, **parameters):
+    """Run a lesson cell by cell in this process; yields what each cell shows."""
+    names = {"display": lambda *shown: None}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        body = ast.parse(cell.source).body
+        last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(compile(ast.Module(body, []), path.name, "exec"), names)
+            shown = last and eval(compile(ast.Expression(last.value), path.name, "eval"), names)
+        if "parameters" in cell.metadata.get("tags", []):
+            names |= parameters
+        yield said.getvalue(), shown.png() if isinstance(shown, Plot) else repr(shown)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", ["profile", "dataset", "device"])
+def test_a_choice_that_is_none_is_refused(path, name):
+    with pytest.raises(InputError, match="nonsense"):
+        for _ in steps(path, **{"device": "cpu", name: "nonsense"}):
+            pass
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_another_seed_shows_something_else(path):
+    first, second = (steps(path, device="cpu", seed=seed) for seed in (0, 1))
+    pairs = zip(first, second, strict=True)
+    next(pairs), next(pairs)  # the parameters, and the line of versions
+    assert any(a != b for a, b in pairs)
