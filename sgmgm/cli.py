@@ -317,7 +317,8 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def course(args) -> None:
-    """Execute the lessons one after another and report how each went, or write the exercises."""
+    """Run the lessons; or prepare one (catch-up), make slides of them, write the exercises."""
+    from . import workshop
     from .course import run as run_course
     from .course import write_exercises
 
@@ -325,11 +326,26 @@ def course(args) -> None:
         written = write_exercises(args.notebooks)
         print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
         return
+    if args.action == "slides":
+        written = workshop.write_slides(
+            args.lessons, args.out or Path("build", "slides"), args.notebooks
+        )
+        print("\n".join(map(str, written)))
+        return
     parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
-    lessons = run_course(args.lessons, args.out, args.notebooks, **parameters)
+    if args.action == "catch-up":
+        if not args.lessons:
+            raise InputError("catch up with which lesson? For example: sgmgm course catch-up 05.")
+        for lesson in args.lessons:
+            path, parts, folder = workshop.catch_up(lesson, args.notebooks, **parameters)
+            how = "they ship with the course" if folder.parent == SHIPPED else "trained here"
+            print(f"{path.stem}: {', '.join(parts)} in {folder} ({how}). Open {path}.")
+        return
+    out = args.out or Path("build", "course")
+    lessons = run_course(args.lessons, out, args.notebooks, **parameters)
     bad = [each["name"] for each in lessons if each["status"].startswith("failed")]
     slow = [each["name"] for each in lessons if each["status"] == "over budget"]
-    print(f"{len(lessons) - len(bad)} of {len(lessons)} lessons ran: open {args.out}/index.html")
+    print(f"{len(lessons) - len(bad)} of {len(lessons)} lessons ran: open {out}/index.html")
     for what, names in (("failed", bad), ("over budget", slow if args.strict else [])):
         if names:
             print(f"sgmgm: {what}: {', '.join(names)}", file=sys.stderr)
@@ -458,13 +474,14 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")
 
     each = command(course)
-    each.add_argument("action", choices=("run", "exercises"))
+    each.add_argument("action", choices=("run", "catch-up", "slides", "exercises"))
     each.add_argument("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
     each.add_argument("--profile", default="smoke", choices=presets.PRESETS,
                       help="how long the lessons' own runs are")  # fmt: skip
     each.add_argument("--dataset", default="sprites", help=f"one of {', '.join(NAMES)}")
     each.add_argument("--seed", type=int, default=0, help="of everything random")
-    each.add_argument("--out", type=Path, default=Path("build", "course"), help="folder")
+    each.add_argument("--out", type=Path,
+                      help="folder; build/course or build/slides if not given")  # fmt: skip
     each.add_argument("--notebooks", type=Path, help="folder; the repository's if not given")
     each.add_argument("--strict", action="store_true", help="fail when a lesson is over budget")
     return top

@@ -22,12 +22,12 @@ WAY = [
 ]
 TOP = {
     *("plots", "results", "doctor", "bundle", "gallery", "course", "cli", "view", "widgets"),
-    "exercises",
+    *("exercises", "workshop"),
 }
-TOP_ON_TOP = {"cli": {"bundle", "course", "doctor", "plots", "results"},
+TOP_ON_TOP = {"cli": {"bundle", "course", "doctor", "plots", "results", "workshop"},
               "__main__": {"cli", "doctor"},
               "course": {"doctor", "exercises", "gallery"}, "results": {"plots"}, "view": {"plots"},
-              "widgets": {"plots", "view"}}  # fmt: skip
+              "widgets": {"plots", "view"}, "workshop": {"course"}}  # fmt: skip
 
 
 def imports(tree):
@@ -156,8 +156,8 @@ def test_every_import_is_a_requirement():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = set(project["dependencies"]).union(*project["optional-dependencies"].values())
     names = {re.match(r"[A-Za-z0-9_-]+", pin)[0].replace("-", "_") for pin in pins}
-    names = names - {"pillow"} | {"PIL", "IPython", "nbformat", "nbclient"}  # the last three
-    # come with ipykernel and papermill
+    names = names - {"pillow"} | {"PIL", "IPython", "nbformat", "nbclient", "pygments"}
+    # the last four come with ipykernel and papermill
     for name, tree in SOURCES.items():
         for node in ast.walk(tree):
             modules = []
