@@ -25,6 +25,7 @@ from .errors import InputError, SgmgmError
 from .files import atomic_path
 
 QUIET = 0.15  # seconds without another move before a view draws anew
+ANSWER = 2.0  # seconds to wait for the page's word that it holds no more moves
 STYLE = """<style>
 .sgmgm { overflow: visible; }
 .sgmgm img { width: 100%; display: block; image-rendering: pixelated; }
@@ -145,10 +146,26 @@ def on_move(call: Callable, *controls: ipywidgets.Widget) -> None:
         each.observe(call, "value")
 
 
-class Cells(ipywidgets.Box):
-    """A picture under a square grid of buttons; pressing one calls `press(position)`."""
+# Buttons know of clicks only, so the page makes a click of a pointer that comes to rest on one. A
+# style sheet loads when it is put into the page, and so after the box that it stands in.
+REST = """
+const cells = this.closest('.cells');
+cells.onmousemove = (event) => {
+  clearTimeout(cells.rest);
+  cells.rest = setTimeout(() => event.target.closest('button')?.click(), 120);
+};
+cells.onclick = cells.onmouseleave = () => clearTimeout(cells.rest);
+"""
 
-    def __init__(self, side: int, press: Callable[[int], None]):
+
+class Cells(ipywidgets.Box):
+    """A picture under a square grid of buttons; pressing one calls `press(position)`.
+
+    Args:
+        hover: a pointer that rests on a button presses it.
+    """
+
+    def __init__(self, side: int, press: Callable[[int], None], hover: bool = False):
         self.picture = HTML()
         # one layout and one style for all: hundreds of buttons are slow to open otherwise
         look = {"layout": Layout(), "style": ipywidgets.ButtonStyle(button_color="transparent")}
@@ -159,7 +176,11 @@ class Cells(ipywidgets.Box):
         for i, button in enumerate(self.buttons):
             button.on_click(functools.partial(lambda i, _: press(i), i))
         columns = Layout(grid_template_columns=f"repeat({side}, 1fr)")
-        super().__init__([self.picture, ipywidgets.GridBox(self.buttons, layout=columns)])
+        parts = [self.picture, ipywidgets.GridBox(self.buttons, layout=columns)]
+        if hover:
+            script = f'<style onload="{escape(REST)}">.sgmgm .cells {{ cursor: pointer; }}</style>'
+            parts.append(HTML(script, layout=Layout(display="none")))
+        super().__init__(parts)
         self.add_class("cells")
 
 
@@ -169,12 +190,18 @@ class Cells(ipywidgets.Box):
 class View(ipywidgets.VBox):
     """Controls over pictures; a subclass has `draw`, which computes and shows, and `figure`.
 
-    Moves are gathered until the controls have been quiet for a moment. So however fast a slider
-    moves and however slow the kernel is, moves never pile up, and the last position wins.
+    However fast a slider moves and however slow the kernel is, moves never pile up, and only the
+    last position is drawn. The page sends one move at a time and keeps the latest of the others
+    until the kernel is free. So the view waits until the controls have been quiet for a moment,
+    then gives the page a number to send back. Moves that were kept come first, as the page's
+    messages stay in order, and make the number void.
     """
 
     def __init__(self, *rows: ipywidgets.Widget):
-        self.status, self.timer = HTML(), None
+        self.status, self.timer, self.waits_for = HTML(), None, None
+        self.asked, self.answer = ipywidgets.IntText(0), ipywidgets.IntText(0)  # never displayed
+        ipywidgets.jsdlink((self.asked, "value"), (self.answer, "value"))  # in the page
+        on_move(self.take_answer, self.answer)
         super().__init__([HTML(STYLE, layout=Layout(display="none")), *rows, self.status])
         self.add_class("sgmgm")
         self.draw()
@@ -194,19 +221,37 @@ class View(ipywidgets.VBox):
     def redraw(self, change=None) -> None:
         """Draw soon; at once where no event loop runs, as in a test."""
         try:
-            loop = asyncio.get_running_loop()
+            asyncio.get_running_loop()
         except RuntimeError:
             self.draw_now()
             return
-        if self.timer:
-            self.timer.cancel()
-        self.timer = loop.call_later(QUIET, self.draw_now)
+        self.wait(QUIET, self.ask_page)
 
-    def draw_now(self) -> None:
-        """Draw, and if that fails say so in the view: nobody else can, of a callback."""
+    def wait(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call this later, in place of what was to be called before."""
+        self.stop_waiting()
+        self.timer = asyncio.get_running_loop().call_later(seconds, call)
+
+    def stop_waiting(self) -> None:
+        """Whatever was to be called is not, and the page's answer does not count."""
+        self.waits_for = None
         if self.timer:
             self.timer.cancel()
             self.timer = None
+
+    def ask_page(self) -> None:
+        """Ask the page for its answer, and do without it where no page is open."""
+        self.wait(ANSWER, self.draw_now)
+        self.waits_for = self.asked.value = self.asked.value + 1
+
+    def take_answer(self, change) -> None:
+        """Draw if nothing has moved since the page was asked."""
+        if self.waits_for == change.new:
+            self.draw_now()
+
+    def draw_now(self) -> None:
+        """Draw, and if that fails say so in the view: nobody else can, of a callback."""
+        self.stop_waiting()
         self.say("drawing ...")
         try:
             self.draw()

@@ -51,10 +51,11 @@ def find_guidances(pipeline: Pipeline) -> list[str]:
 
 
 def choose_settings(pipeline: Pipeline, settings: dict) -> Sampling:
-    """The pipeline's settings with these changes, and with a guidance."""
-    chosen = pipeline.card.sampling.but(**settings)
-    if "guidance" not in settings and chosen.guidance == "none":
-        chosen = chosen.but(guidance=find_guidances(pipeline)[0])
+    """The pipeline's settings with these changes; guided, even if the pipeline's own are not."""
+    chosen = pipeline.card.sampling
+    if chosen.guidance == "none" or not chosen.scale:
+        chosen = chosen.but(guidance=find_guidances(pipeline)[0], scale=1.0)
+    chosen = chosen.but(**settings)
     if chosen.guidance == "none":
         raise InputError("this view compares with plain sampling: choose another guidance.")
     return chosen
@@ -105,12 +106,14 @@ class Scrubber(View):
         classes, first = class_options(pipeline), int(pipeline.labels(label))
         self.label = choice("class", "what to draw", classes, first)
         self.seed = number("seed", "of both trajectories", seed)
-        hint = "which token to look at; or click on a picture"
+        hint = "which token to look at; or rest on it in the picture"
         self.token = slider("token", hint, 0, grid**2 - 1, grid * (grid + 1) // 2)
         self.way = choice("of", "in which trajectory", ways, "guided")
         on_move(self.redraw, self.label, self.seed)
         on_move(self.show, self.step, self.token, self.way)
-        self.cells = {way: Cells(grid, functools.partial(self.look, way)) for way in ways}
+        self.cells = {
+            way: Cells(grid, functools.partial(self.look, way), hover=True) for way in ways
+        }
         self.maps = {way: HTML() for way in ways}
         self.legend, self.best = HTML(), HTML()
         rows = [HBox([self.cells[way], self.maps[way]]) for way in ways]

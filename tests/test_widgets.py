@@ -17,6 +17,7 @@ from PIL import Image
 from sgmgm import datasets, view, widgets
 from sgmgm.errors import InputError
 from sgmgm.pipeline import Pipeline
+from sgmgm.presets import Sampling
 
 FEW = {"steps": 4}
 
@@ -321,20 +322,56 @@ def test_view_is_a_figure_where_no_kernel_is(views, name):
     assert data["image/png"][:200] in page and "widget-view" not in page
 
 
-def test_only_the_last_position_is_drawn(pipeline):
-    explorer = widgets.Explorer(pipeline, count=1, **FEW)
+def watch(explorer):
+    """The scales that this explorer draws with, from now on."""
     drawn, draw = [], explorer.draw
     explorer.draw = lambda: drawn.append(explorer.controls["scale"].value) or draw()
+    return drawn
+
+
+async def until(condition):
+    """Wait until this holds; two minutes are for machines that do other things too."""
+    for _ in range(12_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("waited for two minutes")
+
+
+def test_only_the_last_position_is_drawn(pipeline):
+    """The page answers at once, or with the moves that it kept back while the kernel was busy."""
+    explorer = widgets.Explorer(pipeline, count=1, **FEW)
+    scale, drawn, kept = explorer.controls["scale"], watch(explorer), [6.0, 7.0]
+
+    def answer(change):
+        if kept:
+            scale.value = kept.pop(0)
+        explorer.answer.value = change.new
 
     async def move_fast():
+        explorer.asked.observe(answer, "value")
         for k in range(20):
-            explorer.controls["scale"].value = k / 4
+            scale.value = k / 4
             await asyncio.sleep(0)
-        assert drawn == []  # nothing is drawn while it moves
-        await asyncio.sleep(3 * view.QUIET)
+        await until(lambda: drawn)
+        await asyncio.sleep(2 * view.QUIET)
 
     asyncio.run(move_fast())
-    assert drawn == [19 / 4] and "self, s = 4.75" in explorer.rows
+    assert drawn == [7.0] and "self, s = 7" in explorer.rows
+    assert explorer.asked.value == 3
+
+
+def test_it_draws_without_a_page(pipeline, monkeypatch):
+    monkeypatch.setattr(view, "ANSWER", 0.05)
+    explorer = widgets.Explorer(pipeline, count=1, **FEW)
+    drawn = watch(explorer)
+
+    async def move():
+        explorer.controls["scale"].value = 5.0
+        await until(lambda: drawn)
+
+    asyncio.run(move())
+    assert drawn == [5.0]
 
 
 def test_a_figure_waits_for_no_timer(pipeline):
@@ -368,6 +405,16 @@ def test_a_failed_or_interrupted_draw_leaves_the_view_usable(pipeline):
     explorer.draw = draw
     explorer.controls["scale"].value = 2.0
     assert "self, s = 2" in explorer.rows and words(explorer.status.value).strip() == ""
+
+
+def test_views_are_guided_even_where_the_models_own_settings_are_not(pipeline, monkeypatch):
+    start = widgets.choose_settings
+    monkeypatch.setattr(pipeline.card, "sampling", Sampling(guidance="none", scale=0.0))
+    assert (start(pipeline, {}).guidance, start(pipeline, {}).scale) == ("self", 1.0)
+    changed = start(pipeline, {"guidance": "cfg", "scale": 3.0})
+    assert (changed.guidance, changed.scale) == ("cfg", 3.0)
+    monkeypatch.setattr(pipeline.card, "sampling", Sampling(guidance="cfg", scale=4.0))
+    assert (start(pipeline, {}).guidance, start(pipeline, {}).scale) == ("cfg", 4.0)
 
 
 def test_guidance_falls_back_on_what_is_there(pipeline, own):
