@@ -63,6 +63,49 @@ def _right(what: str) -> None:
     print(f"{what}: right.")
 
 
+# --- 00 The tour -------------------------------------------------------------------------------
+
+
+def saving(function: Callable[[int, int, int], float]) -> None:
+    """(side, N, K) -> how many times smaller a picture is as N tokens out of K codes."""
+    for side, count, codes in ((32, 64, 1024), (256, 256, 1024), (32, 64, 2)):
+        pixels, bits = side * side * 24, count * math.log2(codes)
+        found = _number(function(side, count, codes), "saving")
+        mistakes = {
+            "a pixel has three colours of 8 bits each": pixels / 3 / bits,
+            "one of K codes takes log2(K) bits, not K": pixels / (count * codes),
+            "that is the inverse: divide the pixels' bits by the tokens'": bits / pixels,
+            "count bits, not numbers": side * side * 3 / count,
+        }
+        for words, value in mistakes.items():
+            _want(not _same(found, value), f"you get {found:.4g}: {words}.")
+        _want(
+            _same(found, pixels / bits),
+            f"{side} x {side} pixels as {count} of {codes} codes are {pixels / bits:.4g} times "
+            f"smaller, not {found:.4g}.",
+        )
+    _right("saving")
+
+
+def hide(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+    """(tokens, hidden, id of [MASK]) -> the canvas that the model sees."""
+    tokens = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
+    hidden = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    before = tokens.clone()
+    canvas = _tensor(function(tokens, hidden, 10), tokens, "hide")
+    _want(_same(tokens, before), "it changes the tokens that it was given: make a new tensor.")
+    _want(
+        not _same(canvas, torch.where(hidden, tokens, 10)),
+        "you hide what should be seen, and show what should be hidden.",
+    )
+    _want(
+        bool((canvas[hidden] == 10).all()),
+        f"a hidden place must hold the id of [MASK], 10; yours holds {canvas[hidden].tolist()}.",
+    )
+    _want(_same(canvas[~hidden], tokens[~hidden]), "a visible token must stay as it is.")
+    _right("hide")
+
+
 # --- 01 VQ tokenization ------------------------------------------------------------------------
 
 
@@ -475,3 +518,87 @@ def recall(function: Callable[[Tensor, Tensor, int], float]) -> None:
     wanted = right[3]["recall"]
     _want(abs(found - wanted) < 1e-9, f"recall is {wanted:.3f} here, you get {found:.3f}.")
     _right("recall")
+
+
+# --- 08 Capstone -------------------------------------------------------------------------------
+
+
+def honest(function: Callable[[dict, int], float]) -> None:
+    """({setting: {seed: distance}}, tuning seed) -> what may be reported of the best setting."""
+    table = {
+        "tau 2": {0: 4.0, 1: 5.0, 9: 3.0},
+        "tau 4": {0: 3.0, 1: 3.4, 9: 3.1},
+        "tau 8": {0: 6.0, 1: 2.0, 9: 8.0},
+    }
+    wanted = {9: 4.5, 0: 3.25, 1: 7.0}
+    copy = {name: dict(row) for name, row in table.items()}
+    for tuning, value in wanted.items():
+        found = _number(function(table, tuning), "honest")
+        _want(table == copy, "it changes the table that it was given.")
+        chosen = min(table, key=lambda name: table[name][tuning])
+        rest = [sum(v for s, v in row.items() if s != tuning) / 2 for row in table.values()]
+        _want(
+            not _same(found, min(rest)) or _same(value, min(rest)),
+            "you choose the setting by the seeds that you report: that rewards luck. Choose by the "
+            "tuning seed.",
+        )
+        _want(
+            not _same(found, sum(table[chosen].values()) / 3),
+            "your mean contains the tuning seed, which chose the setting and is too good: leave it "
+            "out.",
+        )
+        _want(
+            not _same(found, table[chosen][tuning]),
+            "that is the distance on the tuning seed itself: report the others.",
+        )
+        _want(
+            _same(found, value),
+            f"tuned on seed {tuning}, {chosen!r} is best, and its other seeds give {value:g}; you "
+            f"get {found:g}.",
+        )
+    _right("honest")
+
+
+def verdict(function: Callable[[list, list], str]) -> None:
+    """(distances of A, distances of B), one for each seed -> "A", "B" or "tie"."""
+    cases = [
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], "A"),
+        ([5.0, 5.2, 4.8], [3.0, 3.2, 2.8], "B"),
+        ([1.0, 1.4, 0.6], [1.2, 1.6, 0.8], "tie"),
+        ([2.0, 2.0, 2.0], [2.0, 2.0, 2.0], "tie"),
+        ([1.0, 3.0, 2.0], [2.9, 3.1, 3.0], "tie"),
+    ]
+    for a, b, wanted in cases:
+        found = function(list(a), list(b))
+        _want(found is not None, "verdict returns None: write its body, and return the result.")
+        _want(found in ("A", "B", "tie"), f"the answer is 'A', 'B' or 'tie', not {found!r}.")
+        flipped = {"A": "B", "B": "A", "tie": "tie"}[wanted]
+        _want(
+            found != flipped or wanted == "tie",
+            f"A = {a}, B = {b}: a small distance is a good one, so {wanted} wins.",
+        )
+        _want(
+            wanted != "tie" or found == "tie",
+            f"A = {a}, B = {b} is a tie: mean +- standard deviation (n - 1) of the two overlap or "
+            "touch.",
+        )
+        _want(found == wanted, f"A = {a}, B = {b}: their spreads lie apart, so {wanted} wins.")
+    _right("verdict")
+
+
+def border(function: Callable[[int, int], Tensor]) -> None:
+    """(side, width) -> which cells an out-painting hides, bool (side * side,)."""
+    for side, width in ((4, 1), (8, 2), (8, 3)):
+        inner = torch.zeros(side, side, dtype=torch.bool)
+        inner[width : side - width, width : side - width] = True
+        like = inner.flatten()
+        hidden = _tensor(function(side, width), like, "border")
+        _want(not torch.equal(hidden, like), "that is in-painting: the middle must stay visible.")
+        count = int(hidden.sum())
+        _want(
+            torch.equal(hidden, ~like),
+            f"a border of {width} on a side of {side} hides {int((~like).sum())} cells, all around "
+            f"the middle; yours hides {count}"
+            + (", but other ones." if count == int((~like).sum()) else "."),
+        )
+    _right("border")

@@ -1,6 +1,7 @@
 """Exercises: generated from their solutions; checks that pass them and see through mistakes."""
 
 import math
+from statistics import mean
 
 import nbformat
 import pytest
@@ -103,6 +104,20 @@ def test_the_command_writes_the_exercises(tmp_path, capsys):
 # --- wrong answers -----------------------------------------------------------------------------
 
 
+def chosen(table, tuning):
+    return min(table.values(), key=lambda row: row[tuning])
+
+
+def mean_but(row, tuning):
+    return mean([value for seed, value in row.items() if seed != tuning])
+
+
+def frame(side, width):
+    hidden = torch.ones(side, side, dtype=torch.bool)
+    hidden[width : side - width, width : side - width] = False
+    return hidden.flatten()
+
+
 def cosine_hidden(t, n):
     return max(1, round(math.cos(math.pi * t / 2) * n))
 
@@ -152,6 +167,38 @@ def ball_share(points, centres, k):
 
 # check -> wrong answers, each with words that the message must hold
 WRONG = {
+    "saving": [
+        (lambda side, n, k: side * side * 8 / (n * math.log2(k)), "three colours"),
+        (lambda side, n, k: side * side * 24 / (n * k), "log2(K) bits"),
+        (lambda side, n, k: n * math.log2(k) / (side * side * 24), "inverse"),
+        (lambda side, n, k: side * side * 3 / n, "count bits"),
+        (lambda side, n, k: side * side * 24 - n * math.log2(k), "times smaller, not"),
+    ],
+    "hide": [
+        (lambda tokens, hidden, mask: torch.where(hidden, tokens, mask), "hide what should be"),
+        (lambda tokens, hidden, mask: torch.where(hidden, 0, tokens), "yours holds [0, 0, 0]"),
+        (lambda tokens, hidden, mask: tokens.masked_fill_(hidden, mask), "make a new tensor"),
+        (lambda tokens, hidden, mask: torch.full_like(tokens, mask), "must stay as it is"),
+        (lambda tokens, hidden, mask: tokens[~hidden], "shape"),
+    ],
+    "honest": [
+        (lambda table, tuning: min(mean_but(row, tuning) for row in table.values()), "luck"),
+        (lambda table, tuning: sum(chosen(table, tuning).values()) / 3, "leave it out"),
+        (lambda table, tuning: chosen(table, tuning)[tuning], "report the others"),
+        (lambda table, tuning: 4.5, "you get 4.5"),
+    ],
+    "verdict": [
+        (lambda a, b: "A" if mean(a) < mean(b) else "B", "is a tie"),
+        (lambda a, b: "A" if min(a) > max(b) else "B" if max(a) < min(b) else "tie", "small dist"),
+        (lambda a, b: "tie", "lie apart"),
+        (lambda a, b: a, "the answer is"),
+    ],
+    "border": [
+        (lambda side, width: ~frame(side, width), "in-painting"),
+        (lambda side, width: frame(side, width + 1), "hides 12 cells"),
+        (lambda side, width: frame(side, width).roll(1), "other ones"),
+        (lambda side, width: frame(side, width).view(side, side), "shape"),
+    ],
     "nearest_code": [
         (lambda v, c: torch.cdist(v, c).argmax(1), "you chose code"),
         (lambda v, c: (v @ c.T).argmax(1), "away"),
