@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -146,7 +147,8 @@ def save_tensors(path: Path, tensors: dict, notes: dict[str, str] | None = None)
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     notes = dict(notes or {})
     with atomic_path(path) as partial:
-        save_file(tensors, partial, notes | {"sha256": checksum(tensors, notes)})
+        # not `save_file`, which writes to a temporary file of its own
+        partial.write_bytes(save(tensors, notes | {"sha256": checksum(tensors, notes)}))
 
 
 def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
@@ -160,7 +162,10 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged: {error}.") from None
-    if notes.pop("sha256", None) not in (None, checksum(tensors, notes)):
+    expected = notes.pop("sha256", None)
+    # a flipped bit may also have hit the checksum's name
+    renamed = any(re.fullmatch("[0-9a-f]{64}", value) for value in notes.values())
+    if renamed or expected not in (None, checksum(tensors, notes)):
         raise CheckpointError(f"{path} is damaged: its checksum differs; get or train it again.")
     return tensors, notes
 
