@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,7 +135,7 @@ def drawing(ways: dict[str, Pipeline], settings: Sampling, batch: int, clock: Cl
     labels = [i % len(ways["fast bf16"].card.classes) for i in range(batch)]
     work = decoding_flops(ways["fast bf16"], settings, batch)
     painting = painting_flops(ways["fast bf16"].tokenizer, batch)
-    row = {"batch": batch}
+    row: dict[str, Any] = {"batch": batch}
     for name, pipeline in ways.items():
         took = clock(lambda p=pipeline: p(labels, **vars(settings)))
         speed = (work[name] + painting) / took["median"]
@@ -195,7 +196,7 @@ def growth(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> 
         "twice the width": replace(c, hidden_size=2 * c.hidden_size,
                                    intermediate_size=2 * c.intermediate_size),
     }  # fmt: skip
-    grown = {
+    grown: dict[str, dict] = {
         "tokens": {n: replace(c, num_vq_tokens=n) for n in (64, 256, 1024)},
         "model": larger,
     }
@@ -282,7 +283,8 @@ def benchmark(
         check_count("batch size", batch)
     clock = Clock(check_device(device), repeats)
     eager = random_pipeline(size, device)
-    quick = Pipeline(eager.card, eager.tokenizer, eager.transformer, None, device, bf16=True)
+    painter = deepcopy(eager.tokenizer)  # the fast pipeline changes its own
+    quick = Pipeline(eager.card, painter, eager.transformer, None, device, bf16=True)
     quick.helpers = eager.helpers
     settings = eager.card.sampling.but(guidance="self", steps=steps)
     peak = matrix_peak(clock)

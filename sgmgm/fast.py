@@ -12,6 +12,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,13 @@ def can_fuse(device: str) -> bool:
             stacklevel=2,
         )
     return able
+
+
+def quicken(decoder: nn.Module) -> None:
+    """Ready a tokenizer's decoder on CUDA for bfloat16, in place: channels last, and compiled."""
+    decoder.to(memory_format=torch.channels_last)
+    if can_fuse("cuda"):
+        decoder.compile()
 
 
 class Product(nn.Module):
@@ -168,7 +176,8 @@ class FastToast:
     """A `ToastSmoother`, multiplied out for one transformer."""
 
     def __init__(self, smoother: ToastSmoother, net: FastTransformer):
-        self.smoother, self.net, self.pushes = smoother, net, []
+        self.smoother, self.net = smoother, net
+        self.pushes: list[Product] = []
         chain = smoother.top_down_transform.detach().double().T  # acts on columns
         for decoder, layer in zip(
             reversed(smoother.decoders), reversed(net.model.transformer_layers), strict=True
@@ -219,7 +228,8 @@ class FastGuidance:
     def __init__(self, guidance: Guidance, dtype: torch.dtype = torch.bfloat16):
         self.guidance, self.dtype = guidance, dtype
         self.codes = guidance.model.config.codebook_size
-        self.net = self.other = None
+        self.net: Any = None  # a FastTransformer, or None: asked without any haste
+        self.other: Any = None  # what gives the smooth answer
         self.graphs: dict = {}
         smoother = getattr(guidance, "smoother", None)
         known = type(smoother) in (type(None), LoraSmoother, ToastSmoother)
@@ -283,7 +293,8 @@ class FastGuidance:
 
     def both(self, canvas: Tensor, labels: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Plain and smooth features (B, M, D) at `at` (B, M), the class being position 0."""
-        net, x, free = self.net, self.net.embed(canvas, labels), 0.0
+        net, x = self.net, self.net.embed(canvas, labels)
+        free: Any = None  # the features without the class, for the guidances that ask
         recycle = isinstance(self.other, FastToast)
         if isinstance(self.guidance, ClassifierFree | SelfAndClassifierFree):
             nobody = torch.full_like(labels, net.config.num_classes)

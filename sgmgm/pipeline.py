@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,7 +94,8 @@ class Pipeline:
         device: str | torch.device = "cpu",
         bf16: bool = False,
     ):
-        self.card, self.folder, self.device = card, folder, check_device(device)
+        self.card, self.device = card, check_device(device)
+        self.folder: Any = folder  # None if the parts come from elsewhere
         self.bf16 = bf16
         self.tokenizer = tokenizer.eval().to(self.device)
         self.transformer = transformer.eval().to(self.device)
@@ -109,6 +110,8 @@ class Pipeline:
                 f"the transformer was made for {codes} codes and {classes} classes, not for "
                 f"{tokenizer.num_codes} and {len(card.classes)}: the parts do not belong together."
             )
+        if bf16 and self.device.type == "cuda":
+            fast.quicken(self.tokenizer.decoder)
         self.helpers: dict = {}  # smoothers and weaker models, loaded when first asked for
         self.halves: dict = {}  # guidances in bfloat16
 
@@ -157,8 +160,8 @@ class Pipeline:
     def guidance(self, settings: Sampling) -> Guidance:
         """The guided-logits callable of these settings."""
         needs = GUIDANCES[settings.guidance][1]
-        part = {"weak": "weak", "smoother": settings.smoother}.get(needs)
-        others = {needs: self.helper(part)} if part else {}
+        parts = {"weak": "weak", "smoother": settings.smoother}
+        others = {needs: self.helper(parts[needs])} if needs in parts else {}
         return make_guidance(
             settings.guidance, self.transformer, settings.scale, settings.scale_schedule, **others
         )

@@ -7,6 +7,7 @@ from sgmgm import fast
 from sgmgm.guidance import GUIDANCES, make_guidance
 from sgmgm.sampling import ORDERS, decode, generators_for
 from sgmgm.smoothing import LoraSmoother, ToastSmoother
+from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
 
 CONFIG = TransformerConfig(16, 32, 3, 4, 48, 20, 5, dropout=0.1)
@@ -176,3 +177,30 @@ def test_all_layers_compile_to_few_graphs(deep):
             layers[-1](x, at=at)
             layers[-1](x, x, at)
     assert 0 < counter.frame_count <= 6  # with or without push; all, some, or any positions
+
+
+TINY = TokenizerConfig(
+    resolution=16,
+    hidden_channels=8,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    z_channels=8,
+    num_embeddings=16,
+    quantized_embed_dim=8,
+    norm_groups=4,
+)
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_a_quickened_decoder_paints_the_same(able, monkeypatch):
+    tokenizer = VQTokenizer(TINY).eval()
+    tokens = torch.arange(64).view(1, 64) % TINY.num_embeddings
+    before = tokenizer.decode(tokens)
+    asked = []
+    monkeypatch.setattr(fast, "can_fuse", lambda device: able)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: asked.append(self))
+    fast.quicken(tokenizer.decoder)
+    assert asked == [tokenizer.decoder] * able
+    weights = [p for p in tokenizer.decoder.parameters() if p.ndim == 4 and p.shape[2] > 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    torch.testing.assert_close(tokenizer.decode(tokens), before, rtol=1e-4, atol=1e-4)
