@@ -28,7 +28,7 @@ test: setup
 	@$(BIN)/python -m pytest -q
 
 lint: setup
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 lab: setup
 	@$(BIN)/jupyter lab notebooks

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import msgpack
 import torch
@@ -55,7 +56,7 @@ def load_released(path: str | Path) -> tuple[MaskedTransformer, ToastSmoother | 
     """
     with _read(path) as (config, tensors):
         sizes = _transformer_sizes(tensors, config)
-        kinds = [MaskedTransformer]
+        kinds: list[type[Pretrained]] = [MaskedTransformer]
         if any(name.startswith(SMOOTHER) for name in tensors):
             kinds.append(ToastSmoother)
         models = _fill([_make(kind, sizes, tensors, path) for kind in kinds], tensors, path)
@@ -167,7 +168,7 @@ def _transformer_sizes(tensors: dict, config: dict) -> dict:
     """Sizes of generator and smoother: from the shapes, unless the configuration says them."""
     words, positions = "embed.word_embeddings.weight", "embed.position_embeddings.weight"
     first = "transformer_layers.0.ffn.intermediate_output.weight"
-    sizes = {
+    sizes: dict[str, Any] = {
         "num_vq_tokens": (_axis(tensors, positions, 0) or 1) - 1 or None,
         "hidden_size": _axis(tensors, words, 1),
         "num_hidden_layers": _count(tensors, "transformer_layers."),
@@ -187,8 +188,8 @@ def _tokenizer_sizes(tensors: dict, config: dict) -> dict:
     """Sizes of the tokenizer; its resolution is nowhere in the shapes."""
     width = _axis(tensors, "encoder.conv_in.weight", 0)
     levels = range(_count(tensors, "encoder.down.") or 0)
-    tops = [_axis(tensors, f"encoder.down.{i}.block.0.conv1.weight", 0) for i in levels]
-    sizes = {
+    tops: list[Any] = [_axis(tensors, f"encoder.down.{i}.block.0.conv1.weight", 0) for i in levels]
+    sizes: dict[str, Any] = {
         "num_channels": _axis(tensors, "encoder.conv_in.weight", 1),
         "hidden_channels": width,
         "channel_mult": [top // width for top in tops] if width and all(tops) else None,
@@ -200,7 +201,7 @@ def _tokenizer_sizes(tensors: dict, config: dict) -> dict:
     return sizes | {name: value for name, value in config.items() if value is not None}
 
 
-def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) -> Pretrained:
+def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) -> Any:
     """A model of these sizes that has no memory yet."""
     names = [f.name for f in fields(kind.config_class)]
     missing = [n for n in names if n not in OPTIONAL and sizes.get(n) is None]
@@ -218,7 +219,7 @@ def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) 
         raise CheckpointError(f"{path} has impossible sizes: {reason}.") from None
 
 
-def _fill(models: list[Pretrained], tensors: dict, path: str | Path) -> list[Pretrained]:
+def _fill(models: list, tensors: dict, path: str | Path) -> list:
     """Give the models memory and weights; every name and shape must fit, none may be left."""
     want = {k: tuple(v.shape) for model in models for k, v in model.state_dict().items()}
     have = {
@@ -283,7 +284,8 @@ def load_maskgit_jax(
     """
     params = _read_flax(Path(path))
     if "quantizer.codebook" in params:
-        kind, layers = VQTokenizer, _flax_tokenizer_layers(params)
+        kind: type[Pretrained] = VQTokenizer
+        layers = _flax_tokenizer_layers(params)
     else:
         kind, layers = MaskedTransformer, FLAX_LAYERS
     tensors = {}
@@ -426,7 +428,7 @@ def published_pipeline(
     if not Path(weights).is_dir():
         raise CheckpointError(f"{weights} is no folder: make it, and put there {layout}.")
     other = {"256": "512", "512": "256"}[model[-3:]]
-    parts = {"tokenizer": [], "transformer": []}
+    parts: dict[str, list[Path]] = {"tokenizer": [], "transformer": []}
     for entry in sorted(Path(weights).iterdir()):
         kept = entry.is_dir() or entry.suffix.lower() in ("", ".zip", ".msgpack")
         if kept and entry.name[0] not in "._" and other not in entry.name:

@@ -24,7 +24,7 @@ class NotYet(Exception):
         return [f"Not yet: {self}"]
 
 
-def _want(right: bool, otherwise: str) -> None:
+def _want(right: bool | Tensor, otherwise: str) -> None:
     if not right:
         raise NotYet(otherwise)
 

@@ -11,6 +11,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import torch
@@ -28,7 +29,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
 HIDDEN = 0.55  # the grey that stands for [MASK]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -53,7 +54,10 @@ class Plot(Figure):
         """The figure as a PNG file's content."""
         with matplotlib.rc_context(STYLE):
             file = io.BytesIO()
-            options = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+            options: dict[str, Any] = {
+                "metadata": {"Software": None},
+                "pil_kwargs": {"optimize": True},
+            }
             self.savefig(file, format="png", dpi=100, **options)
         return file.getvalue()
 
@@ -207,7 +211,7 @@ def colour_codes(image: Tensor, quantised: Tensor, tokens: Tensor, codes: Tensor
         axes.set_title(title)
     line[0].imshow(_pixels(image)[0])
     line[1].imshow(_pixels(quantised)[0])
-    frame = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 2}
+    frame: dict[str, Any] = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 2}
     line[1].add_patch(Rectangle((top - 0.5, top - 0.5), part, part, **frame))
     numbers = tokens.view(size, size)[top : top + part, top : top + part]
     shown = codes.clamp(0, 1)[numbers]  # (part, part, 3)
@@ -264,7 +268,8 @@ def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str])
     for above, below, picture, numbers, title in zip(
         upper, lower, _pixels(images), values.detach().cpu(), titles, strict=True
     ):
-        _bare(above), _bare(below)
+        _bare(above)
+        _bare(below)
         above.imshow(picture)
         above.set_title(title)
         shown = below.imshow(numbers.view(side, side), vmin=0, vmax=top)
@@ -351,6 +356,20 @@ def bars(groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: st
     axes.grid(axis="x", visible=False)
     axes.set(xlabel=x, ylabel=y)
     axes.legend()
+    return plot
+
+
+@_styled
+def intervals(values: dict[str, tuple[float, float]], x: str) -> Plot:
+    """A dot with whiskers for each name: mean and spread, in the order given."""
+    said = "; ".join(f"{name} {mean:.2f} ± {spread:.2f}" for name, (mean, spread) in values.items())
+    plot, ((axes,),) = _plot(0.3 * len(values) + 0.8, f"{x}: {said}")
+    means, spreads = zip(*values.values(), strict=True)
+    style = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "ms": 5}
+    axes.errorbar(means, range(len(values)), xerr=spreads, **style)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    axes.set_xlabel(x)
     return plot
 
 

@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ def halton_ranks(n: int) -> Tensor:
     side = math.isqrt(n)
     if side * side != n:
         raise InputError(f"the Halton order needs a square grid; {n} tokens are none.")
-    ranks, index = {}, 0
+    ranks: dict[int, int] = {}
+    index = 0
     while len(ranks) < n:
         index += 1
         row, column = (int(_radical_inverse(index, base) * side) for base in (2, 3))
@@ -88,7 +89,7 @@ def noise_keys(generators: Sequence[torch.Generator], steps: int, n: int) -> Ten
 
     Of each step's two rows the first is for the draw, the second for the ranking.
     """
-    limits = {"low": -(2**31), "high": 2**31, "dtype": torch.int32}
+    limits: dict[str, Any] = {"low": -(2**31), "high": 2**31, "dtype": torch.int32}
     keys = [torch.randint(size=(steps, 2, n), generator=g, device=g.device, **limits)
             for g in generators]  # fmt: skip
     return torch.stack(keys, 2)
@@ -225,7 +226,8 @@ def decode(
     """
     taus, keys = prepare(labels, canvas, steps, temperature, anneal, order, generators)
     first = canvas
-    to_fill = leaves = None
+    to_fill: Any = None
+    leaves: Any = None
     held = torch.zeros(canvas.shape, device=canvas.device)  # log p that a standing token had
     trace = []
     for step, tau in enumerate(taus):

@@ -8,7 +8,7 @@ the paper's, or LoRA.
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +141,7 @@ class ToastSmoother(Pretrained):
     def for_transformer(cls, model: MaskedTransformer, **options) -> "ToastSmoother":
         """A fresh smoother that fits this transformer."""
         c = model.config
-        sizes = {
+        sizes: dict[str, Any] = {
             "hidden_size": c.hidden_size,
             "num_hidden_layers": c.num_hidden_layers,
             "num_classes": c.num_classes,
@@ -286,7 +286,7 @@ class LoraSmoother(nn.Module):
 # A smoother is a module with `fresh`, `load`, `save_pretrained`, `inputs`, and a `forward` that
 # takes these inputs and a mask `only`; its answer has `logits`, and may have a `reconstruction`
 # loss.
-SMOOTHERS = {"toast": ToastSmoother, "lora": LoraSmoother}
+SMOOTHERS: dict[str, Any] = {"toast": ToastSmoother, "lora": LoraSmoother}
 
 
 def kept_kind(folder: str | Path) -> str:

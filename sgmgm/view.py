@@ -9,7 +9,7 @@ import asyncio
 import base64
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def picture(image: Tensor, alt: str, caption: str = "", size: str = "large") -> 
     return f'<figure class="{size}"><img src="{source}" alt="{escape(alt)}">{below}</figure>'
 
 
-def in_row(pictures: Sequence[str]) -> str:
+def in_row(pictures: Iterable[str]) -> str:
     """HTML figures next to each other."""
     return f'<div class="row">{"".join(pictures)}</div>'
 
@@ -198,7 +198,8 @@ class View(ipywidgets.VBox):
     """
 
     def __init__(self, *rows: ipywidgets.Widget):
-        self.status, self.timer, self.waits_for = HTML(), None, None
+        self.status, self.waits_for = HTML(), None
+        self.timer: asyncio.TimerHandle | None = None
         self.asked, self.answer = ipywidgets.IntText(0), ipywidgets.IntText(0)  # never displayed
         ipywidgets.jsdlink((self.asked, "value"), (self.answer, "value"))  # in the page
         on_move(self.take_answer, self.answer)

@@ -16,13 +16,13 @@ from .pipeline import SHIPPED
 
 def needed(notebook) -> list[str]:
     """The parts of a pipeline that a lesson asks `course.models` for, in its order."""
-    parts = {}  # a dict keeps the order
+    parts: dict[str, None] = {}  # a dict keeps the order
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "course.models":
-                parts |= {a.value: None for a in node.args if isinstance(a, ast.Constant)}
+                parts |= {ast.literal_eval(a): None for a in node.args}
     return list(parts)
 
 
