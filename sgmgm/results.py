@@ -1,8 +1,9 @@
 """Results: from the kept records to the tables and pictures that quote them.
 
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
-`ablation-DATASET.jsonl` the same on variants that do not ship, and `benchmark-MACHINE.json` what
-`sgmgm benchmark` measured. The README's numbers are written by `write`, never by hand.
+`ablation-DATASET.jsonl` the same on variants that do not ship, `benchmark-MACHINE.json` what
+`sgmgm benchmark` measured, and `course.json` what `sgmgm course run` reported. The README's numbers
+are written by `write`, never by hand.
 """
 
 from pathlib import Path
@@ -15,7 +16,8 @@ from .plots import Plot, image_rows, trade_off
 from .sweep import TUNING_SEED, curves, read_records, summarise, table
 
 FOLDER = Path(__file__).parents[1] / "data" / "results"
-BEGIN, END = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
+RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
+MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -->"
 
 
 def reported(path: str | Path) -> tuple[list[dict], list[dict]]:
@@ -73,16 +75,23 @@ def markdown(folder: str | Path = FOLDER) -> str:
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
         name = path.stem.removeprefix("ablation-")
-        rows, _ = reported(path)
-        same, _ = reported(path.with_name(f"sweep-{name}.jsonl"))
-        kept = [row for row in same if row["settings"]["guidance"] in ("none", "self")]
-        rows = sorted(rows + kept, key=lambda row: row["frechet"][0])
-        parts += [
-            f"**{name}: other smoothers** ([what each is](data/results/README.md))",
-            table(rows),
-        ]
+        title = f"**{name}: other smoothers** ([what each is](data/results/README.md))"
+        parts += [title, table(ablation(name, folder))]
     parts += ["**Speed**"] * bool(benchmarks(folder)) + [speed(folder)]
     return "\n\n".join(part for part in parts if part)
+
+
+def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
+    """Rows of the smoothers that do not ship, beside the shipped ones and no guidance."""
+    rows: list[dict] = []
+    path = Path(folder) / f"ablation-{dataset}.jsonl"
+    if path.exists():
+        same, _ = reported(path.with_name(f"sweep-{dataset}.jsonl"))
+        rows = reported(path)[0]
+        passes = {row["nfe"] for row in rows}
+        kinds = ("none", "self")
+        rows += [r for r in same if r["settings"]["guidance"] in kinds and r["nfe"] in passes]
+    return sorted(rows, key=lambda row: row["frechet"][0])
 
 
 def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
@@ -115,12 +124,29 @@ def results_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def put_between(text: str, block: str) -> str:
-    """A text with `block` between its two result marks, in place of what stood there."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise DataError(f"the text needs one line {BEGIN!r} and one {END!r}.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{block}\n\n{END}{rest.split(END)[1]}"
+def minutes(folder: str | Path = FOLDER) -> str:
+    """How long each lesson computes, from `course.json`: the report of one `sgmgm course run`."""
+    path = Path(folder) / "course.json"
+    advice = "`sgmgm doctor` predicts how long each lesson computes on your machine."
+    if not path.is_file():
+        return advice
+    report = read_json(path)
+    took = {each["name"][:2]: each["seconds"] / 60 for each in report["lessons"]}
+    each = ", ".join(f"{name} {value:.1f}" for name, value in took.items())
+    return (
+        f"Minutes that the lessons compute, reading not counted, with profile "
+        f"`{report['profile']}` on {report['dataset']} ({report['device']}): {each}; together "
+        f"{sum(took.values()):.0f}. {advice}"
+    )
+
+
+def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
+    """A text with `block` between two marks, in place of what stood there."""
+    begin, end = marks
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise DataError(f"the text needs one line {begin!r} and one {end!r}.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end)[1]}"
 
 
 def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> list[Path]:
@@ -158,7 +184,8 @@ def gallery(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: in
 def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
     """Put the tables into the README and draw every data set's trade-off; returns the files."""
     readme = Path(readme or FOLDER.parents[1] / "README.md")
-    written = {readme: put_between(readme.read_text(), markdown(folder)).encode()}
+    text = put_between(readme.read_text(), markdown(folder))
+    written = {readme: put_between(text, minutes(folder), MINUTES).encode()}
     written[Path(folder) / "gallery.png"] = gallery(folder).png()
     for path in results_files(folder):
         _, tuning = reported(path)

@@ -53,7 +53,7 @@ def test_ablations_stand_beside_what_they_vary(folder):
     (folder / "ablation-sprites.jsonl").write_text(json.dumps(other) + "\n")
     rows = [line for line in results.markdown(folder).split("**sprites: other")[1].splitlines()]
     kinds = [row.split(" | ")[0] for row in rows if row.startswith("| ")][2:]
-    assert kinds == ["| self (smoother-odd)", "| self", "| none", "| none"]
+    assert kinds == ["| self (smoother-odd)", "| self", "| none"]
 
 
 def test_a_benchmark_gives_one_line(folder):
@@ -70,7 +70,8 @@ def test_a_benchmark_gives_one_line(folder):
 
 def test_the_block_replaces_what_stood_there(folder, tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    marked = "\n".join(f"{begin}\nold\n{end}" for begin, end in (results.RESULTS, results.MINUTES))
+    readme.write_text(f"before\n{marked}\nafter\n")
     written = results.write(folder, readme)
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
@@ -94,7 +95,18 @@ def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(fol
 
 
 def test_the_readme_says_what_the_records_say():
-    assert results.put_between(README.read_text(), results.markdown()) == README.read_text()
+    text = README.read_text()
+    assert results.put_between(text, results.markdown()) == text
+    assert results.put_between(text, results.minutes(), results.MINUTES) == text
+
+
+def test_minutes_are_those_of_a_run(tmp_path):
+    assert "0" not in results.minutes(tmp_path)  # nobody measured: no number
+    lessons = [{"name": "00_tour", "seconds": 30}, {"name": "01_vq", "seconds": 90}]
+    about = {"profile": "smoke", "dataset": "sprites", "device": "a toaster"}
+    write_json(tmp_path / "course.json", about | {"lessons": lessons})
+    told = results.minutes(tmp_path)
+    assert "on sprites (a toaster): 00 0.5, 01 1.5; together 2." in told
 
 
 @pytest.mark.parametrize("path", results.results_files(results.FOLDER), ids=lambda path: path.stem)
