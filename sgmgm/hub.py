@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
@@ -22,8 +23,11 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     """A model that is built from one dataclass, `config_class`, and kept as plain data."""
 
     config_class: type
+    config: Any
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, folder: str | Path, dtype: torch.dtype | None = None, **_
+    ) -> None:
         """Write `config.json` and `model.safetensors`; `dtype` narrows the floating weights."""
         weights = {}
         for name, value in self.state_dict().items():
@@ -33,7 +37,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         write_json(Path(folder) / "config.json", asdict(self.config))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **hub):
+    def from_pretrained(cls, source: str | Path, **hub):  # type: ignore[override]
         """The model kept in a folder, or in a repository of the Hugging Face hub, ready to use.
 
         Raises:
