@@ -8,6 +8,7 @@ import math
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from .training import (
     ClassifierTask,
     Recipe,
     SmootherTask,
+    Task,
     TokenizerTask,
     TransformerTask,
     default_device,
@@ -90,7 +92,7 @@ def train(
     plan = presets.get(dataset, preset, len(data.classes))
     recipe: Recipe = getattr(plan, f"{part.split('-')[0]}_recipe")
     recipe = replace(recipe, steps=recipe.steps if steps is None else steps)
-    about = {"dataset": dataset, "preset": preset}
+    about: dict[str, Any] = {"dataset": dataset, "preset": preset}
     if part.startswith("smoother"):
         kind = part.partition("-")[2]
         options = plan.smoothing.but(**({"kind": kind} if kind else {})).but(**smoothing)
@@ -107,7 +109,7 @@ def train(
         )
     torch.manual_seed(seed)  # the first weights
     if part == "classifier":
-        task = ClassifierTask(Classifier(plan.classifier), data)
+        task: Task = ClassifierTask(Classifier(plan.classifier), data)
         judge = _classifier_judge(dataset)
     elif part == "tokenizer":
         eye = find_classifier(dataset, folder)
@@ -270,6 +272,10 @@ def make_extractor(
     return find_classifier(dataset, folder).to(device)
 
 
+def _device_of(extractor) -> torch.device:
+    return getattr(extractor, "device", None) or next(extractor.parameters()).device
+
+
 def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None) -> Reference:
     """Statistics of a training set, kept in its own pipeline folder once they are computed."""
     places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p]
@@ -278,7 +284,7 @@ def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None
             reference = Reference.load(place)
             if (reference.dataset, reference.extractor) == (dataset, extractor.name):
                 return reference
-    device = getattr(extractor, "device", None) or next(extractor.parameters()).device
+    device = _device_of(extractor)
     batches = float_batches(datasets.load(dataset), progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
     reference = Reference.from_features(features, dataset, extractor.name)
@@ -294,7 +300,7 @@ def score(
 
     Against sprites, coherence too: how often the two accents of a picture agree.
     """
-    device = getattr(extractor, "device", None) or next(extractor.parameters()).device
+    device = _device_of(extractor)
     batches = (b.to(device) for b in sample_batches(images, 250))
     features, logits = extract(extractor, batches)
     scores = evaluate(features, logits, labels if extractor.labels_known else None, reference)
@@ -306,7 +312,7 @@ def score(
 
 def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:
     """Fréchet distance of the real test set to the training set: what a perfect model gets."""
-    device = getattr(extractor, "device", None) or next(extractor.parameters()).device
+    device = _device_of(extractor)
     stats = GaussianStats()
     for batch in float_batches(datasets.load(dataset, "test"), progress="noise floor"):
         stats.update(extractor(batch.to(device)).features.detach().cpu())
@@ -327,7 +333,11 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
     if out.exists():
         raise CheckpointError(f"{out} exists: delete it or choose another place.")
     card = read_card(folder)
-    kinds = {"classifier": Classifier, "tokenizer": VQTokenizer, "weak": MaskedTransformer}
+    kinds: dict[str, Any] = {
+        "classifier": Classifier,
+        "tokenizer": VQTokenizer,
+        "weak": MaskedTransformer,
+    }
     kinds |= {"transformer": MaskedTransformer}
     for place in sorted(p for p in folder.iterdir() if (p / "training.json").is_file()):
         if (place / "adapter_config.json").is_file():
