@@ -40,25 +40,33 @@ def take(x: Tensor, at: Tensor) -> Tensor:
 
 
 @lru_cache  # so that it is said once
-def can_fuse(device: str) -> bool:
-    """Whether small operations can be fused into products on this device, "cpu" or "cuda"."""
-    if device == "cuda":
-        able = has_triton()
-    else:
+def has_bf16(device: str) -> bool:
+    """Whether this kind of device, "cpu", "cuda" or "mps", multiplies in bfloat16 by itself.
+
+    Where it does not, torch does so in software, slower than in float32; float32 is used then.
+    """
+    if device == "cpu":
         able = torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
+    else:
+        able = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if not able:
-        warnings.warn(
-            f"no compiler or fused bfloat16 products for {device} here: the fast path runs its "
-            "operations one by one.",
-            stacklevel=2,
-        )
+        warnings.warn(f"no bfloat16 on this {device}: float32 is used instead.", stacklevel=2)
+    return able
+
+
+@lru_cache
+def can_compile() -> bool:
+    """Whether layers can be compiled for CUDA."""
+    able = has_triton()
+    if not able:
+        warnings.warn("no Triton here: the fast path runs its operations one by one.", stacklevel=2)
     return able
 
 
 def quicken(decoder: nn.Module) -> None:
     """Ready a tokenizer's decoder on CUDA for bfloat16, in place: channels last, and compiled."""
     decoder.to(memory_format=torch.channels_last)
-    if can_fuse("cuda"):
+    if can_compile():
         decoder.compile()
 
 
@@ -70,7 +78,7 @@ class Product(nn.Module):
         self.register_buffer("weight", weight.detach().to(dtype).contiguous())
         self.register_buffer("bias", bias.detach().to(dtype))
         self.packed = None
-        if dtype == torch.bfloat16 and weight.device.type == "cpu" and can_fuse("cpu"):
+        if dtype == torch.bfloat16 and weight.device.type == "cpu" and has_bf16("cpu"):
             self.packed = mkldnn._reorder_linear_weight(self.weight, 4096)
 
     def forward(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:
@@ -144,7 +152,7 @@ class FastTransformer:
         self.norm = copy.deepcopy(head.mlm_ln).to(dtype)
         self.last = Product(head.to_logits.weight[:codes], head.to_logits.bias[:codes], dtype)
         self.layers = [FastLayer(layer, dtype) for layer in model.transformer_layers]
-        if model.blank.is_cuda and can_fuse("cuda"):
+        if model.blank.is_cuda and can_compile():
             for layer in self.layers:
                 layer.compile()
 
@@ -225,7 +233,10 @@ class FastGuidance:
     """
 
     @torch.no_grad()
-    def __init__(self, guidance: Guidance, dtype: torch.dtype = torch.bfloat16):
+    def __init__(self, guidance: Guidance, dtype: torch.dtype | None = None):
+        if dtype is None:  # the fastest
+            half = has_bf16(guidance.model.blank.device.type)
+            dtype = torch.bfloat16 if half else torch.float32
         self.guidance, self.dtype = guidance, dtype
         self.codes = guidance.model.config.codebook_size
         self.net: Any = None  # a FastTransformer, or None: asked without any haste

@@ -96,7 +96,7 @@ class Pipeline:
     ):
         self.card, self.device = card, check_device(device)
         self.folder: Any = folder  # None if the parts come from elsewhere
-        self.bf16 = bf16
+        self.bf16 = bf16  # where the device has it: see fast.has_bf16
         self.tokenizer = tokenizer.eval().to(self.device)
         self.transformer = transformer.eval().to(self.device)
         if tokenizer.config.num_tokens != transformer.config.num_vq_tokens:
@@ -121,8 +121,8 @@ class Pipeline:
     ) -> "Pipeline":
         """Load a shipped pipeline by name, or one of your own by its folder.
 
-        bf16 computes the networks in bfloat16 and decodes by `fast.decode`: two to three times as
-        fast, but then an image may depend slightly on the batch it is drawn in.
+        bf16 decodes by `fast.decode`, with networks in bfloat16 where the device has it: two to
+        three times as fast, but then an image may depend slightly on the batch it is drawn in.
 
         Raises:
             CheckpointError: no such pipeline, or a part is missing or damaged.
@@ -246,7 +246,8 @@ class Pipeline:
             trajectory = fast.decode(self.in_bf16(chosen, guidance), *rest)
         else:
             trajectory = decode(guidance, *rest)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        half = self.bf16 and fast.has_bf16(self.device.type)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             images = self.tokenizer.decode(trajectory.tokens)
         return Samples(images, labels, trajectory, self.passes(**settings))
 

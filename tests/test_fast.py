@@ -5,6 +5,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from sgmgm import fast
 from sgmgm.guidance import GUIDANCES, make_guidance
+from sgmgm.pipeline import Pipeline
 from sgmgm.sampling import ORDERS, decode, generators_for
 from sgmgm.smoothing import LoraSmoother, ToastSmoother
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
@@ -142,7 +143,7 @@ def test_no_step_waits_for_the_host(monkeypatch):
     monkeypatch.setattr(fast.copy, "deepcopy", lambda module: module)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
     monkeypatch.setattr(MaskedTransformer, "_init", lambda *_: None)
-    monkeypatch.setattr(fast, "can_fuse", lambda device: False)
+    monkeypatch.setattr(fast, "can_compile", lambda: False)
     size = {"size": (5, 2, 6, 16), "dtype": torch.int32}
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
         model = MaskedTransformer(CONFIG).eval()
@@ -197,10 +198,30 @@ def test_a_quickened_decoder_paints_the_same(able, monkeypatch):
     tokens = torch.arange(64).view(1, 64) % TINY.num_embeddings
     before = tokenizer.decode(tokens)
     asked = []
-    monkeypatch.setattr(fast, "can_fuse", lambda device: able)
+    monkeypatch.setattr(fast, "can_compile", lambda: able)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: asked.append(self))
     fast.quicken(tokenizer.decoder)
     assert asked == [tokenizer.decoder] * able
     weights = [p for p in tokenizer.decoder.parameters() if p.ndim == 4 and p.shape[2] > 1]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
     torch.testing.assert_close(tokenizer.decode(tokens), before, rtol=1e-4, atol=1e-4)
+
+
+def test_without_bfloat16_the_pipeline_computes_in_float32(monkeypatch):
+    """Most laptops have none, and software bfloat16 is many times slower than float32."""
+    monkeypatch.setattr(fast, "has_bf16", lambda device: False)
+    plain, quick = (Pipeline.from_pretrained("sprites", "cpu", bf16) for bf16 in (False, True))
+    want, drawn = (each([0, 3], steps=3, guidance="self") for each in (plain, quick))
+    assert torch.equal(want.trajectory.tokens, drawn.trajectory.tokens)
+    torch.testing.assert_close(want.images, drawn.images)
+
+
+def test_it_is_said_once_that_bfloat16_is_missing(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    fast.has_bf16.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="no bfloat16 on this cpu: float32") as said:
+            assert not fast.has_bf16("cpu") and not fast.has_bf16("cpu")
+        assert len(said) == 1
+    finally:
+        fast.has_bf16.cache_clear()
