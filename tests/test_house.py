@@ -64,13 +64,28 @@ def test_the_minutes_of_a_schedule_add_up(rows):
         now += int(minutes)
 
 
+def headings(cell: str, lesson: str) -> list[str]:
+    """The *headings* that a cell of a table names, of which a lesson has none."""
+    text = LESSONS[lesson].read_text(encoding="utf-8")
+    named = re.findall(r"\*([^*]+)\*", cell)
+    return [h for h in named if not re.search(rf"(?i)## [^\"]*{re.escape(h)}", text)]
+
+
 def test_a_schedule_names_headings_that_the_lesson_has():
     for rows in SCHEDULES:
         for row in rows:
             if row[2][:2] in LESSONS:
-                text = LESSONS[row[2][:2]].read_text(encoding="utf-8")
-                for heading in re.findall(r"\*([^*]+)\*", row[2]):
-                    assert re.search(rf"(?i)## [^\"]*{re.escape(heading)}", text), heading
+                assert not headings(row[2], row[2][:2])
+
+
+def test_the_first_lessons_minute_by_minute_fit_the_schedules():
+    """Minutes in brackets are for the whole day only."""
+    plans = [rows for rows in tables(WORKSHOP) if re.fullmatch(r"\d", rows[0][0])]
+    for lesson, plan in zip(("00", "01"), plans, strict=True):
+        half, whole = (int(r[1]) for rows in SCHEDULES for r in rows if r[2][:2] == lesson)
+        assert sum(int(row[0]) for row in plan if "(" not in row[0]) == half
+        assert sum(int(row[0].strip("()")) for row in plan) == whole
+        assert not any(headings(row[1], lesson) for row in plan)
 
 
 def test_every_lesson_can_be_jumped_into_and_is_listed():
