@@ -27,6 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 if sys.version_info[:2] != WANTED:
     sys.exit("this bundle is for Python %d.%d, not %d.%d" % (*WANTED, *sys.version_info[:2]))
+print("installing into", HERE / "course" / ".venv", "(minutes; torch is large)", flush=True)
 venv.create(HERE / "course" / ".venv", with_pip=True)
 bin = HERE / "course" / ".venv" / ("Scripts" if os.name == "nt" else "bin")
 offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": (HERE / "packages").as_uri()}
