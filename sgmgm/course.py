@@ -113,7 +113,8 @@ def declared(notebook) -> list[str]:
     """The names that a lesson's `parameters` cell assigns."""
     cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     body = ast.parse(cells[0].source).body if cells else []
-    return [target.id for line in body if isinstance(line, ast.Assign) for target in line.targets]
+    targets = [target for line in body if isinstance(line, ast.Assign) for target in line.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def read_lesson(path: Path, parameters: dict):
@@ -138,7 +139,7 @@ def own_kernel():
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         write_kernel_spec(
-            Path(folder) / "kernels" / "python3", extra_arguments=["--log-level=ERROR"]
+            Path(folder) / "kernels" / "python3", extra_arguments=["--log-level=CRITICAL"]
         )
         os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PATH": folder}
         try:
@@ -150,6 +151,7 @@ def own_kernel():
 
 def run_lesson(path: Path, out: Path, parameters: dict) -> str:
     """Execute one lesson into `out`; returns "ok" or "failed: ..." in one sentence."""
+    import nbformat
     import papermill
 
     done, failed = out / path.name, out / f"{path.stem}.failed.ipynb"
@@ -157,9 +159,10 @@ def run_lesson(path: Path, out: Path, parameters: dict) -> str:
     for old in (done, failed):
         old.unlink(missing_ok=True)
     try:
-        papermill.execute_notebook(
+        notebook = papermill.execute_notebook(
             path, partial, parameters, kernel_name="python3", progress_bar=False
         )
+        nbformat.write(freeze(notebook), partial)
         partial.replace(done)
         return "ok"
     except papermill.PapermillExecutionError as error:
@@ -171,13 +174,20 @@ def run_lesson(path: Path, out: Path, parameters: dict) -> str:
         partial.unlink(missing_ok=True)
 
 
+def freeze(notebook):
+    """An executed notebook whose views are pictures: the kernel that would move them is gone."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    return notebook
+
+
 def _first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
-def run(
-    wanted: list[str], out: Path, notebooks: Path | None = None, **parameters
-) -> list[dict[str, object]]:
+def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameters) -> list[dict]:
     """Execute lessons one by one into `out`; write `report.json` and pages to look at there.
 
     Args:
@@ -270,7 +280,7 @@ def stub(source: str) -> str:
     """Functions without their bodies: signature, docstring, `...`."""
     lines, kept = source.splitlines(), []
     for function in ast.parse(source).body:
-        docstring = function.body[0]
+        docstring = function.body[0]  # type: ignore[attr-defined]
         kept += [*lines[function.lineno - 1 : docstring.end_lineno], "    ...  # your lines", ""]
     return "\n".join(kept).rstrip()
 

@@ -1,6 +1,7 @@
 """Gallery: the executed lessons as pages to read without Jupyter, and one that shows them all."""
 
 import base64
+import copy
 from html import escape
 from pathlib import Path
 
@@ -20,23 +21,33 @@ h2 { font-size: 1.1rem; margin: 0.8rem 0 0 } p { margin: 0.3rem 0 0 } small { op
 """
 
 
+def figures(notebook) -> list:
+    """The outputs that are a figure, in their order."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output for output in outputs if "image/png" in output.get("data", {})]
+
+
+def picture(output) -> str:
+    """A figure as HTML, with its text for those who cannot see it."""
+    alt = output.metadata.get("image/png", {}).get("alt", "")
+    return f'<img src="data:image/png;base64,{output.data["image/png"]}" alt="{escape(alt)}">'
+
+
+def moves(output) -> bool:
+    """Whether a figure is an animated PNG: its second chunk is `acTL` then."""
+    return b"acTL" in base64.b64decode(output.data["image/png"][:200])
+
+
 def page(notebook) -> str:
     """One lesson as HTML that needs no other file."""
     from nbconvert import HTMLExporter
 
     # no script from elsewhere: the page must look the same without a network
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    notebook = copy.deepcopy(notebook)
+    for output in figures(notebook):
+        output.data["text/html"] = picture(output)  # nbconvert's own has no alt text
     return exporter.from_notebook_node(notebook)[0]
-
-
-def pictures(notebook) -> list[tuple[str, str]]:
-    """(base64 of a PNG, alt text) of every figure, in its order."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [
-        (output.data["image/png"], output.metadata.get("image/png", {}).get("alt", ""))
-        for output in outputs
-        if "image/png" in output.get("data", {})
-    ]
 
 
 def introduction(notebook) -> tuple[str, str]:
@@ -49,10 +60,9 @@ def introduction(notebook) -> tuple[str, str]:
 def card(lesson: dict, notebook) -> str:
     """One lesson on the page of all: the most colourful picture, what it is about, how it went."""
     title, about = introduction(notebook)
-    shown = ""
-    if found := pictures(notebook):
-        png, alt = max(found, key=lambda each: len(each[0]))
-        shown = f'<img src="data:image/png;base64,{png}" alt="{escape(alt, quote=True)}">'
+    found = [output for output in figures(notebook) if not moves(output)]
+    largest = max(found, key=lambda output: len(output.data["image/png"]), default=None)
+    shown = picture(largest) if largest else ""
     name = escape(lesson["name"])
     return (
         f'<li>{shown}<h2><a href="{name}.html">{escape(title or lesson["name"])}</a></h2>'
@@ -61,15 +71,16 @@ def card(lesson: dict, notebook) -> str:
     )
 
 
-def write(out: Path, report: dict, moving: bytes | None = None) -> Path:
+def write(out: Path, report: dict) -> Path:
     """Write a page for each lesson that ran, and `index.html`; returns the latter.
+
+    A moving picture, if there is one in a lesson, stands on top.
 
     Args:
         out: the folder with the executed notebooks.
         report: what `course.run` reports of them.
-        moving: an animated picture (GIF) for the top of the page.
     """
-    cards = []
+    top, cards = "", []
     for lesson in report["lessons"]:
         place = out / f"{lesson['name']}.ipynb"
         if not place.is_file():
@@ -80,6 +91,7 @@ def write(out: Path, report: dict, moving: bytes | None = None) -> Path:
         with atomic_path(place.with_suffix(".html")) as partial:
             partial.write_text(page(notebook), encoding="utf-8")
         cards.append(card(lesson, notebook))
+        top = top or next((picture(each) for each in figures(notebook) if moves(each)), "")
     seconds = sum(lesson["seconds"] for lesson in report["lessons"])
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     facts = {
@@ -92,11 +104,6 @@ def write(out: Path, report: dict, moving: bytes | None = None) -> Path:
         "time": f"{seconds:.0f} s",
     }
     stamp = " · ".join(f"{name}: {escape(str(value))}" for name, value in facts.items())
-    top = ""
-    if moving:
-        data = base64.b64encode(moving).decode()
-        alt = "pictures appear out of masked tokens, step by step"
-        top = f'<img src="data:image/gif;base64,{data}" alt="{alt}">'
     index = out / "index.html"
     with atomic_path(index) as partial:
         partial.write_text(

@@ -9,7 +9,7 @@ import functools
 from contextlib import suppress
 from dataclasses import asdict
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ipywidgets
 import torch
@@ -138,7 +138,7 @@ class Scrubber(View):
             for field in (Judged._fields.index("confidence"), Judged._fields.index("push"))
         )
         ends = torch.tensor([0.02, 0.98])
-        self.span = tuple(scores[scores.isfinite()].quantile(ends).tolist())
+        self.span: Any = tuple(scores[scores.isfinite()].quantile(ends).tolist())
         self.reach = float(pushes[pushes.isfinite()].abs().quantile(ends[1]))
         self.show()
 
@@ -148,7 +148,7 @@ class Scrubber(View):
         pipeline, guidance = self.pipeline, self.pipeline.guidance(self.settings)
         canvases, drawn = way.canvases[:, 0], way.drawn[:, 0]  # (T, N)
         labels = torch.full((len(drawn),), self.label.value, device=drawn.device)
-        logits = (*guidance.both(canvases, labels), guidance(canvases, labels))
+        logits: Any = (*guidance.both(canvases, labels), guidance(canvases, labels))
         log_p = torch.stack([each.float().log_softmax(-1) for each in logits])  # (3, T, N, K)
         plain, _, guided = log_p.gather(-1, drawn.expand(3, -1, -1)[..., None])[..., 0]
         masked = canvases >= pipeline.transformer.config.codebook_size
@@ -167,10 +167,11 @@ class Scrubber(View):
     def panels(self, way: Judged) -> dict[str, Tensor]:
         """The four pictures of each step: title -> images (T, 3, H, W)."""
         cell = way.pictures.shape[-1] // self.pipeline.tokenizer.config.grid
+        low, high = self.span
         return {
             "draws": way.pictures,
             "sees": way.seen,
-            "confidence": colour_map(way.confidence, *self.span, cell, "viridis"),
+            "confidence": colour_map(way.confidence, low, high, cell, "viridis"),
             "push": colour_map(way.push, -self.reach, self.reach, cell, "PuOr_r"),
         }
 
@@ -287,7 +288,8 @@ class Explorer(View):
         on_move(self.redraw, *self.controls.values(), self.label, self.seed)
         self.grid, self.code_box = HTML(), HTML()
         # plain pictures do not depend on the guidance, which is moved most
-        self.sample = functools.lru_cache(maxsize=16)(self.sample)
+        kept = functools.lru_cache(maxsize=16)(self.sample)
+        self.sample = kept  # type: ignore[method-assign]
         controls = HBox([*self.controls.values(), self.label, self.seed], layout=WRAP)
         super().__init__(controls, self.grid, self.code_box)
 
@@ -511,18 +513,20 @@ class CodebookBrowser(View):
         )
         used = self.tokens == code  # (B, N)
         self.where = used.any(1).nonzero()[:6, 0]
-        framed = plots.frame_cells(self.images[self.where], used[self.where])
+        self.framed = plots.frame_cells(self.images[self.where], used[self.where])
         places = in_row(
             picture(image, f"image {i}, code {code} framed", size="small")
-            for i, image in zip(self.where.tolist(), framed, strict=True)
+            for i, image in zip(self.where.tolist(), self.framed, strict=True)
         )
         self.about.value = (
             f"<p><b>code {code}</b> is {self.uses[code] / self.uses.sum():.2%} of the tokens of "
             f"{len(self.images)} images.</p><p>It and its nearest codes, with their distances:"
-            f"</p>{near}<p>{'Used here:' if len(framed) else 'Used nowhere here.'}</p>{places}"
+            f"</p>{near}<p>{'Used here:' if len(self.where) else 'Used nowhere here.'}</p>{places}"
         )
 
     def figure(self) -> plots.Plot:
-        """The most used codes."""
-        codes = torch.cat(self.pages[:4])
-        return plots.codebook(self.patches[codes], self.uses[codes], len(codes))
+        """The chosen code and its nearest ones, and where it is used."""
+        rows = {"nearest codes": self.patches[self.near]}
+        if len(self.where):
+            rows[f"images with\ncode {self.code.value}"] = self.framed
+        return plots.image_rows(rows, [f"code {n}" for n in self.near.tolist()])

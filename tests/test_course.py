@@ -1,6 +1,8 @@
 """The runner and the shape of every lesson; `notebooks/` executes the lessons themselves."""
 
 import ast
+import base64
+import io
 import json
 import os
 import re
@@ -8,6 +10,7 @@ import re
 import nbformat
 import pytest
 import torch
+from PIL import Image
 
 from sgmgm import cli, course, datasets, plots, presets
 from sgmgm.errors import InputError
@@ -111,8 +114,35 @@ def test_the_gallery_shows_every_lesson_without_a_network(notebooks, tmp_path):
     report = json.loads((out / "report.json").read_text())
     for stamp in (report["commit"], "seed: 0", report["versions"]["torch"], report["device"]):
         assert stamp in index
-    for page in (index, (out / "02_good.html").read_text()):
+    good = (out / "02_good.html").read_text()
+    assert good.count("two &lt; three") >= 1 and "No description" not in good
+    for page in (index, good):
         assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=.https?:[^>]*>", page)
+
+
+def test_views_and_moving_pictures_need_no_kernel_in_the_gallery(notebooks, tmp_path):
+    """A view is its figure, as it says nothing without its kernel; what moves stands on top."""
+    write_lesson(
+        notebooks,
+        "01_view.ipynb",
+        "import torch\nfrom sgmgm import plots, view\n"
+        "class Grey(view.View):\n"
+        "    def draw(self): pass\n"
+        "    def figure(self): return plots.image_rows({'grey': torch.rand(1, 3, 8, 8)})\n"
+        "display(view.Animation(torch.rand(3, 3, 8, 8), 'noise'))\n"
+        "Grey()",
+    )
+    out = tmp_path / "out"
+    assert run(notebooks, out) == 0
+    executed, index = (out / "01_view.ipynb").read_text(), (out / "index.html").read_text()
+    assert "widget-view" not in executed and "widget-state" not in executed
+    for page in (index, (out / "01_view.html").read_text()):
+        images = re.findall("<img[^>]*>", page)
+        shown = [dict(re.findall('(src|alt)="([^"]*)"', image)) for image in images]
+        assert [image["alt"] for image in shown] == ["noise", "1 pictures a row: grey"]
+        first = base64.b64decode(shown[0]["src"].removeprefix("data:image/png;base64,"))
+        with Image.open(io.BytesIO(first)) as moving:
+            assert moving.n_frames == 3
 
 
 def test_bad_requests_are_one_sentence(notebooks, tmp_path, capsys):
@@ -214,6 +244,7 @@ def test_lesson_keeps_the_house_rules(path):
         assert cell.execution_count, f"a cell was not executed: {cell.source[:60]}"
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", output
+            assert not any("widget" in kind for kind in output.get("data", {})), "see course.freeze"
             size = len(output.get("data", {}).get("image/png", "")) * 3 // 4
             assert size < 150_000
     assert set(notebook.metadata["sgmgm"]["budget"]) == {"smoke", "laptop"}
