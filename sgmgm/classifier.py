@@ -8,11 +8,13 @@ activations is the tokenizer's feature loss.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import InputError
 from .hub import Pretrained
+from .processes import rank_and_size, total
 
 
 @dataclass
@@ -33,6 +35,28 @@ class Features(NamedTuple):
     logits: Tensor  # (B, C) float32
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over the equal parts of all processes together, on any device.
+
+    torch's SyncBatchNorm does this on graphics cards alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = rank_and_size()[1]
+        if size == 1 or not self.training:
+            return super().forward(x)
+        parts, over = x.float(), (0, 2, 3)
+        mean = total(parts.mean(over, keepdim=True)) / size
+        variance = total((parts - mean).square().mean(over, keepdim=True)) / size
+        count = size * x.numel() / x.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.flatten(), self.momentum)
+            self.running_var.lerp_(variance.flatten() * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        y = (parts - mean) * (variance + self.eps).rsqrt()
+        return (y * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
 class Stage(nn.Module):
     """Half the resolution, then one residual block (He et al. 2016)."""
 
@@ -50,7 +74,7 @@ class Stage(nn.Module):
 def conv_norm(width_in: int, width: int, stride: int = 1) -> nn.Sequential:
     """3 x 3 convolution and batch norm."""
     conv = nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(width))
+    return nn.Sequential(conv, BatchNorm(width))
 
 
 class Classifier(Pretrained):
@@ -99,4 +123,4 @@ def feature_distance(classifier: Classifier, a: Tensor, b: Tensor) -> Tensor:
     terms = [
         (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean() for x, y in pairs
     ]
-    return sum(terms) / len(terms)
+    return sum(terms[1:], terms[0]) / len(terms)

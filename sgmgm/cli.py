@@ -5,7 +5,9 @@ one sentence.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -26,6 +28,7 @@ from .hub import write_manifest
 from .jobs import draw_to
 from .masking import SCHEDULES
 from .pipeline import SHIPPED, Pipeline, check_device, write_card
+from .processes import is_loss_of_another, meet
 from .samples import load_samples, save_samples
 from .sampling import ANNEALS, ORDERS
 from .training import LOSS_ON, WRONG_TOKENS, default_device
@@ -274,6 +277,7 @@ def bundle(args) -> None:
     """Pack packages, lessons, models and data for a place without a network."""
     from .bundle import bundle
 
+    print("collecting packages: minutes, because torch is large", file=sys.stderr)
     out = bundle(args.out, args.platform, args.python)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
@@ -487,6 +491,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+TOO_BIG = "there is not enough memory: ask for less at once, e.g. a smaller --batch-size."
+GONE = "another process of this launch has ended; the same command goes on from what is kept."
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = parser().parse_args(arguments)
@@ -495,7 +503,21 @@ def main(arguments: list[str] | None = None) -> int:
             check_device(args.device)
         if not 0 <= getattr(args, "seed", 0) < 2**32:
             raise InputError(f"--seed must lie in 0..2^32 - 1, not {args.seed}.")
-        args.function(args)
+        team = meet(args.device or default_device())
+        with contextlib.ExitStack() as stack:
+            if team and not team.is_main_process:  # one process reports for all
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+            args.function(args)
+    except RuntimeError as error:
+        short = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if not short and not is_loss_of_another(error):
+            raise
+        print(f"sgmgm: {TOO_BIG if short else GONE}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(f"sgmgm: {TOO_BIG}", file=sys.stderr)
+        return 2
     except SgmgmError as error:
         print(f"sgmgm: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

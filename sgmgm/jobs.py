@@ -6,14 +6,12 @@ number of images, a killed job loses the batch it was in, and several processes 
 
 import glob
 import hashlib
-import os
 import shutil
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +20,7 @@ from .files import atomic_path, check_writable, clear_partials, read_json, write
 from .guidance import GUIDANCES
 from .pipeline import Pipeline
 from .presets import Sampling
+from .processes import meet
 from .samples import to_uint8
 
 
@@ -62,7 +61,7 @@ def draw_to(
         "weights": weights(pipeline, chosen),
     }
     folder = path.with_name(path.name + ".parts")
-    team = PartialState(cpu=pipeline.device.type == "cpu") if launched() else None
+    team = meet(pipeline.device)
     if team is None or team.is_main_process:
         clear_partials(path.parent, glob.escape(path.stem[:200]))
         begin(folder, identity)
@@ -86,11 +85,6 @@ def draw_to(
         shutil.rmtree(folder)
         return drawn
     return None
-
-
-def launched() -> bool:
-    """Whether `accelerate launch` or torchrun started this process together with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def part_file(folder: Path, start: int) -> Path:

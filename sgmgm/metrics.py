@@ -17,6 +17,7 @@ from torch import Tensor
 from .classifier import Features
 from .errors import CheckpointError, DataError, InputError, check_count
 from .hub import read_tensors, save_tensors
+from .processes import rank_and_size, total
 
 BLOCK = 2048  # rows that are in float64 at once
 MAX_ROWS = 5_000  # feature rows that KID and precision/recall look at
@@ -329,6 +330,8 @@ def extract(
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) float32 and logits (N, C) on the CPU of batches float32 (B, 3, H, W).
 
+    Several processes share the batches, and each gets all rows.
+
     InputError, with the number of the batch, if images are not in [0, 1] or not of that shape,
     or if features or logits are not finite.
     """
@@ -336,7 +339,7 @@ def extract(
         from tqdm.auto import tqdm
 
         images = tqdm(images, desc=f"{extractor.name} features", unit="batch")
-    features, logits = [], []
+    features, logits, (me, processes) = [], [], rank_and_size()
     for i, batch in enumerate(images):
         if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch) or batch.dtype != torch.float32:
             raise InputError(
@@ -345,12 +348,20 @@ def extract(
             )
         if not (batch.min() >= 0 and batch.max() <= 1):  # in this form NaN fails, too
             raise InputError(f"batch {i} has pixels outside [0, 1].")
-        out = extractor(batch)
-        features.append(_rows(f"features of batch {i}", out.features).float().cpu())
-        logits.append(_rows(f"logits of batch {i}", out.logits).float().cpu())
+        mine, where = i % processes == me, batch.device
+        if mine or i == 0:  # the first tells every process how wide the rows are
+            out = extractor(batch)
+            rows = (
+                _rows(f"features of batch {i}", out.features).float().cpu(),
+                _rows(f"logits of batch {i}", out.logits).float().cpu(),
+            )
+        for kept, row in zip((features, logits), rows, strict=True):
+            kept.append(row if mine else row.new_zeros(len(batch), row.shape[1]))
     if not features:
         raise InputError("there are no images to extract features from.")
-    return torch.cat(features), torch.cat(logits)
+    if processes == 1:
+        return torch.cat(features), torch.cat(logits)
+    return total(torch.cat(features).to(where)).cpu(), total(torch.cat(logits).to(where)).cpu()
 
 
 # --- the report ------------------------------------------------------------------------------

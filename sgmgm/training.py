@@ -26,6 +26,7 @@ from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import check_writable, clear_partials, write_json
 from .hub import read_tensors, save_tensors
 from .masking import corrupt, drop_labels, random_mask
+from .processes import in_turn
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
 
@@ -105,6 +106,11 @@ def fit(
     )
     identity = plain({"recipe": asdict(recipe), "seed": seed} | (about or {}))
     report = identity | {"step": 0, "seconds": 0.0, "history": []}
+    if recipe.batch_size % accelerator.num_processes:
+        raise InputError(
+            f"{accelerator.num_processes} processes cannot share a batch of {recipe.batch_size} "
+            "evenly: start another number of them."
+        )
     state = folder / "training.safetensors"
     check_writable(state)
     if accelerator.is_main_process:
@@ -294,7 +300,8 @@ class Task:
 
     `losses(model, rows, part, generator)` gets the global batch's example numbers, this process'
     slice of them and a generator for whatever is drawn per example; it returns named scalars of
-    which "loss" is minimised. `state` holds tensors that must survive a restart.
+    which "loss" is minimised, and whose means over all processes are those of the whole batch.
+    `state` holds tensors that must survive a restart.
     """
 
     name: str
@@ -383,7 +390,7 @@ class TokenizerTask(Task):
     name = "tokenizer"
     REVIVE_EVERY = 20  # steps
     DEAD_AFTER = 50  # steps without being chosen
-    FEATURE_SHARE = 4  # every which image the feature distance looks at
+    FEATURE_SHARE = 4  # the feature distance looks at one image in so many
 
     def __init__(
         self,
@@ -420,7 +427,7 @@ class TokenizerTask(Task):
         }
         if self.classifier and self.feature_weight:
             # a quarter of the batch tells the same on average, for a quarter of the time
-            some = slice(None, None, self.FEATURE_SHARE)
+            some = slice(-(-len(images) // self.FEATURE_SHARE))
             distance = feature_distance(self.classifier, images[some], reconstruction[some])
             losses["feature"] = self.feature_weight * distance
         if self.adversarial_weight:
@@ -439,7 +446,7 @@ class TokenizerTask(Task):
         # the last fifth of training leaves the codes in peace
         if (step == 0 or step % self.REVIVE_EVERY == 0) and step < 0.8 * steps:
             dead = age > self.DEAD_AFTER if step else torch.ones_like(age, dtype=torch.bool)
-            quantizer.revive(dead, self.quantized.encoded, generator)
+            quantizer.revive(dead, in_turn(self.quantized.encoded), generator)
             broadcast(quantizer.embedding.weight.data)
             age[dead] = 0
 
@@ -481,11 +488,14 @@ class TransformerTask(Task):
         tokens, labels = self.examples(rows, generator)
         mask = random_mask(*tokens.shape, generator, self.schedule)
         labels = drop_labels(labels, self.class_dropout, self.model.config.num_classes, generator)
+        hidden = mask.sum().item() / (part.step or 1)  # of the whole batch, over the processes
         tokens, labels, mask = (x[part].to(self.device) for x in (tokens, labels, mask))
         canvas = torch.where(mask, self.model.config.mask_id, tokens)
         logits = model(canvas, labels, mask).logits.float()
-        loss = F.cross_entropy(logits, tokens[mask], label_smoothing=self.LABEL_SMOOTHING)
-        return {"loss": loss, "nll": F.cross_entropy(logits.detach(), tokens[mask])}
+        sums = {"label_smoothing": self.LABEL_SMOOTHING, "reduction": "sum"}
+        loss = F.cross_entropy(logits, tokens[mask], **sums) / hidden
+        nll = F.cross_entropy(logits.detach(), tokens[mask], reduction="sum") / hidden
+        return {"loss": loss, "nll": nll}
 
 
 def uniform_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
@@ -573,6 +583,7 @@ class SmootherTask(Task):
         corrupted, replaced = corrupt(tokens, mask, self.rate, wrong, generator)
         canvas = torch.where(mask, self.model_config.mask_id, corrupted)
         judged = replaced if self.loss_on == "substituted" else mask
+        count = max(1, judged.sum().item()) / (part.step or 1)  # see `TransformerTask`
         tokens, labels, canvas, judged = (
             x[part].to(self.device) for x in (tokens, labels, canvas, judged)
         )
@@ -584,7 +595,7 @@ class SmootherTask(Task):
             label_smoothing=self.LABEL_SMOOTHING,
             reduction="sum",
         )
-        auxiliary = summed / judged.sum().clamp_min(1)
+        auxiliary = summed / count
         return {
             "loss": auxiliary + self.RECONSTRUCTION * getattr(smooth, "reconstruction", 0.0),
             "auxiliary": auxiliary.detach(),

@@ -1,0 +1,103 @@
+"""Two processes give the answer of one, and do not wait for a dead one."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sgmgm.cli import main
+from sgmgm.samples import save_samples
+
+from . import team
+
+ROOT = Path(__file__).resolve().parent.parent
+ALONE = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+BIN = Path(sys.executable).parent
+TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+# the flag means "several processes"; on CPUs `--cpu` would start only one
+ACCELERATE = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
+ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def launch(launcher, *words):
+    run = [*launcher, "-m", *map(str, words)]
+    options = {"capture_output": True, "text": True, "timeout": 900}
+    return subprocess.run(run, cwd=ROOT, env=os.environ | ALONE, **options)
+
+
+def test_two_processes_train_and_extract_as_one(tmp_path):
+    (tmp_path / "two").mkdir()
+    done = launch(TORCHRUN, "tests.team", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "found.json").read_text())
+    one = team.results(tmp_path / "one")
+    for kind in team.TASKS:
+        assert len(one[kind]) == len(two[kind]) == team.RECIPE.steps
+        for alone, shared in zip(one[kind], two[kind], strict=True):
+            assert shared == pytest.approx(alone, rel=1e-3, abs=1e-4), kind
+        assert one[kind][0]["loss"] != one[kind][-1]["loss"]
+    assert len(one["features"]) == 48
+    for name in ("features", "logits"):
+        assert np.allclose(two[name], one[name], rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_score_as_one(own, capsys):
+    draw = np.random.default_rng(0)
+    save_samples(
+        own / "x.npz", draw.integers(0, 256, (600, 32, 32, 3), np.uint8), np.arange(600) % 10
+    )
+    words = ["evaluate", "--samples", own / "x.npz", "--model", own, "--json", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    done = launch([*ACCELERATE, "--main_process_port", free_port()], "sgmgm", *words)
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout)  # one process reports
+    numbers = {k: v for k, v in alone.items() if isinstance(v, float)}
+    assert {k: shared[k] for k in numbers} == pytest.approx(numbers, rel=1e-6)
+
+
+def training(trained, folder):
+    for part in ("classifier", "tokenizer"):
+        shutil.copytree(trained / part, folder / part)
+    return ["tests.team", "die", "train", "transformer", "--preset", "smoke", "--out", folder,
+            "--device", "cpu"]  # fmt: skip
+
+
+def test_a_launcher_ends_when_a_process_dies(trained, tmp_path):
+    begun = time.monotonic()
+    done = launch(TORCHRUN, *training(trained, tmp_path / "run"))
+    assert done.returncode != 0 and time.monotonic() - begun < 300
+    assert "SIGKILL" in done.stderr or "exitcode: -9" in done.stderr.replace(" ", "")
+    assert not (tmp_path / "run" / "transformer" / "training.json").exists()
+
+
+def test_without_a_launcher_the_others_end_with_a_sentence(trained, tmp_path):
+    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    words = [sys.executable, "-m", *map(str, training(trained, tmp_path / "run"))]
+    pair = [
+        subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=os.environ | ALONE | about | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in pair]
+    assert [process.returncode for process in pair] == [2, -9]
+    assert "sgmgm: another process of this launch has ended" in said[0]
+    assert "Traceback" not in said[0]
