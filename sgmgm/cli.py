@@ -88,7 +88,7 @@ WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
     """`--num` labels that go round `--classes` (all classes if none are given)."""
-    check_count("--num", args.num)
+    check_count("--num", args.num, most=10_000_000)
     if args.classes is None:
         classes = list(range(len(pipeline.card.classes)))
     else:
@@ -203,7 +203,7 @@ def number(what: str, word: str, kind: type):
 
 def run(args) -> None:
     """The whole system in one command: train what is missing, sample, score, print a table."""
-    check_count("--num", args.num)
+    check_count("--num", args.num, most=10_000_000)
     folder = args.out or default_folder(args)
     device = args.device or default_device()
     rows = []

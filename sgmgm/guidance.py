@@ -5,13 +5,12 @@
 A guidance is a callable (canvas, labels) -> guided logits (B, N, K); the sampler knows no more.
 """
 
-import math
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, check_choice
+from .errors import InputError, check_choice, is_finite
 from .smoothing import blur, blur_embeddings
 from .transformer import MaskedTransformer, Prediction
 
@@ -37,7 +36,7 @@ class Guidance:
     def __init__(
         self, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant"
     ):
-        if not isinstance(scale, int | float) or not math.isfinite(scale):
+        if not is_finite(scale):
             raise InputError(f"the guidance scale must be finite, not {scale!r}.")
         self.model, self.scale = model, float(scale)
         self.weight = SCALE_SCHEDULES[

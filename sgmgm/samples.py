@@ -12,6 +12,8 @@ from torch import Tensor
 from .errors import DataError, InputError, check_count
 from .files import atomic_path
 
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, SyntaxError)
+
 
 def _is_images(array) -> bool:
     return (
@@ -56,9 +58,12 @@ def load_samples(
             raise ValueError
         with archive:
             keys = archive.files
+            unpacked = sum(entry.file_size for entry in archive.zip.infolist())
+            if unpacked > 2**30 + 100 * path.stat().st_size:  # pictures hardly compress
+                raise ValueError
             images = archive["arr_0"] if "arr_0" in keys else None
             labels = archive["arr_1"] if "arr_1" in keys else None
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} is truncated or not a plain .npz file: write it anew.") from error
     if images is None:
         held = ", ".join(keys) or "nothing"

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import InputError, check_choice, check_count
+from .errors import InputError, check_choice, check_count, is_finite
 from .masking import masked_after
 
 ANNEALS = ("linear", "compounding")
+MAX_STEPS = 10_000  # a slip of the finger would fill the memory with noise
 
 
 class Trajectory(NamedTuple):
@@ -38,9 +39,8 @@ def temperatures(temperature: float, steps: int, anneal: str = "linear") -> list
     about like a linear 6.
     """
     check_choice("anneal", anneal, ANNEALS)
-    check_count("steps", steps)
-    number = isinstance(temperature, int | float)
-    if not (number and math.isfinite(temperature) and temperature >= 0):
+    check_count("steps", steps, most=MAX_STEPS)
+    if not (is_finite(temperature) and temperature >= 0):
         raise InputError(f"temperature must be a finite number of at least 0, not {temperature!r}.")
     falls = [1 - k / steps for k in range(1, steps + 1)]
     if anneal == "linear":

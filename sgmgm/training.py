@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
-from .errors import CheckpointError, InputError, check_choice, check_count
+from .errors import CheckpointError, InputError, check_choice, check_count, is_finite
 from .files import check_writable, clear_partials, write_json
 from .hub import read_tensors, save_tensors
 from .masking import corrupt, drop_labels, random_mask
@@ -47,10 +47,11 @@ class Recipe:
 
     def __post_init__(self):
         self.betas = tuple(self.betas)
-        check_count("steps", self.steps)
-        check_count("batch_size", self.batch_size)
-        check_count("warmup", self.warmup, least=0)
-        if not (self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1):
+        check_count("steps", self.steps, most=10**9)
+        check_count("batch_size", self.batch_size, most=10**6)
+        check_count("warmup", self.warmup, least=0, most=10**9)
+        numbers = all(map(is_finite, (self.learning_rate, self.clip, self.ema)))
+        if not (numbers and self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1):
             raise InputError(
                 "learning_rate and clip must be above 0 and ema in [0, 1), not "
                 f"{self.learning_rate!r}, {self.clip!r} and {self.ema!r}."
