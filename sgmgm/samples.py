@@ -58,7 +58,8 @@ def load_samples(
             raise ValueError
         with archive:
             keys = archive.files
-            unpacked = sum(entry.file_size for entry in archive.zip.infolist())
+            entries = archive.zip.infolist() if archive.zip else []
+            unpacked = sum(entry.file_size for entry in entries)
             if unpacked > 2**30 + 100 * path.stat().st_size:  # pictures hardly compress
                 raise ValueError
             images = archive["arr_0"] if "arr_0" in keys else None

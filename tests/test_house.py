@@ -35,6 +35,20 @@ def test_every_command_of_a_page_exists(page):
         assert set(re.findall(r"--[a-z][a-z-]*", rest)) <= known, f"{page.name}: {name}{rest}"
 
 
+def test_every_promise_names_a_test_that_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("\n## Reliability\n")[1].split("\n## ")[0]
+    (rows,) = tables(section)
+    for promise, proofs in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", proofs)
+        assert named and len(named) == proofs.count("`") / 2, promise
+        for file, test in named:
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert f"\ndef {test}(" in source, f"{promise}: there is no {file}::{test}"
+            soak = "\npytestmark = pytest.mark.soak\n" in source
+            assert soak == ("*soak*" in promise), promise
+
+
 # ------------------------------------------------------------------------------------- workshop
 
 

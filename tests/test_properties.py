@@ -237,6 +237,18 @@ def test_recipes_are_sound_or_refused(given):  # fmt: skip
 # ---------------------------------------------------------------------------------------- the files
 
 
+def test_a_saved_system_draws_the_same_pictures(pipe, tmp_path):
+    pipe.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    pipe.transformer.save_pretrained(tmp_path / "transformer")
+    pipe.helper("smoother").save_pretrained(tmp_path / "smoother")
+    write_card(tmp_path, pipe.card)
+    again = Pipeline.from_pretrained(tmp_path, "cpu")
+    for options in ({}, {"guidance": "self", "scale": 2.0, "steps": 3}):
+        one, other = (each([0, 1, 2], seeds=[7, 8, 2**60], **options) for each in (pipe, again))
+        assert one.images.equal(other.images)
+        assert all(a.equal(b) for a, b in zip(one.trajectory, other.trajectory, strict=True))
+
+
 @cases(250)
 @given(part=st.sampled_from(["transformer", "tokenizer", "smoother"]), data=st.data())
 def test_any_config_is_the_models_own_or_refused(folder, pipe, part, data):
