@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,8 +67,8 @@ class GaussianStats:
 
     def __init__(self):
         self.count = 0
-        self._mean: Tensor | None = None  # (D,)
-        self._scatter: Tensor | None = None  # (D, D) sum of (x - mean)(x - mean)^T
+        self._mean: Any = None  # (D,)
+        self._scatter: Any = None  # (D, D) sum of (x - mean)(x - mean)^T
 
     def update(self, features) -> "GaussianStats":
         """Add a batch (B, D) and return self; InputError if it is empty, of another width or
@@ -339,7 +339,9 @@ def extract(
         from tqdm.auto import tqdm
 
         images = tqdm(images, desc=f"{extractor.name} features", unit="batch")
-    features, logits, (me, processes) = [], [], rank_and_size()
+    features: list[Tensor] = []
+    logits: list[Tensor] = []
+    me, processes = rank_and_size()
     for i, batch in enumerate(images):
         if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch) or batch.dtype != torch.float32:
             raise InputError(

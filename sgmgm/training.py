@@ -23,6 +23,7 @@ from tqdm import tqdm
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
 from .errors import CheckpointError, InputError, check_choice, check_count, is_finite
+from .fast import has_bf16
 from .files import check_writable, clear_partials, write_json
 from .hub import read_tensors, save_tensors
 from .masking import corrupt, drop_labels, random_mask
@@ -93,13 +94,12 @@ def fit(
         CheckpointError: the folder holds an unfinished run with other settings, or a damaged one.
         InputError: no such device, or the loss is no longer finite.
     """
-    folder, device = Path(folder), check_device(device or default_device())
+    folder, where = Path(folder), check_device(device or default_device())
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         # accelerate keeps precision and device for the whole process; another run may want others
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.bf16 else "no", cpu=device.type == "cpu"
-    )
+    half = recipe.bf16 and has_bf16(where.type)
+    accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=where.type == "cpu")
     model = task.model.to(accelerator.device).train()
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(
