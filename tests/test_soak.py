@@ -53,8 +53,10 @@ def test_200_calls_take_no_more_memory_than_50(pipe):  # noqa: F811
 
 EXPLORER = """
 import psutil
+from sgmgm import view
 from sgmgm.pipeline import Pipeline
 from sgmgm.widgets import Explorer
+view.ANSWER = 0.05  # no page is open that could answer
 explorer = Explorer(Pipeline.from_pretrained({folder!r}, "cpu"), count=2, steps=3)
 draws, usual = [], explorer.draw
 explorer.draw = lambda: (draws.append(explorer.controls["scale"].value), usual())
@@ -84,7 +86,7 @@ def test_a_kernel_survives_500_moves_of_a_slider(folder):  # noqa: F811
             client.shell_channel.send(
                 client.session.msg("comm_msg", {"comm_id": slider, "data": data})
             )
-            time.sleep(2 * QUIET if i % 10 == 9 else 0.005)
+            time.sleep(3 * QUIET if i % 10 == 9 else 0.005)
 
     try:
         slider = say(EXPLORER.format(folder=str(folder)))[-1]
