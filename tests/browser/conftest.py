@@ -85,8 +85,8 @@ def open_notebook(browser, lab):
         pages.append(page)
         page.set_default_timeout(PATIENCE)
         page.goto(f"{address}/doc/tree/{name}")
-        page.locator(".jp-Notebook .cm-content").first.click()
         expect(page.get_by_text(re.compile("Python 3.* Idle")).first).to_be_visible()
+        expect(page.locator(".jp-Spinner")).to_have_count(0)  # it covers what is being loaded
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         return page
