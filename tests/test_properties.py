@@ -85,7 +85,7 @@ junk = st.one_of(numbers, st.text(max_size=5), st.just([]), st.just({}), st.just
 
 
 def mostly(good, other=junk):
-    return st.integers(0, 5).flatmap(lambda i: other if i == 0 else good)
+    return st.integers(0, 15).flatmap(lambda i: other if i == 0 else good)
 
 
 SETTINGS = {
