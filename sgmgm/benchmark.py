@@ -107,7 +107,7 @@ def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[s
     model = deepcopy(pipeline.transformer).to("meta")
     smoother = deepcopy(pipeline.helper("smoother")).to("meta")
     guidance = make_guidance("self", model, settings.scale, smoother=smoother)
-    quick = fast.FastGuidance(guidance)
+    quick = fast.FastGuidance(guidance, torch.bfloat16)
     n, classes = model.config.num_vq_tokens, model.config.num_classes
     canvas = model.blank.expand(batch, -1)
     labels = torch.zeros(batch, dtype=torch.int64, device="meta")

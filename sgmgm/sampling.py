@@ -103,10 +103,11 @@ def exponential(keys: Tensor, codes: int) -> Tensor:
     than a generator.
     """
     weyl = torch.arange(codes, device=keys.device).mul_(0x9E3779B9).to(torch.int32)
-    x = keys[..., None] ^ weyl
-    x = (x ^ (x >> 16)) * 0x21F0AAAD
-    x = (x ^ (x >> 15)) * (0xD35A2D97 - 2**32)
-    uniform = ((x >> 9) & 0x7FFFFF).float().add_(0.5).mul_(2**-23)  # exact, and never 0 or 1
+    x = keys[..., None] ^ weyl  # then in place: fresh memory is half of the cost on a CPU
+    x.bitwise_xor_(x >> 16).mul_(0x21F0AAAD)
+    x.bitwise_xor_(x >> 15).mul_(0xD35A2D97 - 2**32)
+    x.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF)
+    uniform = x.float().add_(0.5).mul_(2**-23)  # exact, and never 0 or 1
     return uniform.log_().neg_()
 
 
@@ -116,8 +117,8 @@ def draw(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     An exponential race: argmax p / E is a draw from p (the Gumbel-max trick, without its logs).
     """
     rows, flat = logits.flatten(0, -2), keys.flatten()
-    # a CPU keeps a small block in its cache: 5 times as fast as 128 x 64 rows at once
-    block = 256 if rows.device.type == "cpu" else len(rows)
+    # a CPU keeps a small block in its cache: several times as fast as all rows at once
+    block = 512 if rows.device.type == "cpu" else len(rows)
     tokens, log_p = [], []
     for some, key in zip(rows.split(block), flat.split(block), strict=True):
         p = some.softmax(-1)
