@@ -22,7 +22,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright's event loop must not run under later tests
 def browser():
     """Chromium without a window; the tests are skipped where it or playwright is absent."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
@@ -36,7 +36,7 @@ def browser():
         yield driver.chromium.launch(executable_path=program, args=words, timeout=PATIENCE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory):
     """(address, folder) of a server of its own, without any of the user's settings."""
     folder, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
