@@ -1,11 +1,12 @@
 """Results: from the kept records to the tables and pictures that quote them.
 
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
-`ablation-DATASET.jsonl` the same on variants that do not ship, `benchmark-MACHINE.json` what
-`sgmgm benchmark` measured, and `course.json` what `sgmgm course run` reported. The README's numbers
-are written by `write`, never by hand.
+`ablation-DATASET.jsonl` the same on variants that do not ship, `precision-DATASET.jsonl` the same
+in float32, `benchmark-MACHINE.json` what `sgmgm benchmark` measured, and `course.json` what
+`sgmgm course run` reported. The README's numbers are written by `write`, never by hand.
 """
 
+import math
 from pathlib import Path
 
 from .cards import draw_samples, model_card
@@ -13,7 +14,7 @@ from .errors import DataError
 from .files import atomic_path, read_json
 from .pipeline import SHIPPED, Pipeline
 from .plots import Plot, image_rows, trade_off
-from .sweep import TUNING_SEED, curves, read_records, summarise, table
+from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
 
 FOLDER = Path(__file__).parents[1] / "data" / "results"
 RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
@@ -23,19 +24,31 @@ MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -
 def reported(path: str | Path) -> tuple[list[dict], list[dict]]:
     """A results file as rows of `summarise`, best distance first, and its tuning records.
 
-    Rows are those of the seeds that tuned nothing, at the largest number of images.
+    Rows are those of the seeds that tuned nothing, at the largest number of images. `tuned` is the
+    distance that the same setting had in the tuning (infinite where it had none): to choose among
+    rows by it is to choose by a seed that no table tells.
     """
     records = read_records(path)
     told = [r for r in records if r["seed"] != TUNING_SEED]
     most = max((r["num"] for r in told), default=0)
     rows = summarise([r for r in told if r["num"] == most])
-    return rows, [r for r in records if r["seed"] == TUNING_SEED]
+    tuning = [r for r in records if r["seed"] == TUNING_SEED]
+    for row in rows:
+        same = ("settings", "weights")
+        found = [r["scores"]["frechet"] for r in tuning if all(r[k] == row[k] for k in same)]
+        row["tuned"] = min(found, default=math.inf)
+    return rows, tuning
+
+
+def chosen(rows: list[dict]) -> dict:
+    """The row that the tuning prefers."""
+    return min(rows, key=lambda row: (row["tuned"], row["frechet"]))
 
 
 def best(rows: list[dict], guidance: str) -> dict:
     """Settings of the best row with this guidance; the guidance alone if there is no such row."""
-    found = [row["settings"] for row in rows if row["settings"]["guidance"] == guidance]
-    return found[0] if found else {"guidance": guidance}
+    found = [row for row in rows if row["settings"]["guidance"] == guidance]
+    return chosen(found)["settings"] if found else {"guidance": guidance}
 
 
 def gain(rows: list[dict]) -> str:
@@ -51,14 +64,10 @@ def gain(rows: list[dict]) -> str:
     fair = {"passes": lambda row: row["nfe"], "steps": lambda row: row["settings"]["steps"]}
     found = []
     for what, count in fair.items():
-        pairs = [
-            (guided, none)
-            for guided in kinds["self"]
-            for none in kinds["none"]
-            if count(guided) == count(none)
-        ]
-        if pairs:
-            guided, none = min(pairs, key=lambda pair: pair[0]["frechet"][0])
+        shared = {count(row) for row in kinds["self"]} & {count(row) for row in kinds["none"]}
+        if shared:
+            guided = chosen([row for row in kinds["self"] if count(row) in shared])
+            none = chosen([row for row in kinds["none"] if count(row) == count(guided)])
             (mine, spread), (its, other) = guided["frechet"], none["frechet"]
             found.append(
                 f"at {count(guided):g} {what} each {mine:.2f} ± {spread:.2f} against {its:.2f} ± "
@@ -75,9 +84,9 @@ def markdown(folder: str | Path = FOLDER) -> str:
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
         name = path.stem.removeprefix("ablation-")
-        title = f"**{name}: other smoothers** ([what each is](data/results/README.md))"
+        title = f"**{name}: other smoothers and schedules** ([what each is](data/results/README.md))"
         parts += [title, table(ablation(name, folder))]
-    parts += ["**Speed**"] * bool(benchmarks(folder)) + [speed(folder)]
+    parts += ["**Speed**"] * bool(benchmarks(folder)) + [speed(folder), precision(folder)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -86,11 +95,13 @@ def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
     rows: list[dict] = []
     path = Path(folder) / f"ablation-{dataset}.jsonl"
     if path.exists():
-        same, _ = reported(path.with_name(f"sweep-{dataset}.jsonl"))
         rows = reported(path)[0]
         passes = {row["nfe"] for row in rows}
-        kinds = ("none", "self")
-        rows += [r for r in same if r["settings"]["guidance"] in kinds and r["nfe"] in passes]
+        shipped: dict[str, list] = {}
+        for row in reported(path.with_name(f"sweep-{dataset}.jsonl"))[0]:
+            if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
+                shipped.setdefault(method(row["settings"]), []).append(row)
+        rows += [chosen(same) for same in shipped.values()]
     return sorted(rows, key=lambda row: row["frechet"][0])
 
 
@@ -113,6 +124,22 @@ def speed(folder: str | Path = FOLDER) -> str:
             f"float32 loop's {eager['images_per_second']:.1f}, at {quick['share']:.0%} of the "
             "machine's measured bf16 matrix peak."
         )
+    return "\n".join(lines)
+
+
+def precision(folder: str | Path = FOLDER) -> str:
+    """A line for each setting of `precision-DATASET.jsonl`: bfloat16 beside float32."""
+    lines = []
+    for path in sorted(Path(folder).glob("precision-*.jsonl")):
+        name = path.stem.removeprefix("precision-")
+        kept = reported(path.with_name(f"sweep-{name}.jsonl"))[0]
+        for full in reported(path)[0]:
+            half = next(r for r in kept if r["settings"] == full["settings"])
+            (mean, spread), (other, its) = half["frechet"], full["frechet"]
+            lines.append(
+                f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
+                f"{spread:.2f} in bfloat16, {other:.2f} ± {its:.2f} in float32."
+            )
     return "\n".join(lines)
 
 

@@ -47,6 +47,20 @@ def test_a_table_tells_the_reported_seeds_and_the_gain(folder):
     assert text.endswith("at 8 steps each 3.30 ± 0.42 against 6.50 ± 0.71, -49 %.")
 
 
+def test_what_is_compared_was_chosen_by_the_tuning(folder):
+    path = folder / "sweep-sprites.jsonl"
+    luckier = [guided(record("self", 2.0, 8.0, 2.0) | {"seed": seed}) for seed in (0, 1)]
+    tuning = guided(record("self", 2.0, 8.0, 9.0) | {"seed": TUNING_SEED, "num": 10})
+    usual = guided(record("self", 1.0, 8.0, 8.0) | {"seed": TUNING_SEED, "num": 10})
+    with open(path, "a") as file:
+        file.writelines(json.dumps(r) + "\n" for r in [*luckier, tuning, usual])
+    rows, _ = results.reported(path)
+    assert [r["tuned"] for r in rows if r["settings"]["guidance"] == "self"] == [9.0, 8.0]
+    assert "16 passes each 3.30 ± 0.42" in results.gain(rows)
+    assert results.best(rows, "self")["scale"] == 1.0
+    assert results.best(rows, "sag") == {"guidance": "sag"}
+
+
 def test_ablations_stand_beside_what_they_vary(folder):
     other = record("self", 1.0, 8.0, 2.0) | {"seed": 0}
     other["settings"]["smoother"] = "smoother-odd"
@@ -66,6 +80,13 @@ def test_a_benchmark_gives_one_line(folder):
     said = results.speed(folder)
     assert "on a toaster: 30.0 images/s, 3.0 times" in said and "46%" in said
     assert results.markdown(folder).endswith(f"**Speed**\n\n{said}")
+
+
+def test_float32_stands_beside_bfloat16(folder):
+    full = [guided(record("self", 1.0, 8.0, at) | {"seed": seed}) for seed, at in ((0, 2), (1, 4))]
+    (folder / "precision-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in full))
+    said = "on sprites, self: 3.30 ± 0.42 in bfloat16, 3.00 ± 1.41 in float32."
+    assert said in results.markdown(folder)
 
 
 def test_the_block_replaces_what_stood_there(folder, tmp_path):
