@@ -84,7 +84,8 @@ def markdown(folder: str | Path = FOLDER) -> str:
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
         name = path.stem.removeprefix("ablation-")
-        title = f"**{name}: other smoothers and schedules** ([what each is](data/results/README.md))"
+        about = "([what each is](data/results/README.md))"
+        title = f"**{name}: other smoothers and schedules** {about}"
         parts += [title, table(ablation(name, folder))]
     parts += ["**Speed**"] * bool(benchmarks(folder)) + [speed(folder), precision(folder)]
     return "\n\n".join(part for part in parts if part)
