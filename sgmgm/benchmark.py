@@ -20,14 +20,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import fast, presets
+from .devices import check_device, describe_device
 from .errors import check_choice, check_count
 from .guidance import make_guidance
 from .pipeline import Card, Pipeline
 from .presets import Sampling
 from .sampling import leave_masked
 from .smoothing import ToastSmoother
+from .tasks import TransformerTask
 from .tokenizer import TokenizerConfig, VQTokenizer
-from .training import TransformerTask, check_device, describe_device, parameter_groups
+from .training import parameter_groups
 from .transformer import MaskedTransformer, TransformerConfig
 
 SIZES = (*presets.PRESETS, "imagenet256")

@@ -21,6 +21,7 @@ from . import benchmark as benchmarks
 from . import sweep as sweeps
 from .convert import PUBLISHED, published_pipeline
 from .datasets import NAMES
+from .devices import default_device
 from .errors import InputError, SgmgmError, check_count
 from .files import atomic_path, check_writable, write_json
 from .guidance import GUIDANCES, SCALE_SCHEDULES
@@ -31,7 +32,7 @@ from .pipeline import SHIPPED, Pipeline, check_device, write_card
 from .processes import is_loss_of_another, meet
 from .samples import load_samples, save_samples
 from .sampling import ANNEALS, ORDERS
-from .training import LOSS_ON, WRONG_TOKENS, default_device
+from .tasks import LOSS_ON, WRONG_TOKENS
 
 
 def train(args) -> None:

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .devices import default_device
 from .errors import CheckpointError, InputError, check_choice
 from .files import read_json
 from .hub import Pretrained, at_most, check_sizes
@@ -31,7 +32,6 @@ from .pipeline import Card, Pipeline
 from .presets import Sampling
 from .smoothing import ToastSmoother
 from .tokenizer import VQTokenizer
-from .training import default_device
 from .transformer import MaskedTransformer
 
 MAX_BYTES = 8 * 2**30  # of an unpacked checkpoint; the largest published one has about 1 GB

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from . import doctor, gallery, workflow
+from .devices import check_device, default_device, describe_device
 from .errors import InputError, check_choice
 from .files import atomic_path, read_json, write_json
 from .pipeline import SHIPPED
 from .presets import PRESETS
-from .training import check_device, default_device, describe_device
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTED = ("sgmgm", "torch", "torchvision", "numpy", "accelerate", "papermill")

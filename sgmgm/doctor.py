@@ -88,8 +88,8 @@ def check_models(folder: Path, device: str | None) -> tuple[str, str]:
 
 
 def check_speed(folder: Path, device: str | None) -> tuple[str, str]:
+    from .devices import check_device, default_device, describe_device
     from .files import read_json
-    from .training import check_device, default_device, describe_device
 
     chosen = check_device(device or default_device())
     now = speed(chosen)

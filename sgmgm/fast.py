@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.ops import mkldnn
 from torch.utils._triton import has_triton
 
+from .devices import has_bf16
 from .errors import InputError
 from .guidance import (
     AutoGuidance,
@@ -37,21 +38,6 @@ from .transformer import MaskedTransformer, TransformerLayer
 def take(x: Tensor, at: Tensor) -> Tensor:
     """Rows at (B, M) of x (B or 1, L, D): (B, M, D)."""
     return x.expand(len(at), -1, -1).gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
-
-
-@lru_cache  # so that it is said once
-def has_bf16(device: str) -> bool:
-    """Whether this kind of device, "cpu", "cuda" or "mps", multiplies in bfloat16 by itself.
-
-    Where it does not, torch does so in software, slower than in float32; float32 is used then.
-    """
-    if device == "cpu":
-        able = torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
-    else:
-        able = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if not able:
-        warnings.warn(f"no bfloat16 on this {device}: float32 is used instead.", stacklevel=2)
-    return able
 
 
 @lru_cache

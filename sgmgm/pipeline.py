@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import fast
+from .devices import check_device, default_device, has_bf16
 from .errors import CheckpointError, InputError, check_count
 from .files import read_json, write_json
 from .guidance import GUIDANCES, Guidance, make_guidance
@@ -22,7 +23,6 @@ from .presets import Sampling
 from .sampling import Trajectory, decode, generators_for
 from .smoothing import SMOOTHERS, load_smoother
 from .tokenizer import VQTokenizer
-from .training import check_device, default_device
 from .transformer import MaskedTransformer
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
@@ -96,7 +96,7 @@ class Pipeline:
     ):
         self.card, self.device = card, check_device(device)
         self.folder: Any = folder  # None if the parts come from elsewhere
-        self.bf16 = bf16  # where the device has it: see fast.has_bf16
+        self.bf16 = bf16  # where the device has it: see devices.has_bf16
         self.tokenizer = tokenizer.eval().to(self.device)
         self.transformer = transformer.eval().to(self.device)
         if tokenizer.config.num_tokens != transformer.config.num_vq_tokens:
@@ -246,7 +246,7 @@ class Pipeline:
             trajectory = fast.decode(self.in_bf16(chosen, guidance), *rest)
         else:
             trajectory = decode(guidance, *rest)
-        half = self.bf16 and fast.has_bf16(self.device.type)
+        half = self.bf16 and has_bf16(self.device.type)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             images = self.tokenizer.decode(trajectory.tokens)
         return Samples(images, labels, trajectory, self.passes(**settings))

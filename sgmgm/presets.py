@@ -12,8 +12,9 @@ from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .masking import SCHEDULES
 from .sampling import ANNEALS, ORDERS
 from .smoothing import SMOOTHERS
+from .tasks import LOSS_ON, WRONG_TOKENS
 from .tokenizer import TokenizerConfig
-from .training import LOSS_ON, WRONG_TOKENS, Recipe
+from .training import Recipe
 from .transformer import TransformerConfig
 
 PRESETS = ("smoke", "laptop", "gpu")
@@ -62,7 +63,7 @@ class Smoothing:
 
     kind: str = "toast"  # a name in smoothing.SMOOTHERS
     rate: float = 0.3  # share of the visible tokens that are replaced by wrong ones
-    wrong: str = "uniform"  # a name in training.WRONG_TOKENS
+    wrong: str = "uniform"  # a name in tasks.WRONG_TOKENS
     loss_on: str = "substituted"  # or "masked" (paper, eq. 7)
     keep_class: bool = False  # TOAST: pass 2 sees the class token
     rank: int = 8  # LoRA: rank of the adapter

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from . import datasets, presets, sprites
 from .classifier import Classifier
 from .datasets import ImageSet
+from .devices import default_device
 from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import atomic_path, read_json, write_json
 from .hub import check_manifest, digest, read_tensors, save_tensors, write_manifest
@@ -35,19 +36,9 @@ from .metrics import (
 from .pipeline import SHIPPED, Card, Pipeline, find_pipeline, read_card, write_card
 from .samples import sample_batches, to_uint8
 from .smoothing import SMOOTHERS, kept_kind
+from .tasks import ClassifierTask, SmootherTask, Task, TokenizerTask, TransformerTask, tokenize
 from .tokenizer import VQTokenizer, psnr
-from .training import (
-    ClassifierTask,
-    Recipe,
-    SmootherTask,
-    Task,
-    TokenizerTask,
-    TransformerTask,
-    default_device,
-    fit,
-    plain,
-    tokenize,
-)
+from .training import Recipe, fit, plain
 from .transformer import MaskedTransformer
 
 SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs

@@ -18,7 +18,8 @@ from sgmgm.classifier import Classifier, ClassifierConfig
 from sgmgm.cli import main
 from sgmgm.processes import rank_and_size
 from sgmgm.smoothing import LoraSmoother, ToastSmoother
-from sgmgm.training import Recipe, SmootherTask, TransformerTask, fit
+from sgmgm.tasks import SmootherTask, TransformerTask
+from sgmgm.training import Recipe, fit
 from sgmgm.transformer import MaskedTransformer
 
 from .test_training import TRANSFORMER, classifier_task, some_tokens, tokenizer_task

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgmgm import cli, presets, training, workflow
+from sgmgm import cli, presets, tasks, training, workflow
 from sgmgm.cli import main, parser
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
@@ -164,7 +164,7 @@ def test_interrupted_training_goes_on_with_the_same_command(trained, tmp_path, c
     folder = tmp_path / "run"
     for part in ("classifier", "tokenizer"):
         shutil.copytree(trained / part, folder / part)
-    usual = training.TransformerTask.after_step
+    usual = tasks.TransformerTask.after_step
 
     def after_step(self, step, *rest):
         if step == 20:
@@ -174,7 +174,7 @@ def test_interrupted_training_goes_on_with_the_same_command(trained, tmp_path, c
     command = ("train", "transformer", "--preset", "smoke", "--out", folder)
     with monkeypatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", -1)
-        patch.setattr(training.TransformerTask, "after_step", after_step)
+        patch.setattr(tasks.TransformerTask, "after_step", after_step)
         code, _, error = run(capsys, *command)
     assert code == 130 and "the same command goes on from here" in error
     code, text, _ = run(capsys, *command)

@@ -3,7 +3,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from sgmgm import fast
+from sgmgm import devices, fast, pipeline
 from sgmgm.guidance import GUIDANCES, make_guidance
 from sgmgm.pipeline import Pipeline
 from sgmgm.sampling import ORDERS, decode, generators_for
@@ -209,7 +209,8 @@ def test_a_quickened_decoder_paints_the_same(able, monkeypatch):
 
 def test_without_bfloat16_the_pipeline_computes_in_float32(monkeypatch):
     """Most laptops have none, and software bfloat16 is many times slower than float32."""
-    monkeypatch.setattr(fast, "has_bf16", lambda device: False)
+    for module in (fast, pipeline):
+        monkeypatch.setattr(module, "has_bf16", lambda device: False)
     plain, quick = (Pipeline.from_pretrained("sprites", "cpu", bf16) for bf16 in (False, True))
     want, drawn = (each([0, 3], steps=3, guidance="self") for each in (plain, quick))
     assert torch.equal(want.trajectory.tokens, drawn.trajectory.tokens)
@@ -218,10 +219,10 @@ def test_without_bfloat16_the_pipeline_computes_in_float32(monkeypatch):
 
 def test_it_is_said_once_that_bfloat16_is_missing(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    fast.has_bf16.cache_clear()
+    devices.has_bf16.cache_clear()
     try:
         with pytest.warns(UserWarning, match="no bfloat16 on this cpu: float32") as said:
-            assert not fast.has_bf16("cpu") and not fast.has_bf16("cpu")
+            assert not devices.has_bf16("cpu") and not devices.has_bf16("cpu")
         assert len(said) == 1
     finally:
-        fast.has_bf16.cache_clear()
+        devices.has_bf16.cache_clear()

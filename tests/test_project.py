@@ -16,10 +16,10 @@ SOURCES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "sgmgm").g
 
 # A module imports only what stands before it. What nothing may import stands in TOP.
 WAY = [
-    *("errors", "files", "processes", "hub", "sprites", "datasets", "classifier", "tokenizer"),
-    *("masking", "transformer", "smoothing", "guidance", "sampling", "fast", "samples", "metrics"),
-    *("training", "presets", "pipeline", "convert", "jobs", "workflow", "sweep", "benchmark"),
-    "cards",
+    *("errors", "files", "devices", "processes", "hub", "sprites", "datasets", "classifier"),
+    *("tokenizer", "masking", "transformer", "smoothing", "guidance", "sampling", "fast"),
+    *("samples", "metrics", "tasks", "training", "presets", "pipeline", "convert", "jobs"),
+    *("workflow", "sweep", "benchmark", "cards"),
 ]
 TOP = {
     *("plots", "results", "doctor", "bundle", "gallery", "course", "cli", "view", "widgets"),

@@ -13,20 +13,17 @@ from sgmgm.cli import main
 from sgmgm.errors import CheckpointError, InputError, SgmgmError
 from sgmgm.pipeline import Pipeline
 from sgmgm.smoothing import LoraSmoother, Smoothed, ToastSmoother
-from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
-from sgmgm.training import (
+from sgmgm.tasks import (
     LOSS_ON,
     WRONG_TOKENS,
     ClassifierTask,
-    Recipe,
     SmootherTask,
     TokenizerTask,
     TransformerTask,
-    batch_rows,
-    fit,
-    move_average,
     tokenize,
 )
+from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
+from sgmgm.training import Recipe, batch_rows, fit, move_average
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
 
 RECIPE = Recipe(steps=8, batch_size=8, learning_rate=3e-3, warmup=2, ema=0.5)

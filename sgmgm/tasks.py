@@ -1,0 +1,343 @@
+"""Tasks: what each network of the course learns from, and its loss.
+
+`training.fit` trains any of them. All that is drawn at random comes from the generator that a task
+is given, so that a step can be repeated.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .classifier import Classifier, feature_distance
+from .datasets import ImageSet, augment
+from .errors import InputError, check_choice
+from .masking import corrupt, drop_labels, random_mask
+from .processes import in_turn
+from .tokenizer import VQTokenizer
+from .transformer import MaskedTransformer
+
+
+class Task:
+    """What `fit` trains: a model, `size` examples and a loss.
+
+    `losses(model, rows, part, generator)` gets the global batch's example numbers, this process'
+    slice of them and a generator for whatever is drawn per example; it returns named scalars of
+    which "loss" is minimised, and whose means over all processes are those of the whole batch.
+    `state` holds tensors that must survive a restart.
+    """
+
+    name: str
+    model: nn.Module
+    size: int
+
+    def __init__(self):
+        self.state: dict[str, Tensor] = {}
+
+    def to(self, device: torch.device) -> None:
+        """Move what the loss needs besides the model."""
+        self.device = device
+        self.state = {k: v.to(device) for k, v in self.state.items()}
+
+    def losses(self, model, rows: Tensor, part: slice, generator) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def after_step(self, step: int, steps: int, accelerator, generator) -> None:
+        """Called after every optimizer step."""
+
+    def finish(self) -> None:
+        """Called once, before the model is kept."""
+
+
+class ClassifierTask(Task):
+    """Cross-entropy with label smoothing on flipped and shifted images."""
+
+    name = "classifier"
+
+    def __init__(self, model: Classifier, images: ImageSet):
+        super().__init__()
+        self.model, self.images, self.size = model, images, len(images)
+
+    def losses(self, model, rows, part, generator):
+        images, labels = self.images.batch(rows)
+        images = augment(images, generator, flip=self.images.flip, shift=4)
+        images, labels = images[part].to(self.device), labels[part].to(self.device)
+        logits = model(images).logits
+        return {
+            "loss": F.cross_entropy(logits, labels, label_smoothing=0.1),
+            "accuracy": (logits.argmax(1) == labels).float().mean(),
+        }
+
+
+class Discriminator(nn.Module):
+    """Judges overlapping patches, logits (B, 1, h, w) (PatchGAN, Isola et al. 2017)."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images * 2 - 1)
+
+
+class ReverseGradient(torch.autograd.Function):
+    """Identity forward, minus `weight` x gradient backward (Ganin & Lempitsky 2015).
+
+    It lets one loss and one optimizer train a discriminator and its opponent together.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return -ctx.weight * gradient, None
+
+
+class TokenizerTask(Task):
+    """L1 + L2 + feature distance + codebook and commitment loss, with dead-code revival.
+
+    Args:
+        classifier: gives the feature distance; None leaves it out.
+        feature_weight, adversarial_weight: weights of those terms; 0 leaves them out.
+    """
+
+    name = "tokenizer"
+    REVIVE_EVERY = 20  # steps
+    DEAD_AFTER = 50  # steps without being chosen
+    FEATURE_SHARE = 4  # the feature distance looks at one image in so many
+
+    def __init__(
+        self,
+        model: VQTokenizer,
+        images: ImageSet,
+        classifier: Classifier | None = None,
+        feature_weight: float = 0.1,
+        adversarial_weight: float = 0.0,
+    ):
+        super().__init__()
+        self.model, self.images, self.size = model, images, len(images)
+        self.classifier = classifier.eval().requires_grad_(False) if classifier else None
+        self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
+        self.state["age"] = torch.full((model.num_codes,), self.DEAD_AFTER + 1)
+        if adversarial_weight:
+            # a child of the model, so that the one optimizer and checkpoint hold it too
+            model.discriminator = Discriminator()
+
+    def to(self, device):
+        super().to(device)
+        if self.classifier:
+            self.classifier.to(device)
+
+    def losses(self, model, rows, part, generator):
+        images, _ = self.images.batch(rows)
+        images = augment(images, generator, flip=self.images.flip)[part].to(self.device)
+        reconstruction, self.quantized = model(images)
+        reconstruction = reconstruction.float()
+        difference = reconstruction - images
+        losses = {
+            "l1": difference.abs().mean(),
+            "l2": difference.square().mean(),
+            "codebook": self.quantized.loss,
+        }
+        if self.classifier and self.feature_weight:
+            # a quarter of the batch tells the same on average, for a quarter of the time
+            some = slice(-(-len(images) // self.FEATURE_SHARE))
+            distance = feature_distance(self.classifier, images[some], reconstruction[some])
+            losses["feature"] = self.feature_weight * distance
+        if self.adversarial_weight:
+            judge = self.model.discriminator
+            fooled = ReverseGradient.apply(reconstruction, self.adversarial_weight)
+            losses["judge"] = F.softplus(-judge(images)).mean() + F.softplus(judge(fooled)).mean()
+        return {"loss": sum(losses.values())} | losses
+
+    @torch.no_grad()
+    def after_step(self, step, steps, accelerator, generator):
+        quantizer, age = self.model.quantize, self.state["age"]
+        chosen = torch.bincount(self.quantized.tokens.flatten(), minlength=len(age))
+        age += 1
+        age[accelerator.reduce(chosen, "sum") > 0] = 0
+        # every code starts as dead, so step 0 places the codebook on real encoder outputs;
+        # the last fifth of training leaves the codes in peace
+        if (step == 0 or step % self.REVIVE_EVERY == 0) and step < 0.8 * steps:
+            dead = age > self.DEAD_AFTER if step else torch.ones_like(age, dtype=torch.bool)
+            quantizer.revive(dead, in_turn(self.quantized.encoded), generator)
+            broadcast(quantizer.embedding.weight.data)
+            age[dead] = 0
+
+    def finish(self):
+        if self.adversarial_weight:
+            del self.model.discriminator
+
+
+class TransformerTask(Task):
+    """Cross-entropy on the masked positions (paper, eq. 1), label smoothing 0.1.
+
+    Args:
+        tokens: int16 or int64 (V, M, N): V views (flips) of M images.
+        labels: int64 (M,).
+        class_dropout: share of images trained without their class, for classifier-free guidance.
+    """
+
+    name = "transformer"
+    LABEL_SMOOTHING = 0.1
+
+    def __init__(
+        self,
+        model: MaskedTransformer,
+        tokens: Tensor,
+        labels: Tensor,
+        class_dropout: float = 0.1,
+        schedule: str = "cosine",
+    ):
+        super().__init__()
+        self.model, self.tokens, self.labels, self.size = model, tokens, labels, len(labels)
+        self.class_dropout, self.schedule = class_dropout, schedule
+
+    def examples(self, rows: Tensor, generator) -> tuple[Tensor, Tensor]:
+        """Tokens int64 (B, N), one random view of each image, and labels (B,)."""
+        view = torch.randint(len(self.tokens), rows.shape, generator=generator)
+        return self.tokens[view, rows].long(), self.labels[rows]
+
+    def losses(self, model, rows, part, generator):
+        tokens, labels = self.examples(rows, generator)
+        mask = random_mask(*tokens.shape, generator, self.schedule)
+        labels = drop_labels(labels, self.class_dropout, self.model.config.num_classes, generator)
+        hidden = mask.sum().item() / (part.step or 1)  # of the whole batch, over the processes
+        tokens, labels, mask = (x[part].to(self.device) for x in (tokens, labels, mask))
+        canvas = torch.where(mask, self.model.config.mask_id, tokens)
+        logits = model(canvas, labels, mask).logits.float()
+        sums = {"label_smoothing": self.LABEL_SMOOTHING, "reduction": "sum"}
+        loss = F.cross_entropy(logits, tokens[mask], **sums) / hidden
+        nll = F.cross_entropy(logits.detach(), tokens[mask], reduction="sum") / hidden
+        return {"loss": loss, "nll": nll}
+
+
+def uniform_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
+    """Any code with equal chance."""
+    return torch.randint(task.model_config.codebook_size, tokens.shape, generator=generator)
+
+
+def model_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
+    """Drawn from the generator's own prediction of a blank canvas of that class."""
+    chance = torch.rand(tokens.shape, generator=generator)[..., None]
+    return (
+        torch.searchsorted(task.blank_cumulative[labels], chance)
+        .squeeze(-1)
+        .clamp_max(task.model_config.codebook_size - 1)
+    )
+
+
+def neighbour_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
+    """One of the 8 codes that are nearest in the codebook."""
+    which = torch.randint(task.neighbours.shape[1], tokens.shape, generator=generator)
+    return task.neighbours[tokens, which]
+
+
+WRONG_TOKENS = {"uniform": uniform_tokens, "model": model_tokens, "neighbour": neighbour_tokens}
+LOSS_ON = ("substituted", "masked")
+
+
+class SmootherTask(Task):
+    """The auxiliary task that makes a smoother (paper, eq. 7), on a frozen transformer.
+
+    A share of the visible tokens is replaced by wrong ones; from that the smoother must predict
+    the truth, so it learns to distrust fine detail. With rate 0 and the loss on masked positions
+    it is the control arm: eq. 1 again.
+
+    Args:
+        model: a smoother of `transformer`, see `smoothing.SMOOTHERS`.
+        tokens, labels, as for `TransformerTask`.
+        codebook: code vectors (K, D), for "neighbour".
+        rate: share of the visible tokens to replace.
+        wrong: a name in `WRONG_TOKENS`.
+        loss_on: "masked" positions (paper, eq. 7) or "substituted" ones (the released code).
+    """
+
+    name = "smoother"
+    LABEL_SMOOTHING = 0.1
+    RECONSTRUCTION = 0.1  # weight of TOAST's reconstruction loss (appendix C)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        transformer: MaskedTransformer,
+        tokens: Tensor,
+        labels: Tensor,
+        codebook: Tensor,
+        rate: float = 0.3,
+        wrong: str = "uniform",
+        loss_on: str = "substituted",
+    ):
+        super().__init__()
+        check_choice("wrong tokens", wrong, WRONG_TOKENS)
+        check_choice("loss", loss_on, LOSS_ON)
+        if loss_on == "substituted" and not 0 < rate <= 1:
+            raise InputError(f"a loss on substituted tokens needs a rate in (0, 1], not {rate!r}.")
+        self.model, self.transformer = model, transformer.eval().requires_grad_(False)
+        self.tokens, self.labels, self.size = tokens, labels, len(labels)
+        self.rate, self.wrong, self.loss_on = rate, WRONG_TOKENS[wrong], loss_on
+        self.model_config = c = transformer.config
+        distance = torch.cdist(codebook.float(), codebook.float()).fill_diagonal_(math.inf)
+        self.neighbours = distance.topk(min(8, len(codebook) - 1), largest=False).indices
+        with torch.no_grad():
+            canvas = transformer.blank.expand(c.num_classes, -1)
+            logits = transformer(canvas, torch.arange(c.num_classes, device=canvas.device)).logits
+        self.blank_cumulative = logits.float().softmax(-1).cumsum(-1).cpu()  # (C, N, K)
+
+    examples = TransformerTask.examples
+
+    def to(self, device):
+        super().to(device)
+        self.transformer.to(device)
+
+    def losses(self, model, rows, part, generator):
+        tokens, labels = self.examples(rows, generator)
+        mask = random_mask(*tokens.shape, generator)
+        wrong = self.wrong(tokens, labels, generator, self)
+        corrupted, replaced = corrupt(tokens, mask, self.rate, wrong, generator)
+        canvas = torch.where(mask, self.model_config.mask_id, corrupted)
+        judged = replaced if self.loss_on == "substituted" else mask
+        count = max(1, judged.sum().item()) / (part.step or 1)  # see `TransformerTask`
+        tokens, labels, canvas, judged = (
+            x[part].to(self.device) for x in (tokens, labels, canvas, judged)
+        )
+        smooth = model(*self.model.inputs(self.transformer, canvas, labels), judged)
+        # a batch of almost blank canvases may have nothing to judge: its loss is 0, not NaN
+        summed = F.cross_entropy(
+            smooth.logits.float(),
+            tokens[judged],
+            label_smoothing=self.LABEL_SMOOTHING,
+            reduction="sum",
+        )
+        auxiliary = summed / count
+        return {
+            "loss": auxiliary + self.RECONSTRUCTION * getattr(smooth, "reconstruction", 0.0),
+            "auxiliary": auxiliary.detach(),
+        }
+
+
+@torch.no_grad()
+def tokenize(tokenizer: VQTokenizer, images: ImageSet, batch: int = 250) -> Tensor:
+    """All images as tokens, int16 (V, M, N); V = 2 (plain, mirrored) where flips make sense."""
+    device = next(tokenizer.parameters()).device
+    views = []
+    for flip in (False, True) if images.flip else (False,):
+        rows = []
+        for start in tqdm(range(0, len(images), batch), desc="tokenize", leave=False):
+            pixels, _ = images.batch(slice(start, start + batch))
+            pixels = pixels.flip(-1) if flip else pixels
+            rows.append(tokenizer.encode(pixels.to(device)).cpu().short())
+        views.append(torch.cat(rows))
+    return torch.stack(views)
