@@ -436,31 +436,39 @@ def passes(function: Callable[[str, int], int]) -> None:
             found = _number(function(guidance, steps), "passes")
             _want(
                 found == each * steps,
-                f"{guidance} in {steps} steps takes {each * steps} passes, not {found:g}: {why}.",
+                f"{guidance} with T = {steps} takes {each * steps} passes, not {found:g}: {why}.",
             )
     _right("passes")
 
 
-def layer_flops(function: Callable[[int, int, int], float]) -> None:
-    """(L, D, F) -> FLOP of one transformer layer: L tokens, width D, feed-forward width F."""
-    for length, width, wide in ((65, 192, 768), (257, 768, 3072)):
-        weights, pairs = 4 * width * width + 2 * width * wide, 2 * length * width
-        wanted = 2 * length * (weights + pairs)
-        found = _number(function(length, width, wide), "layer_flops")
+def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
+    """(L, M, D, F) -> FLOP of a layer of width D that is asked for M of its L tokens."""
+    for length, wanted, width, wide in ((65, 40, 192, 768), (257, 100, 768, 3072)):
+        square, pairs = width * width, wanted * length * width
+        every, some = 2 * square, 2 * square + 2 * width * wide  # a token's matrices
+        right = 2 * (length * every + wanted * some + 2 * pairs)
+        found = _number(function(length, wanted, width, wide), "last_layer_flops")
         mistakes = {
-            "a multiplication and an addition are two operations": wanted / 2,
-            "attention compares all pairs of tokens, too": 2 * length * weights,
-            "scores and weighted sum are two products over all pairs": wanted - length * pairs,
-            "query, key, value and output are four matrices": wanted - 2 * length * width * width,
+            "a multiplication and an addition are two operations": right / 2,
+            "attention has products without weights, too": right - 4 * pairs,
+            "scores and weighted sum are two products": right - 2 * pairs,
+            "that is the layer for all its tokens": 2
+            * length
+            * (every + some + 2 * length * width),
+            "the M tokens look at all L, which need keys and values": 2
+            * (wanted * (every + some) + 2 * pairs),
+            "each of the M tokens is compared with all L": right
+            - 4 * wanted * (length - wanted) * width,
         }
         for words, value in mistakes.items():
-            _want(not _same(found, value, 1e-9), f"you count {found / wanted:.2f} of it: {words}.")
+            ratio = found / right
+            _want(not _same(found, value, 1e-9), f"you get {ratio:.2f} x the number: {words}.")
         _want(
-            _same(found, wanted, 1e-9),
-            f"a layer with L = {length}, D = {width}, F = {wide} takes {wanted:,} FLOP, not "
-            f"{found:,.0f}.",
+            _same(found, right, 1e-9),
+            f"with L = {length}, M = {wanted}, D = {width}, F = {wide} these are {right:,} FLOP, "
+            f"not {found:,.0f}.",
         )
-    _right("layer_flops")
+    _right("last_layer_flops")
 
 
 # --- 07 Evaluation -----------------------------------------------------------------------------
@@ -501,23 +509,24 @@ def to_infinity(function: Callable[[list, list], float]) -> None:
     _right("to_infinity")
 
 
-def recall(function: Callable[[Tensor, Tensor, int], float]) -> None:
-    """(real (N, D), fake (M, D), k) -> the share of reals inside a ball around a fake."""
+def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
+    """(real (N, D), fake (M, D), k) -> the share of balls around reals that hold a fake."""
     real, fake = _random(200, 2).double(), 0.5 * _random(150, 2, seed=1).double()  # fakes alike
     right = {k: precision_recall(real, fake, k) for k in (2, 3, 4)}
-    found = _number(function(real, fake, 3), "recall")
+    found = _number(function(real, fake, 3), "coverage")
     mistakes = {
-        "that is precision; the balls belong around the fakes": right[3]["precision"],
+        "that is precision, the share of fakes; count the balls": right[3]["precision"],
+        "that is recall; the balls belong around the reals": right[3]["recall"],
         "your balls reach to neighbour k - 1; the nearest row is the row itself": right[2][
-            "recall"
+            "coverage"
         ],
-        "your balls reach to neighbour k + 1": right[4]["recall"],
+        "your balls reach to neighbour k + 1": right[4]["coverage"],
     }
     for words, value in mistakes.items():
         _want(abs(found - value) > 1e-9, f"you get {found:.3f}: {words}.")
-    wanted = right[3]["recall"]
-    _want(abs(found - wanted) < 1e-9, f"recall is {wanted:.3f} here, you get {found:.3f}.")
-    _right("recall")
+    wanted = right[3]["coverage"]
+    _want(abs(found - wanted) < 1e-9, f"coverage is {wanted:.3f} here, you get {found:.3f}.")
+    _right("coverage")
 
 
 # --- 08 Capstone -------------------------------------------------------------------------------

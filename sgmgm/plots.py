@@ -355,7 +355,7 @@ def bars(groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: st
     axes.set_xticks(range(len(names)), names, rotation=45 if crowded else 0)
     axes.grid(axis="x", visible=False)
     axes.set(xlabel=x, ylabel=y)
-    axes.legend()
+    plot.legend(loc="outside upper center", ncols=len(groups))
     return plot
 
 
@@ -500,12 +500,15 @@ def trade_off(fronts: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
     """
     plot, ((axes,),) = _plot(4.2, "Fréchet distance against inception score: " + "; ".join(fronts))
     for i, (name, points) in enumerate(fronts.items()):
-        look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        kind = name.split(",")[0]
+        colour = dict(zip(("self", "none", "cfg", "auto"), COLOURS, strict=False)).get(kind, "0.65")
+        look = {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
         scores, distances, _ = zip(*points, strict=True)
         axes.plot(scores, distances, label=name, linestyle=DASHES[i % len(DASHES)], **look)
-        for score, distance, word in points:
-            place = {"xytext": (3, 3), "textcoords": "offset points"}
-            axes.annotate(word, (score, distance), size=7, color=look["color"], **place)
+        if colour != "0.65":  # the others stand in the background
+            for score, distance, word in points:
+                place = {"xytext": (3, 3), "textcoords": "offset points"}
+                axes.annotate(word, (score, distance), size=7, color=colour, **place)
     axes.set(xlabel="inception score (higher is better)", yscale="log")
     axes.set_ylabel("Fréchet distance (lower is better)")
     axes.yaxis.set_major_formatter("{x:g}")
@@ -583,14 +586,18 @@ def clouds(pairs: dict[str, tuple[Tensor, Tensor]]) -> Plot:
     )
     angle = torch.linspace(0, 2 * math.pi, 100)
     circle = 2 * torch.stack((angle.cos(), angle.sin()))  # (2, 100)
+    reach = 0.0
     for axes, (title, pair) in zip(line, pairs.items(), strict=True):
         for i, points in enumerate(pair):
             points = points.detach().cpu().float()
             axes.scatter(*points[:300].T, s=5, alpha=0.45, lw=0, color=COLOURS[i])
-            root = torch.linalg.cholesky(points.T.cov())
-            axes.plot(*(root @ circle + points.mean(0)[:, None]), color=COLOURS[i], ls=DASHES[i])
+            ellipse = torch.linalg.cholesky(points.T.cov()) @ circle + points.mean(0)[:, None]
+            axes.plot(*ellipse, color=COLOURS[i], ls=DASHES[i])
+            reach = max(reach, 1.05 * float(ellipse.abs().max()))  # a stray dot may lie outside
         axes.set_title(title)
-        axes.set_aspect("equal")
+        axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+    names = [f"cloud {which}, ellipse: 2 standard deviations" for which in "AB"]
+    plot.legend(line[0].lines, names, loc="outside lower center", ncols=2)
     return plot
 
 

@@ -26,7 +26,8 @@ def reported(path: str | Path) -> tuple[list[dict], list[dict]]:
 
     Rows are those of the seeds that tuned nothing, at the largest number of images. `tuned` is the
     distance that the same setting had in the tuning (infinite where it had none): to choose among
-    rows by it is to choose by a seed that no table tells.
+    rows by it is to choose by a seed that no table tells. `tried` says how many settings of that
+    method and number of passes the tuning saw.
     """
     records = read_records(path)
     told = [r for r in records if r["seed"] != TUNING_SEED]
@@ -34,9 +35,13 @@ def reported(path: str | Path) -> tuple[list[dict], list[dict]]:
     rows = summarise([r for r in told if r["num"] == most])
     tuning = [r for r in records if r["seed"] == TUNING_SEED]
     for row in rows:
-        same = ("settings", "weights")
-        found = [r["scores"]["frechet"] for r in tuning if all(r[k] == row[k] for k in same)]
-        row["tuned"] = min(found, default=math.inf)
+        tried = [
+            r
+            for r in tuning
+            if (method(r["settings"]), r["nfe"]) == (method(row["settings"]), row["nfe"])
+        ]
+        own = [r["scores"]["frechet"] for r in tried if r["settings"] == row["settings"]]
+        row["tried"], row["tuned"] = len(tried), min(own, default=math.inf)
     return rows, tuning
 
 

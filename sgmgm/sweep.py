@@ -194,15 +194,20 @@ def summarise(records: list[dict]) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows of `summarise` as a Markdown table, best Fréchet distance first."""
+    """Rows of `summarise` as a Markdown table, best Fréchet distance first.
+
+    `tried`, where a row has it, is the number of settings among which this one was chosen.
+    """
     names = [name for name in SCORES if any(name in row for row in rows)]
-    head = ["guidance", "s", "order", "tau", "T", "NFE", "samples x seeds", *names]
+    tried = ["tried"] * any("tried" in row for row in rows)
+    head = ["guidance", "s", "order", "tau", "T", "NFE", *tried, "samples x seeds", *names]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for row in rows:
         s = row["settings"]
         ordered = s["order"] in TEMPERED
         tau = f"{s['temperature']:g} {s['anneal']}" if ordered else "-"
         cells = [method(s), f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
+        cells += [str(row.get(name, "")) for name in tried]
         cells.append(f"{row['num']} x {row['seeds']}")
         cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]
         lines.append(" | ".join(cells))

@@ -165,6 +165,15 @@ def ball_share(points, centres, k):
     return (torch.cdist(points, centres) <= radius).any(1).double().mean()
 
 
+def covered(real, fake, k):
+    radius = torch.cdist(real, real).kthvalue(k, dim=1).values
+    return (torch.cdist(fake, real) <= radius).any(0).double().mean()
+
+
+def flops(n, m, d, f):
+    return 2 * (2 * n * d * d + m * (2 * d * d + 2 * d * f) + 2 * m * n * d)
+
+
 # check -> wrong answers, each with words that the message must hold
 WRONG = {
     "saving": [
@@ -300,16 +309,18 @@ WRONG = {
         (lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T @ b.T), "change nothing"),
     ],
     "passes": [
-        (lambda guidance, steps: steps, "cfg in 1 steps takes 2 passes, not 1"),
+        (lambda guidance, steps: steps, "cfg with T = 1 takes 2 passes, not 1"),
         (lambda guidance, steps: steps * (1 + (guidance != "none")), "no second prediction"),
         (lambda guidance, steps: steps * {"none": 1, "spatial": 1}.get(guidance, 2), "self+cfg"),
     ],
-    "layer_flops": [
-        (lambda n, d, f: n * (4 * d * d + 2 * d * f + 2 * n * d), "two operations"),
-        (lambda n, d, f: 2 * n * (4 * d * d + 2 * d * f), "all pairs"),
-        (lambda n, d, f: 2 * n * (4 * d * d + 2 * d * f + n * d), "two products"),
-        (lambda n, d, f: 2 * n * (3 * d * d + 2 * d * f + 2 * n * d), "four matrices"),
-        (lambda n, d, f: 1.0, "FLOP, not 1"),
+    "last_layer_flops": [
+        (lambda n, m, d, f: flops(n, m, d, f) / 2, "two operations"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 4 * n * m * d, "without weights"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 2 * n * m * d, "two products"),
+        (lambda n, m, d, f: flops(n, n, d, f), "all its tokens"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 4 * (n - m) * d * d, "keys and values"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 4 * m * (n - m) * d, "compared with all L"),
+        (lambda n, m, d, f: 1.0, "FLOP, not 1"),
     ],
     "frechet_1d": [
         (lambda x, y: (x.mean() - y.mean()) ** 2, "only the means"),
@@ -324,10 +335,11 @@ WRONG = {
         (lambda counts, distances: (distances[0] - distances[1]) / (1 / 100 - 1 / 200), "slope"),
         (lambda counts, distances: sum(distances) / 4, "is 2; you get"),
     ],
-    "recall": [
+    "coverage": [
         (lambda real, fake, k: ball_share(fake, real, k + 1), "that is precision"),
-        (lambda real, fake, k: ball_share(real, fake, k), "k - 1"),
-        (lambda real, fake, k: ball_share(real, fake, k + 2), "k + 1"),
+        (lambda real, fake, k: ball_share(real, fake, k + 1), "that is recall"),
+        (lambda real, fake, k: covered(real, fake, k), "k - 1"),
+        (lambda real, fake, k: covered(real, fake, k + 2), "k + 1"),
         (lambda real, fake, k: 1.0, "you get 1.000"),
     ],
 }  # fmt: skip
