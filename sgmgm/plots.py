@@ -273,7 +273,7 @@ def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str])
         above.imshow(picture)
         above.set_title(title)
         shown = below.imshow(numbers.view(side, side), vmin=0, vmax=top)
-    plot.colorbar(shown, ax=list(lower), label=label, shrink=0.9)
+    plot.colorbar(shown, ax=[*upper, *lower], label=label, shrink=0.9)
     return plot
 
 
@@ -301,6 +301,8 @@ def lines(
             marker=MARKERS[i % len(MARKERS)] if markers else None,
         )
     axes.set(xlabel=x, ylabel=y)
+    if all(float(value).is_integer() for xs, _ in curves.values() for value in xs):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log_y:
         axes.set_yscale("log")
     if len(curves) > 1:

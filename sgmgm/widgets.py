@@ -392,8 +392,8 @@ class Refill(View):
             self.tokens = tokenizer.encode(images.to(pipeline.device))
         self.labels = pipeline.labels(labels).tolist()
         self.masks = ready_masks(tokenizer.config.grid)
-        kind, names = "generated" if images is None else "real", pipeline.card.classes
-        which = [(f"{kind} {i + 1}: {names[n]}", i) for i, n in enumerate(self.labels)]
+        names = pipeline.card.classes
+        which = [(f"image {i + 1}: {names[n]}", i) for i, n in enumerate(self.labels)]
         self.image = choice("image", "what to hide parts of", which, 0)
         hint = "a mask to start from; click on the image to change it"
         self.hide = choice("hide", hint, list(self.masks), "lower half")
@@ -452,7 +452,10 @@ class Refill(View):
 
     def figure(self) -> plots.Plot:
         """Original, mask and the two refills."""
-        return plots.image_rows({"": torch.cat(list(self.shown.values()))}, list(self.shown))
+        names = self.pipeline.card.classes
+        shown, asked = names[self.labels[self.image.value]], names[self.label.value]
+        row = shown if shown == asked else f"{shown},\nrefilled\nas {asked}"
+        return plots.image_rows({row: torch.cat(list(self.shown.values()))}, list(self.shown))
 
 
 # --- the codebook ------------------------------------------------------------------------------

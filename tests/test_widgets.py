@@ -232,7 +232,7 @@ def test_refill_keeps_what_is_visible(pipeline, images):
 def test_refill_moves_and_its_masks():
     shipped = Pipeline.from_pretrained("sprites", "cpu")  # the toy hardly knows its classes apart
     refill = widgets.Refill(shipped, labels=["fish", "tree"], **FEW)
-    assert [name for name, _ in refill.image.options] == ["generated 1: fish", "generated 2: tree"]
+    assert [name for name, _ in refill.image.options] == ["image 1: fish", "image 2: tree"]
     refill.hide.value = "everything"
     for each, value in ((refill.label, 5), (refill.scale, 3.0), (refill.seed, 8)):
         before = refill.shown["guided"]
