@@ -215,14 +215,19 @@ def test_fashion_is_padded_and_has_three_channels(tmp_path):
     assert not data.flip  # its shoes all point the same way
 
 
-def test_fashion_is_unpacked_from_its_archives(monkeypatch, tmp_path, capsys):
-    folder = write_fashion(tmp_path / "raw")
+def pack_fashion(folder):
+    """Put each file into an archive; returns their names and MD5 sums, as torchvision wants them."""
     resources = []
     for file in sorted(folder.iterdir()):
         packed = gzip.compress(file.read_bytes())
         (folder / f"{file.name}.gz").write_bytes(packed)
         file.unlink()
         resources.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
+    return resources
+
+
+def test_fashion_is_unpacked_from_its_archives(monkeypatch, tmp_path, capsys):
+    resources = pack_fashion(write_fashion(tmp_path / "raw"))
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     assert len(datasets.load("fashion-mnist", count=7)) == 7
     assert capsys.readouterr().out == ""

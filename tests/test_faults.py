@@ -3,8 +3,6 @@
 import contextlib
 import errno
 import functools
-import gzip
-import hashlib
 import http.server
 import json
 import os
@@ -32,7 +30,7 @@ from sgmgm.training import fit
 from sgmgm.transformer import MaskedTransformer
 
 from .test_bad_input import check_sentence
-from .test_datasets import write_fashion
+from .test_datasets import pack_fashion, write_fashion
 from .test_training import RECIPE, TASKS, make
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,11 +262,7 @@ class HalfServer(http.server.BaseHTTPRequestHandler):
 
 def test_an_interrupted_download_is_named_and_goes_on(tmp_path, monkeypatch, capsys):
     source = write_fashion(tmp_path / "server")
-    resources = []
-    for file in sorted(source.iterdir()):
-        packed = gzip.compress(file.read_bytes())
-        (source / f"{file.name}.gz").write_bytes(packed)
-        resources.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
+    resources = pack_fashion(source)
     handler = type("Handler", (HalfServer,), {"root": source, "cut": {resources[1][0]}})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
