@@ -216,7 +216,7 @@ def test_fashion_is_padded_and_has_three_channels(tmp_path):
 
 
 def pack_fashion(folder):
-    """Put each file into an archive; returns their names and MD5 sums, as torchvision wants them."""
+    """Put each file into an archive: [(name, MD5 sum)], as torchvision keeps them."""
     resources = []
     for file in sorted(folder.iterdir()):
         packed = gzip.compress(file.read_bytes())

@@ -72,24 +72,15 @@ def fresh(page, source):
     return view
 
 
-@pytest.fixture
-def scrubber(page):
-    return fresh(page, VIEWS[0])
+def fixture_of(code):
+    @pytest.fixture
+    def view(page):
+        return fresh(page, code)
+
+    return view
 
 
-@pytest.fixture
-def explorer(page):
-    return fresh(page, VIEWS[1])
-
-
-@pytest.fixture
-def refill(page):
-    return fresh(page, VIEWS[2])
-
-
-@pytest.fixture
-def codebook(page):
-    return fresh(page, VIEWS[3])
+scrubber, explorer, refill, codebook = map(fixture_of, VIEWS)
 
 
 def control(view, description):
