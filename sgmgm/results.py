@@ -74,9 +74,10 @@ def gain(rows: list[dict]) -> str:
             guided = chosen([row for row in kinds["self"] if count(row) in shared])
             none = chosen([row for row in kinds["none"] if count(row) == count(guided)])
             (mine, spread), (its, other) = guided["frechet"], none["frechet"]
+            which = method(guided["settings"]).removeprefix("self")
             found.append(
-                f"at {count(guided):g} {what} each {mine:.2f} ± {spread:.2f} against {its:.2f} ± "
-                f"{other:.2f}, {100 * (mine / its - 1):+.0f} %"
+                f"at {count(guided):g} {what} each {mine:.2f} ± {spread:.2f}{which} against "
+                f"{its:.2f} ± {other:.2f}, {100 * (mine / its - 1):+.0f} %"
             )
     return f"Self-guidance against none: {'; '.join(found)}." if found else ""
 
