@@ -207,8 +207,8 @@ def gallery(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: in
         seeds = [seed + label for label in labels]
         path = Path(folder) / f"sweep-{place.name}.jsonl"
         found = reported(path)[0] if path.exists() else []
-        kinds = (row["settings"]["guidance"] for row in found)
-        guided = next((kind for kind in kinds if kind not in ("none", "sharpened")), "self")
+        rivals = [r for r in found if r["settings"]["guidance"] not in ("none", "sharpened")]
+        guided = chosen(rivals)["settings"]["guidance"] if rivals else "self"
         for kind in ("none", guided):
             drawn = pipeline(labels, seeds=seeds, **best(found, kind))
             rows[f"{place.name},\n{'plain' if kind == 'none' else kind}"] = drawn.images
