@@ -88,11 +88,14 @@ class Clock:
 def matrix_peak(clock: Clock) -> dict[str, float]:
     """FLOP/s of the fastest large matrix product, by precision."""
     peak = {}
+    cuda = clock.device.type == "cuda"
+    many = 100 if cuda else 1  # one is a burst, which no GPU keeps up within its power limit
     for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         speeds = []
-        for n in (4096, 8192) if clock.device.type == "cuda" else (1024, 2048):
+        for n in (4096, 8192) if cuda else (1024, 2048):
             matrix = torch.rand(n, n, device=clock.device).to(dtype)
-            speeds.append(2 * n**3 / clock(lambda m=matrix: m @ m)["low"])
+            took = clock(lambda m=matrix: [m @ m for _ in range(many)][-1])["low"]
+            speeds.append(many * 2 * n**3 / took)
         peak[name] = max(speeds)
     return peak
 
@@ -268,7 +271,12 @@ def peak_memory(device: torch.device) -> int:
 
 
 def benchmark(
-    size: str, device: str, batches: list[int], repeats: int = 5, steps: int | None = None
+    size: str,
+    device: str,
+    batches: list[int],
+    repeats: int = 5,
+    steps: int | None = None,
+    keep: Callable[[dict], object] = lambda record: None,
 ) -> dict:
     """Everything at once, as a record that JSON can hold; see the functions above.
 
@@ -276,6 +284,7 @@ def benchmark(
         size: one of `SIZES`.
         batches: images at once, a row of the table for each; the last is taken apart further.
         steps: decoding steps; the preset's if not given.
+        keep: called with what is there so far, after every part: a large model takes a while.
 
     Raises:
         InputError: an unknown size, or numbers out of range.
@@ -291,25 +300,29 @@ def benchmark(
     settings = eager.card.sampling.but(guidance="self", steps=steps)
     peak = matrix_peak(clock)
     ways = {"eager float32": eager, "fast bf16": quick}
-    with torch.no_grad():
-        rows = [drawing(ways, settings, batch, clock, peak) for batch in batches]
-        parts = split(quick, settings, batches[-1], clock)
-        memory = peak_memory(clock.device)
-        grown = growth(quick, settings, batches[-1], clock)
-    return {
+    record: dict[str, Any] = {
         "size": size,
         "device": describe_device(clock.device),
         "torch": torch.__version__,
         "steps": settings.steps,
         "repeats": repeats,
-        "speedup": rows[-1]["speedup"],
+        "speedup": None,
         "peak_flops_per_second": peak,
-        "batches": rows,
-        "split_seconds_per_image": parts,
-        "peak_memory_bytes": memory,
-        "growth_ms_per_image": grown,
-        "training": training(quick, batches[-1], clock, peak),
+        "batches": [],
     }
+    with torch.no_grad():
+        for batch in batches:
+            record["batches"].append(drawing(ways, settings, batch, clock, peak))
+            record["speedup"] = record["batches"][-1]["speedup"]
+            keep(record)
+        record["split_seconds_per_image"] = split(quick, settings, batches[-1], clock)
+        record["peak_memory_bytes"] = peak_memory(clock.device)
+        keep(record)
+        record["growth_ms_per_image"] = growth(quick, settings, batches[-1], clock)
+        keep(record)
+    record["training"] = training(quick, batches[-1], clock, peak)
+    keep(record)
+    return record
 
 
 def report(record: dict) -> str:

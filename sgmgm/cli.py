@@ -248,9 +248,9 @@ def benchmark(args) -> None:
     if args.out:
         check_writable(args.out)
     device = args.device or default_device()
-    record = benchmarks.benchmark(args.preset, device, batches, args.repeats, args.steps)
+    keep = (lambda record: write_json(args.out, record)) if args.out else (lambda record: None)
+    record = benchmarks.benchmark(args.preset, device, batches, args.repeats, args.steps, keep)
     if args.out:
-        write_json(args.out, record)
         with atomic_path(args.out.with_suffix(".png")) as partial:
             partial.write_bytes(limit(record).png())
     print(json.dumps(record, indent=2) if args.json else benchmarks.report(record))

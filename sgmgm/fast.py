@@ -44,7 +44,9 @@ def take(x: Tensor, at: Tensor) -> Tensor:
 def can_compile() -> bool:
     """Whether layers can be compiled for CUDA."""
     able = has_triton()
-    if not able:
+    if able:  # all models share the layers' code: a dozen widths and kinds of call, not eight
+        torch._dynamo.config.recompile_limit = 64
+    else:
         warnings.warn("no Triton here: the fast path runs its operations one by one.", stacklevel=2)
     return able
 
@@ -228,6 +230,7 @@ class FastGuidance:
         self.net: Any = None  # a FastTransformer, or None: asked without any haste
         self.other: Any = None  # what gives the smooth answer
         self.graphs: dict = {}
+        self.records = True  # until a recording fails
         smoother = getattr(guidance, "smoother", None)
         known = type(smoother) in (type(None), LoraSmoother, ToastSmoother)
         if type(guidance) in FAST and known:
@@ -270,6 +273,9 @@ class FastGuidance:
         shapes = tuple(tuple(x.shape) for x in inputs)
         key = (shapes, settings, self.guidance.scale, self.guidance.weight)
         if key not in self.graphs:
+            if any(held > shapes and rest == list(key[1:]) for held, *rest in self.graphs):
+                # the last batch of a job is smaller, and not worth a recording of its own
+                return run(self, *inputs, *settings)
             self.graphs.clear()  # one at a time: each holds the memory of a whole trajectory
             mine = [x.clone() for x in inputs]
             side = torch.cuda.Stream()
@@ -279,8 +285,13 @@ class FastGuidance:
                     run(self, *mine, *settings)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                results = run(self, *mine, *settings)
+            try:
+                with torch.cuda.graph(graph):
+                    results = run(self, *mine, *settings)
+            except RuntimeError as error:
+                warnings.warn(f"no CUDA graph: {error}; its steps run one by one.", stacklevel=2)
+                self.records = False
+                return run(self, *inputs, *settings)
             self.graphs[key] = graph, mine, results
         graph, mine, (trajectory, finite) = self.graphs[key]
         for old, new in zip(mine, inputs, strict=True):
@@ -332,7 +343,7 @@ def decode(
     widths = [max(1, int(to_fill.sum(1).max())), *leaves[:-1].amax(1).clamp_min(1).tolist()]
     inputs = (labels, canvas, keys, to_fill, leaves)
     settings = (tuple(widths), tuple(taus), order, remask_known)
-    if canvas.is_cuda and guided.net is not None:
+    if canvas.is_cuda and guided.net is not None and guided.records:
         trajectory, finite = guided.replay(inputs, settings)
     else:
         trajectory, finite = run(guided, *inputs, *settings)

@@ -109,4 +109,4 @@ def sample_batches(images: np.ndarray, batch_size: int = 64) -> Iterator[Tensor]
 def to_uint8(images: Tensor) -> np.ndarray:
     """Images float32 (B, 3, H, W) in [0, 1] as uint8 (B, H, W, 3)."""
     pixels = (images.detach().clamp(0, 1) * 255).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()

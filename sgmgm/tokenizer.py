@@ -240,7 +240,10 @@ class VQTokenizer(Pretrained):
             )
         grid = self.config.grid
         states = self.quantize.embedding(tokens).view(len(tokens), grid, grid, -1)
-        return self.decoder(states.permute(0, 3, 1, 2)).float().clamp(0, 1)
+        # at most 2^29 numbers in a layer: above 2^31 a GPU counts in 64 bits, slower if at all
+        most = max(1, 2**29 // (self.config.hidden_channels * self.config.resolution**2))
+        parts = [self.decoder(part) for part in states.permute(0, 3, 1, 2).split(most)]
+        return torch.cat(parts).float().clamp(0, 1)
 
     @property
     def num_codes(self) -> int:

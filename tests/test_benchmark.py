@@ -11,7 +11,10 @@ from sgmgm.presets import Sampling
 
 @pytest.fixture(scope="module")
 def record():
-    return benchmark.benchmark("smoke", "cpu", [1, 12], repeats=1, steps=3)
+    kept = []
+    found = benchmark.benchmark("smoke", "cpu", [1, 12], 1, 3, lambda r: kept.append(dict(r)))
+    assert kept[0]["speedup"] and "training" not in kept[-2] and kept[-1] == found
+    return found
 
 
 def test_times_are_medians_without_the_first_call(monkeypatch):
@@ -89,7 +92,13 @@ def test_the_text_and_the_plot_say_what_the_record_says(record):
 
 def test_the_command_prints_one_object_and_keeps_it(record, tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(benchmark, "benchmark", lambda *a: seen.append(a) or record)
+
+    def pretend(*arguments):
+        seen.append(arguments[:-1])
+        arguments[-1](record)
+        return record
+
+    monkeypatch.setattr(benchmark, "benchmark", pretend)
     out = tmp_path / "new" / "machine.json"
     options = ["--preset", "smoke", "--batch-sizes", "1, 12", "--steps", "3", "--repeats", "2",
                "--device", "cpu", "--out", str(out)]  # fmt: skip

@@ -1,7 +1,11 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sgmgm import devices, fast, pipeline
 from sgmgm.guidance import GUIDANCES, make_guidance
@@ -138,6 +142,16 @@ def test_logits_that_are_not_finite_name_the_step(deep):
         fast.decode(guided, torch.arange(2), model.blank.expand(2, -1), 5)
 
 
+class HostWatch(TorchDispatchMode):
+    """Refuses every operation that touches a tensor of the host."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for each in tree_leaves((args, kwargs, out)):
+            assert not isinstance(each, torch.Tensor) or each.device.type == "cuda", function
+        return out
+
+
 def test_no_step_waits_for_the_host(monkeypatch):
     """On CUDA a look at a value would break the recording; tensors without data cannot be read."""
     monkeypatch.setattr(fast.copy, "deepcopy", lambda module: module)
@@ -145,22 +159,26 @@ def test_no_step_waits_for_the_host(monkeypatch):
     monkeypatch.setattr(MaskedTransformer, "_init", lambda *_: None)
     monkeypatch.setattr(fast, "can_compile", lambda: False)
     size = {"size": (5, 2, 6, 16), "dtype": torch.int32}
-    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
-        model = MaskedTransformer(CONFIG).eval()
-        toast = ToastSmoother.for_transformer(model).eval()
-        canvas, labels = torch.zeros(6, 16).long(), torch.zeros(6).long()
-        leaves = torch.zeros(5, 6).long()
-        inputs = (labels, canvas, torch.zeros(**size), canvas > 20, leaves)
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda"):
+            model = MaskedTransformer(CONFIG).eval()
+            toast = ToastSmoother.for_transformer(model).eval()
+            canvas, labels = torch.zeros(6, 16).long(), torch.zeros(6).long()
+            leaves = torch.zeros(5, 6).long()
+            inputs = (labels, canvas, torch.zeros(**size), canvas > 20, leaves)
         for name in ("none", "sharpened", "cfg", "auto", "self", "self+cfg"):
             guidance = make_guidance(name, model, weak=model, smoother=toast)
             guided = fast.FastGuidance(guidance, torch.float32)
             for order in ("confidence", "random", "remask"):
                 settings = ((16, 14, 12, 8, 3), (3.0, 2.0, 1.0, 0.5, 0.0), order, True)
-                trajectory, finite = fast.run(guided, *inputs, *settings)
+                with HostWatch():
+                    trajectory, finite = fast.run(guided, *inputs, *settings)
                 assert trajectory.tokens.device.type == finite.device.type == "cuda"
                 assert trajectory.tokens.shape == (6, 16) and finite.shape == (5,)
         with pytest.raises(DataDependentOutputException):
             bool(finite.all())
+        with HostWatch(), pytest.raises(AssertionError, match="aten"):
+            torch.zeros(3).to("cuda")
 
 
 def test_all_layers_compile_to_few_graphs(deep):
@@ -226,3 +244,52 @@ def test_it_is_said_once_that_bfloat16_is_missing(monkeypatch):
         assert len(said) == 1
     finally:
         devices.has_bf16.cache_clear()
+
+
+class Recorder:
+    """Stands for `torch.cuda`: a recording that fails."""
+
+    def __getattr__(self, name):
+        return lambda *args, **options: nullcontext()
+
+    def Stream(self):  # noqa: N802
+        return self
+
+    def current_stream(self):
+        return self
+
+    def graph(self, graph):
+        raise RuntimeError("operation not permitted")
+
+
+@pytest.fixture
+def trajectory(deep):
+    """A guidance, what `run` takes, and what it gives."""
+    model = deep["model"]
+    guided = fast.FastGuidance(make_guidance("none", model), torch.float32)
+    canvas, noise = model.blank.expand(2, -1), torch.zeros(3, 2, 2, 16, dtype=torch.int32)
+    leaves = torch.tensor([[10, 10], [5, 5], [0, 0]])
+    inputs = torch.arange(2), canvas, noise, canvas >= 20, leaves
+    settings = (16, 10, 5), (2.0, 1.0, 0.0), "confidence", False
+    with torch.no_grad():
+        yield guided, inputs, settings, fast.run(guided, *inputs, *settings)[0].tokens
+
+
+def test_a_recording_that_fails_is_said_and_done_without(trajectory, monkeypatch):
+    guided, inputs, settings, want = trajectory
+    monkeypatch.setattr(fast.torch, "cuda", Recorder())
+    with pytest.warns(UserWarning, match="no CUDA graph: operation not permitted"):
+        found, finite = guided.replay(inputs, settings)
+    assert not guided.records and finite.all() and torch.equal(found.tokens, want)
+
+
+def test_the_last_batch_of_a_job_is_not_recorded(trajectory, monkeypatch):
+    guided, inputs, settings, want = trajectory
+    shapes = tuple((3, *x.shape[1:]) if x.shape[0] == 2 else tuple(x.shape) for x in inputs)
+    held = {(shapes, settings, guided.guidance.scale, guided.guidance.weight): "a recording"}
+    guided.graphs = dict(held)
+    monkeypatch.setattr(fast.torch, "cuda", None)  # whatever asks for it fails
+    found, _ = guided.replay(inputs, settings)
+    assert torch.equal(found.tokens, want) and guided.graphs == held
+    with pytest.raises(AttributeError):  # other settings are recorded
+        guided.replay(inputs, (settings[0], (1.0, 1.0, 0.0), *settings[2:]))
