@@ -141,12 +141,12 @@ def precision(folder: str | Path = FOLDER) -> str:
         name = path.stem.removeprefix("precision-")
         kept = reported(path.with_name(f"sweep-{name}.jsonl"))[0]
         for full in reported(path)[0]:
-            half = next(r for r in kept if r["settings"] == full["settings"])
-            (mean, spread), (other, its) = half["frechet"], full["frechet"]
-            lines.append(
-                f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
-                f"{spread:.2f} in bfloat16, {other:.2f} ± {its:.2f} in float32."
-            )
+            for half in [r for r in kept if r["settings"] == full["settings"]]:
+                (mean, spread), (other, its) = half["frechet"], full["frechet"]
+                lines.append(
+                    f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
+                    f"{spread:.2f} in bfloat16, {other:.2f} ± {its:.2f} in float32."
+                )
     return "\n".join(lines)
 
 
