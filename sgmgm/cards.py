@@ -45,9 +45,10 @@ def model_card(folder: str | Path, scores: str = "") -> str:
     reports = {name: read_json(folder / name / "training.json") for name in names}
     rows = ["| part | trained on | time, device | result |", "|---|---|---|---|"]
     for name, report in reports.items():
-        images = f"{report['recipe']['steps']:,} x {report['recipe']['batch_size']} images"
-        time = f"{report['seconds'] / 60:.1f} min, {report['device']}"
-        rows.append(f"| {name} | {images} | {time} | {result(report)} |")
+        parts = [(r["recipe"], r["seconds"]) for r in rounds(report)]
+        images = " + ".join(f"{r['steps']:,} x {r['batch_size']}" for r, _ in parts)
+        time = f"{sum(seconds for _, seconds in parts) / 60:.1f} min, {report['device']}"
+        rows.append(f"| {name} | {images} images | {time} | {result(report)} |")
     default = ", ".join(f"{key} {value}" for key, value in vars(card.sampling).items())
     parts = [
         f"# {card.dataset}",
@@ -59,7 +60,7 @@ def model_card(folder: str | Path, scores: str = "") -> str:
         scores,
         f"Known failures: {failures}" if failures else "",
         "Made by these commands, then `sgmgm pack`:",
-        "\n".join(("```sh", *(command(name, report) for name, report in reports.items()), "```")),
+        "\n".join(("```sh", *(c for item in reports.items() for c in commands(*item)), "```")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -76,8 +77,25 @@ def result(report: dict) -> str:
     return f"{'NLL' if name == 'nll' else 'auxiliary loss'} {last[name]:.3f} in its last batch"
 
 
+def rounds(report: dict) -> list[dict]:
+    """The rounds of training of a part (see `workflow.train`), the first one first."""
+    before = report.get("start")
+    return [*rounds(before), report] if before else [report]
+
+
+def commands(part: str, report: dict) -> list[str]:
+    """The commands that made a part, one for each round."""
+    made, folder = [], f"runs/{report['dataset']}-{report['preset']}"
+    for number, one in enumerate(rounds(report)):
+        line = command(part, report | {"recipe": one["recipe"]})
+        line += f" --seed {one['seed']}" if one["seed"] else ""
+        line += f" --start {folder}/{part}-{number}" if number else ""
+        made.append(line + (f" --name {part}-{number + 1}" if one is not report else ""))
+    return made
+
+
 def command(part: str, report: dict) -> str:
-    """The command that made a part."""
+    """The command that makes a part in one round, with the preset's seed."""
     plan = get(report["dataset"], report["preset"], 2)
     kind = part.split("-")[0]
     options = ""

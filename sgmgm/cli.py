@@ -39,13 +39,14 @@ def train(args) -> None:
     """Train one part, or all of them in their order."""
     folder = args.out or default_folder(args)
     smoothing = {k: v for k in SMOOTHING if (v := getattr(args, k)) is not None}
-    if (smoothing or args.name) and not args.part.startswith("smoother"):
-        raise InputError("--name and the smoothing options are for one smoother, not for others.")
-    if args.steps is not None and args.part == "all":
-        raise InputError("--steps is for one part: each part has a length of its own.")
+    if smoothing and not args.part.startswith("smoother"):
+        raise InputError("the smoothing options are for one smoother, not for others.")
+    for option in ("steps", "name", "start"):
+        if getattr(args, option) is not None and args.part == "all":
+            raise InputError(f"--{option} is for one part, not for all of them at once.")
     what = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
     for part in workflow.PARTS if args.part == "all" else [args.part]:
-        report = workflow.train(part, *what, **smoothing)
+        report = workflow.train(part, *what, args.start, **smoothing)
         print(f"{folder / (args.name or part)}: {describe(part, report)}")
 
 
@@ -400,7 +401,9 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("part", choices=(*workflow.PARTS, "all"))
     training(each)
     each.add_argument("--steps", type=int, help="training steps; the preset's if not given")
-    each.add_argument("--name", help="folder of this smoother; the part's name if not given")
+    each.add_argument("--start", type=Path, metavar="DIR",
+                      help="a trained part's folder, whose weights to begin with")  # fmt: skip
+    each.add_argument("--name", help="folder of this part; the part's own name if not given")
     note = "smoothers only; the preset's if not given"
     each.add_argument("--rate", type=float, help=f"share of wrong tokens; {note}")
     each.add_argument("--wrong", choices=WRONG_TOKENS, help=f"kind of wrong tokens; {note}")

@@ -1,6 +1,7 @@
 """Keeping and finding models: a folder with `config.json` and `model.safetensors`."""
 
 import hashlib
+import json
 import math
 import re
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -160,12 +161,16 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
 
     Files that others wrote have no checksum: those are taken as they are.
     """
-    with _open(path) as file:
-        notes = file.metadata() or {}
-        try:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged: {error}.") from None
+    # Read at once: `safe_open` opens a file twice, and a writer may replace it in between.
+    try:
+        whole = path.read_bytes()
+        tensors = load(whole)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; get or train it again.") from None
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    notes = header.get("__metadata__", {})
     expected = notes.pop("sha256", None)
     # a flipped bit may also have hit the checksum's name
     renamed = any(re.fullmatch("[0-9a-f]{64}", value) for value in notes.values())

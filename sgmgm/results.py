@@ -3,7 +3,8 @@
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
 `ablation-DATASET.jsonl` the same on variants that do not ship, `precision-DATASET.jsonl` the same
 in float32, `benchmark-MACHINE.json` what `sgmgm benchmark` measured, and `course.json` what
-`sgmgm course run` reported. The README's numbers are written by `write`, never by hand.
+`sgmgm course run` reported. The numbers of the README, and the tables beside these files, are
+written by `write`, never by hand.
 """
 
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 from .cards import draw_samples, model_card
 from .errors import DataError
 from .files import atomic_path, read_json
+from .guidance import GUIDANCES
 from .pipeline import SHIPPED, Pipeline
 from .plots import Plot, image_rows, trade_off
 from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
@@ -21,18 +23,19 @@ RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -
 MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -->"
 
 
-def reported(path: str | Path) -> tuple[list[dict], list[dict]]:
+def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list[dict]]:
     """A results file as rows of `summarise`, best distance first, and its tuning records.
 
-    Rows are those of the seeds that tuned nothing, at the largest number of images. `tuned` is the
+    Rows are those of the seeds that tuned nothing, of `num` images or the most there are; the
+    distance falls with their number, so others are not to be compared with them. `tuned` is the
     distance that the same setting had in the tuning (infinite where it had none): to choose among
     rows by it is to choose by a seed that no table tells. `tried` says how many settings of that
     method and number of passes the tuning saw.
     """
     records = read_records(path)
     told = [r for r in records if r["seed"] != TUNING_SEED]
-    most = max((r["num"] for r in told), default=0)
-    rows = summarise([r for r in told if r["num"] == most])
+    num = num or max((r["num"] for r in told), default=0)
+    rows = summarise([r for r in told if r["num"] == num])
     tuning = [r for r in records if r["seed"] == TUNING_SEED]
     for row in rows:
         tried = [
@@ -82,6 +85,50 @@ def gain(rows: list[dict]) -> str:
     return f"Self-guidance against none: {'; '.join(found)}." if found else ""
 
 
+def overview(folder: str | Path = FOLDER, passes: int = 16) -> str:
+    """The Fréchet distance of every method on every data set, and what self-guidance gains.
+
+    Each method at the setting that the tuning prefers, with `passes` network passes at most.
+    """
+    found: dict[str, dict[str, dict]] = {}  # data set -> method -> row
+    gains = []
+    for path in results_files(folder):
+        rows, _ = reported(path)
+        name = path.stem.removeprefix("sweep-")
+        kinds: dict[str, list[dict]] = {}
+        for row in rows:
+            if row["nfe"] <= passes:
+                kinds.setdefault(method(row["settings"]), []).append(row)
+        found[name] = {}
+        for kind, members in kinds.items():
+            most = max(row["nfe"] for row in members)
+            found[name][kind] = chosen([row for row in members if row["nfe"] == most])
+        gains.append(f"- {name}: {gain(rows)}")
+    everywhere = {kind: None for kinds in found.values() for kind in kinds}
+    order = {name: place for place, name in enumerate(GUIDANCES)}
+    kinds = sorted(everywhere, key=lambda kind: (order[kind.split(" ")[0]], kind))
+    heads = [f"{name} ({_counts(rows)})" for name, rows in found.items()]
+    lines = [["guidance", *heads], ["---"] * (1 + len(heads))]
+    for kind in kinds:
+        lines.append([kind, *(_distance(rows, kind) for rows in found.values())])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(gains)
+
+
+def _counts(rows: dict[str, dict]) -> str:
+    row = next(iter(rows.values()))
+    return f"{row['num']:,} x {row['seeds']}"
+
+
+def _distance(rows: dict[str, dict], kind: str) -> str:
+    """A cell of the overview; the best of its column is bold."""
+    if kind not in rows:
+        return ""
+    mean, spread = rows[kind]["frechet"]
+    text = f"{mean:.2f} ± {spread:.2f}"
+    best = min(row["frechet"][0] for row in rows.values())
+    return f"**{text}**" if mean == best else text
+
+
 def markdown(folder: str | Path = FOLDER) -> str:
     """All tables of a results folder, a heading for each data set."""
     parts = []
@@ -90,10 +137,7 @@ def markdown(folder: str | Path = FOLDER) -> str:
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
         name = path.stem.removeprefix("ablation-")
-        about = "([what each is](data/results/README.md))"
-        title = f"**{name}: other smoothers and schedules** {about}"
-        parts += [title, table(ablation(name, folder))]
-    parts += ["**Speed**"] * bool(benchmarks(folder)) + [speed(folder), precision(folder)]
+        parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -105,7 +149,7 @@ def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
         rows = reported(path)[0]
         passes = {row["nfe"] for row in rows}
         shipped: dict[str, list] = {}
-        for row in reported(path.with_name(f"sweep-{dataset}.jsonl"))[0]:
+        for row in reported(path.with_name(f"sweep-{dataset}.jsonl"), rows[0]["num"])[0]:
             if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
                 shipped.setdefault(method(row["settings"]), []).append(row)
         rows += [chosen(same) for same in shipped.values()]
@@ -139,8 +183,9 @@ def precision(folder: str | Path = FOLDER) -> str:
     lines = []
     for path in sorted(Path(folder).glob("precision-*.jsonl")):
         name = path.stem.removeprefix("precision-")
-        kept = reported(path.with_name(f"sweep-{name}.jsonl"))[0]
-        for full in reported(path)[0]:
+        exact = reported(path)[0]
+        kept = reported(path.with_name(f"sweep-{name}.jsonl"), exact[0]["num"])[0]
+        for full in exact:
             for half in [r for r in kept if r["settings"] == full["settings"]]:
                 (mean, spread), (other, its) = half["frechet"], full["frechet"]
                 lines.append(
@@ -183,6 +228,12 @@ def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
     return f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end)[1]}"
 
 
+def in_front(text: str, folder: str | Path = FOLDER) -> str:
+    """The README's text with the numbers of a results folder."""
+    told = "\n\n".join(s for s in (overview(folder), speed(folder), precision(folder)) if s)
+    return put_between(put_between(text, told), minutes(folder), MINUTES)
+
+
 def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> list[Path]:
     """Write the card and draw the samples of every shipped model; returns the cards."""
     written = []
@@ -216,10 +267,12 @@ def gallery(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: in
 
 
 def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
-    """Put the tables into the README and draw every data set's trade-off; returns the files."""
-    readme = Path(readme or FOLDER.parents[1] / "README.md")
-    text = put_between(readme.read_text(), markdown(folder))
-    written = {readme: put_between(text, minutes(folder), MINUTES).encode()}
+    """Put the numbers into the README and the tables into `folder`'s, and draw; returns the files."""
+    readme, tables = Path(readme or FOLDER.parents[1] / "README.md"), Path(folder) / "README.md"
+    written = {
+        readme: in_front(readme.read_text(), folder).encode(),
+        tables: put_between(tables.read_text(), markdown(folder)).encode(),
+    }
     written[Path(folder) / "gallery.png"] = gallery(folder).png()
     for path in results_files(folder):
         _, tuning = reported(path)

@@ -22,7 +22,7 @@ from .datasets import ImageSet
 from .devices import default_device
 from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import atomic_path, read_json, write_json
-from .hub import check_manifest, digest, read_tensors, save_tensors, write_manifest
+from .hub import check_manifest, digest, load_weights, read_tensors, save_tensors, write_manifest
 from .metrics import (
     Extractor,
     GaussianStats,
@@ -55,6 +55,7 @@ def train(
     device: str | None = None,
     name: str | None = None,
     steps: int | None = None,
+    start: str | Path | None = None,
     **smoothing,
 ) -> dict:
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
@@ -63,13 +64,15 @@ def train(
         part: one of `PARTS`; "weak" is an undertrained transformer for autoguidance.
         name: the part's folder; the part's own name if not given.
         steps: another training length than the preset's.
+        start: a trained part's folder, whose weights to begin with: a further round of training.
         smoothing: changes to the preset's `Smoothing`, for smoothers.
 
     Returns the part's report (see `training.fit`), for the tokenizer with its PSNR, rFID and
     codebook use.
 
     Raises:
-        CheckpointError: an earlier part is missing; the sentence names the command to run.
+        CheckpointError: an earlier part is missing (the sentence names the command to run), or
+            the weights to begin with do not fit.
     """
     check_choice("part", part, PARTS)
     check_count("seed", seed, least=0)
@@ -77,13 +80,17 @@ def train(
     place = folder / (name or part)
     if place.parent != folder:
         raise InputError(f"{name!r} is no plain folder name.")
+    if start is not None and not (Path(start) / "model.safetensors").is_file():
+        raise CheckpointError(f"{start} holds no trained weights to begin with.")
     size = presets.get(dataset, preset, 2).images
     data = datasets.load(dataset, count=size if dataset == "sprites" else None)
     data = data.subset(min(len(data), size or len(data)))
     plan = presets.get(dataset, preset, len(data.classes))
     recipe: Recipe = getattr(plan, f"{part.split('-')[0]}_recipe")
     recipe = replace(recipe, steps=recipe.steps if steps is None else steps)
-    about: dict[str, Any] = {"dataset": dataset, "preset": preset}
+    about: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": None}
+    if start is not None:
+        about["start"] = earlier_round(Path(start))
     if part.startswith("smoother"):
         kind = part.partition("-")[2]
         options = plan.smoothing.but(**({"kind": kind} if kind else {})).but(**smoothing)
@@ -120,8 +127,17 @@ def train(
         codebook = tokenizer.quantize.embedding.weight.detach().cpu()
         choice = (options.rate, options.wrong, options.loss_on)
         task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
+    if start is not None:
+        load_weights(task.model, Path(start) / "model.safetensors")
     write_card(folder, Card(dataset, preset, list(data.classes), plan.sampling))
     return fit(task, recipe, place, seed, device, about, judge)
+
+
+def earlier_round(folder: Path) -> dict:
+    """What the report of a part's next round keeps of this one, and a digest of its weights."""
+    report = read_json(folder / "training.json")
+    kept = {key: report.get(key) for key in ("recipe", "seed", "seconds", "start")}
+    return kept | {"weights": digest(folder / "model.safetensors")[:8]}
 
 
 def kept_tokens(tokenizer: VQTokenizer, data: ImageSet, folder: Path) -> Tensor:
@@ -331,6 +347,9 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
     }
     kinds |= {"transformer": MaskedTransformer}
     for place in sorted(p for p in folder.iterdir() if (p / "training.json").is_file()):
+        report = read_json(place / "training.json")
+        if place.name not in PARTS and "smoothing" not in report:
+            continue  # an earlier round of a part
         if (place / "adapter_config.json").is_file():
             for name in ("adapter_config.json", "adapter_model.safetensors"):
                 (out / place.name).mkdir(parents=True, exist_ok=True)
@@ -339,7 +358,6 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
             kind = kinds.get(place.name) or SMOOTHERS[kept_kind(place)]
             model = kind.from_pretrained(place)
             model.save_pretrained(out / place.name, torch.float16)
-        report = read_json(place / "training.json")
         write_json(out / place.name / "training.json", report)
     write_card(out, card)
     eye = find_classifier(card.dataset, out).to(device or default_device())

@@ -142,6 +142,26 @@ def test_the_command_survives_kills(trained, tmp_path):
     assert not state.exists() and not list(folder.rglob(".*partial*"))
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_one_or_the_other(tmp_path):
+    """By another process, as a training does with its checkpoint."""
+    path = tmp_path / "weights.safetensors"
+    code = (
+        "import sys, itertools, torch; from pathlib import Path; from sgmgm.hub import *\n"
+        "for size in itertools.cycle((1000, 3000)):\n"
+        "    save_tensors(Path(sys.argv[1]), {'x': torch.full((size,), float(size))})\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    try:
+        while not path.exists():
+            assert writer.poll() is None
+            time.sleep(0.01)
+        sizes = {len(read_tensors(path)[0]["x"]) for _ in range(3000)}
+    finally:
+        writer.kill()
+        writer.wait()
+    assert sizes == {1000, 3000}
+
+
 # ------------------------------------------------------------------------------- full and closed
 
 

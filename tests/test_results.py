@@ -47,6 +47,19 @@ def test_a_table_tells_the_reported_seeds_and_the_gain(folder):
     assert text.endswith("at 8 steps each 3.30 ± 0.42 against 6.50 ± 0.71, -49 %.")
 
 
+def test_the_overview_has_a_row_for_each_method_and_a_column_for_each_data_set(folder):
+    (folder / "sweep-toys.jsonl").write_text(json.dumps(record("sag", 1.0, 8.0, 2.0)) + "\n")
+    lines = results.overview(folder).splitlines()
+    assert lines[0] == "| guidance | sprites (100 x 1) | toys (100 x 1) |"
+    assert lines[2:6] == [
+        "| none | 4.50 ± 0.71 |  |",
+        "| sag |  | **2.00 ± 0.00** |",
+        "| self | 3.30 ± 0.42 |  |",
+        "| self+cfg | **1.00 ± 0.00** |  |",
+    ]
+    assert lines[7].startswith("- sprites: Self-guidance against none: at 16 passes each 3.30")
+
+
 def test_what_is_compared_was_chosen_by_the_tuning(folder):
     path = folder / "sweep-sprites.jsonl"
     luckier = [guided(record("self", 2.0, 8.0, 2.0) | {"seed": seed}) for seed in (0, 1)]
@@ -68,6 +81,12 @@ def test_ablations_stand_beside_what_they_vary(folder):
     rows = [line for line in results.markdown(folder).split("**sprites: other")[1].splitlines()]
     kinds = [row.split(" | ")[0] for row in rows if row.startswith("| ")][2:]
     assert kinds == ["| self (smoother-odd)", "| self", "| none"]
+    more = [guided(record("self", 1.0, 8.0, 1.0) | {"seed": 0, "num": 1000})]
+    more.append(record("none", 0.0, 4.0, 1.5) | {"seed": 0, "num": 1000})
+    with open(folder / "sweep-sprites.jsonl", "a") as file:
+        file.writelines(json.dumps(r) + "\n" for r in more)
+    assert "sprites (1,000 x 1)" in results.overview(folder)
+    assert [row["num"] for row in results.ablation("sprites", folder)] == [100, 100, 100]
 
 
 def test_a_benchmark_gives_one_line(folder):
@@ -79,25 +98,29 @@ def test_a_benchmark_gives_one_line(folder):
     write_json(folder / "benchmark-toaster.json", about | {"batches": [{"batch": 64} | ways]})
     said = results.speed(folder)
     assert "on a toaster: 30.0 images/s, 3.0 times" in said and "46%" in said
-    assert results.markdown(folder).endswith(f"**Speed**\n\n{said}")
+    marks = "\n".join((*results.RESULTS, *results.MINUTES))
+    assert said in results.in_front(marks, folder)
 
 
 def test_float32_stands_beside_bfloat16(folder):
     full = [guided(record("self", 1.0, 8.0, at) | {"seed": seed}) for seed, at in ((0, 2), (1, 4))]
     (folder / "precision-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in full))
     said = "on sprites, self: 3.30 ± 0.42 in bfloat16, 3.00 ± 1.41 in float32."
-    assert said in results.markdown(folder)
+    assert results.precision(folder) == f"Fréchet distance {said}"
 
 
 def test_the_block_replaces_what_stood_there(folder, tmp_path):
-    readme = tmp_path / "README.md"
+    readme = tmp_path / "FRONT.md"
     marked = "\n".join(f"{begin}\nold\n{end}" for begin, end in (results.RESULTS, results.MINUTES))
     readme.write_text(f"before\n{marked}\nafter\n")
+    (folder / "README.md").write_text(marked)
     written = results.write(folder, readme)
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "3.300 ± 0.424" in text and set(written) == {
+    assert "| 3.30 ± 0.42 |" in text and "3.300 ± 0.424" in (folder / "README.md").read_text()
+    assert set(written) == {
         readme,
+        folder / "README.md",
         folder / "gallery.png",
         folder / "sweep-sprites.png",
     }
@@ -106,7 +129,7 @@ def test_the_block_replaces_what_stood_there(folder, tmp_path):
 
 
 def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(folder, tmp_path):
-    readme = tmp_path / "README.md"
+    readme = folder / "README.md"
     readme.write_text("nothing")
     with pytest.raises(DataError, match="needs one line"):
         results.write(folder, readme)
@@ -117,8 +140,9 @@ def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(fol
 
 def test_the_readme_says_what_the_records_say():
     text = README.read_text()
-    assert results.put_between(text, results.markdown()) == text
-    assert results.put_between(text, results.minutes(), results.MINUTES) == text
+    assert results.in_front(text) == text
+    tables = (results.FOLDER / "README.md").read_text()
+    assert results.put_between(tables, results.markdown()) == tables
 
 
 def test_minutes_are_those_of_a_run(tmp_path):

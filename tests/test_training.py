@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sgmgm import datasets, presets, training, workflow
+from sgmgm import cards, datasets, presets, training, workflow
 from sgmgm.classifier import Classifier, ClassifierConfig
 from sgmgm.cli import main
 from sgmgm.errors import CheckpointError, InputError, SgmgmError
@@ -215,6 +215,31 @@ def test_another_training_length(own):
     assert main(["train", *options, "--steps", "3", "--device", "cpu"]) == 0
     assert json.loads((own / "weak" / "training.json").read_text())["recipe"]["steps"] == 3
     assert main(["train", "all", *options[1:], "--steps", "3"]) == 2
+
+
+def test_a_further_round_begins_with_the_weights_of_the_last(own, tmp_path, capsys):
+    """Two rounds, and what the card and `pack` make of them."""
+    options = ["--dataset", "sprites", "--preset", "smoke", "--out", str(own), "--device", "cpu"]
+    first, second = own / "weak-1", own / "weak"
+    shutil.move(second, first)
+    words = ["train", "weak", *options, "--seed", "1", "--steps", "1", "--start", str(first)]
+    assert main(words) == main(words) == 0  # the second time it is there
+    report = json.loads((second / "training.json").read_text())
+    before = json.loads((first / "training.json").read_text())["history"]
+    assert report["history"][0]["nll"] < before[0]["nll"] - 0.1  # no fresh network's
+    assert report["start"]["recipe"]["steps"] == presets.SMOKE.weak_recipe.steps
+    lines = [line for line in cards.model_card(own).splitlines() if "train weak " in line]
+    assert lines[0].endswith("--preset smoke --name weak-1")
+    assert lines[1].endswith("--steps 1 --seed 1 --start runs/sprites-smoke/weak-1")
+    assert "| weak | 12 x 64 + 1 x 64 images |" in cards.model_card(own)
+    workflow.pack(own, tmp_path / "packed", "cpu")
+    assert (tmp_path / "packed" / "weak").exists() and not (tmp_path / "packed/weak-1").exists()
+    assert main(["train", "weak", *options]) == 2  # other training than what is there
+    shutil.rmtree(second)
+    assert main([*words[:-1], str(own / "nothing")]) == 2
+    assert "holds no trained weights" in capsys.readouterr().err
+    assert main([*words[:-1], str(own / "tokenizer")]) == 2  # weights of something else
+    assert "does not fit" in capsys.readouterr().err and not second.exists()
 
 
 # ------------------------------------------------------------------------------ what it leaves
