@@ -45,9 +45,10 @@ def model_card(folder: str | Path, scores: str = "") -> str:
     reports = {name: read_json(folder / name / "training.json") for name in names}
     rows = ["| part | trained on | time, device | result |", "|---|---|---|---|"]
     for name, report in reports.items():
-        parts = [(r["recipe"], r["seconds"]) for r in rounds(report)]
-        images = " + ".join(f"{r['steps']:,} x {r['batch_size']}" for r, _ in parts)
-        time = f"{sum(seconds for _, seconds in parts) / 60:.1f} min, {report['device']}"
+        recipes = [one["recipe"] for one in rounds(report)]
+        images = " + ".join(f"{r['steps']:,} x {r['batch_size']}" for r in recipes)
+        seconds = sum(one["seconds"] for one in rounds(report))
+        time = f"{seconds / 60:.1f} min, {report['device']}"
         rows.append(f"| {name} | {images} images | {time} | {result(report)} |")
     default = ", ".join(f"{key} {value}" for key, value in vars(card.sampling).items())
     parts = [

@@ -106,10 +106,10 @@ def overview(folder: str | Path = FOLDER, passes: int = 16) -> str:
         gains.append(f"- {name}: {gain(rows)}")
     everywhere = {kind: None for kinds in found.values() for kind in kinds}
     order = {name: place for place, name in enumerate(GUIDANCES)}
-    kinds = sorted(everywhere, key=lambda kind: (order[kind.split(" ")[0]], kind))
+    methods = sorted(everywhere, key=lambda kind: (order[kind.split(" ")[0]], kind))
     heads = [f"{name} ({_counts(rows)})" for name, rows in found.items()]
     lines = [["guidance", *heads], ["---"] * (1 + len(heads))]
-    for kind in kinds:
+    for kind in methods:
         lines.append([kind, *(_distance(rows, kind) for rows in found.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(gains)
 
@@ -267,7 +267,10 @@ def gallery(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: in
 
 
 def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
-    """Put the numbers into the README and the tables into `folder`'s, and draw; returns the files."""
+    """Put the numbers into the README and the tables into `folder`'s own, and draw all plots.
+
+    Returns the files that were written.
+    """
     readme, tables = Path(readme or FOLDER.parents[1] / "README.md"), Path(folder) / "README.md"
     written = {
         readme: in_front(readme.read_text(), folder).encode(),
