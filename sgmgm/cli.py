@@ -181,6 +181,19 @@ def results(args) -> None:
         print(path)
 
 
+def gallery(args) -> None:
+    """Draw every class of every model that ships as one picture: plain, and guided."""
+    from . import results  # matplotlib takes a second to import
+
+    if args.out.suffix.lower() != ".png":
+        raise InputError(f"{args.out} is no PNG: end it in .png.")
+    check_writable(args.out)
+    plot = results.gallery(seed=args.seed, device=args.device or default_device())
+    with atomic_path(args.out) as partial:
+        partial.write_bytes(plot.png())
+    print(args.out)
+
+
 GRID = {
     "guidance": str,
     "scale": float,
@@ -451,6 +464,10 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument(f"--{name.replace('_', '-')}", help="a list; the model's own if absent")
 
     command(results)
+
+    each = command(gallery)
+    each.add_argument("--out", type=Path, default=Path("gallery.png"), help="a PNG file")
+    each.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
 
     each = command(run)
     training(each)

@@ -248,12 +248,14 @@ def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> l
     return written
 
 
-def gallery(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: int = 0) -> Plot:
+def gallery(
+    folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: int = 0, device: str = "cpu"
+) -> Plot:
     """One picture of every class from every shipped model: plain, and with its best guidance."""
     rows = {}
     places = sorted((c.parent for c in Path(shipped).glob("*/pipeline.json")), reverse=True)
     for place in places:
-        pipeline = Pipeline.from_pretrained(place, "cpu")
+        pipeline = Pipeline.from_pretrained(place, device)
         labels = list(range(len(pipeline.card.classes)))
         seeds = [seed + label for label in labels]
         path = Path(folder) / f"sweep-{place.name}.jsonl"

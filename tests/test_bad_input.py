@@ -128,6 +128,10 @@ COMMANDS = {
     "seed in words": (("train", "all", "--seed", "one"), "invalid int value: 'one'"),
     "giant seed": (("train", "classifier", "--seed", str(10**30)), "--seed must lie in 0.."),
     "negative seed": ((*SAMPLE, "--seed", "-1"), "--seed must lie in 0.."),
+    "gallery of another kind": (("gallery", "--out", "{empty}/x.jpg"), "is no PNG"),
+    "start for all": (("train", "all", "--start", "{empty}"), "--start is for one part"),
+    "start without weights": (
+        ("train", "classifier", "--start", "{empty}"), "holds no trained weights"),
     "smoothing of no smoother": (("train", "transformer", "--rate", "0.5"), "for one smoother"),
     "train below a file": (
         ("train", "classifier", "--preset", "smoke", "--out", "{file}/x"), "cannot write"),

@@ -11,7 +11,7 @@ from sgmgm import cli, presets, tasks, training, workflow
 from sgmgm.cli import main, parser
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
-            "results", "doctor", "bundle", "benchmark"]  # fmt: skip
+            "results", "gallery", "doctor", "bundle", "benchmark"]  # fmt: skip
 
 
 def run(capsys, *arguments):

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sgmgm import results
+from sgmgm.cli import main
 from sgmgm.errors import DataError
 from sgmgm.files import write_json
 from sgmgm.pipeline import SHIPPED
@@ -126,6 +129,14 @@ def test_the_block_replaces_what_stood_there(folder, tmp_path):
     }
     results.write(folder, readme)
     assert readme.read_text() == text
+
+
+def test_one_command_draws_every_model_that_ships(tmp_path, capsys):
+    out = tmp_path / "all.png"
+    assert main(["gallery", "--out", str(out), "--seed", "1", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"{out}\n" and [*tmp_path.iterdir()] == [out]
+    drawn, usual = (np.asarray(Image.open(p)) for p in (out, results.FOLDER / "gallery.png"))
+    assert drawn.shape == usual.shape and (drawn != usual).mean() > 0.1  # another seed's
 
 
 def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(folder, tmp_path):
