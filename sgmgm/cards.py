@@ -8,7 +8,7 @@ import torch
 
 from .files import read_json
 from .pipeline import Pipeline, read_card
-from .presets import Smoothing, get
+from .presets import get
 from .workflow import PARTS, balanced_labels, draw, save_grid
 
 # data set -> its source, its licence, and where its models fail
@@ -101,7 +101,7 @@ def command(part: str, report: dict) -> str:
     kind = part.split("-")[0]
     options = ""
     if "smoothing" in report:
-        usual = vars(Smoothing())
+        usual = vars(plan.smoothing)
         changed = {k: v for k, v in report["smoothing"].items() if v != usual[k]}
         kind = "smoother-lora" if changed.pop("kind", "toast") == "lora" else "smoother"
         for key, value in changed.items():

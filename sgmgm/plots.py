@@ -505,8 +505,9 @@ def trade_off(fronts: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
         kind = name.split(",")[0]
         colour = dict(zip(("self", "none", "cfg", "auto"), COLOURS, strict=False)).get(kind, "0.65")
         look = {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
+        dash = DASHES[(i + i // len(MARKERS)) % len(DASHES)]  # no pair of both comes twice
         scores, distances, _ = zip(*points, strict=True)
-        axes.plot(scores, distances, label=name, linestyle=DASHES[i % len(DASHES)], **look)
+        axes.plot(scores, distances, label=name, linestyle=dash, **look)
         if colour != "0.65":  # the others stand in the background
             for score, distance, word in points:
                 place = {"xytext": (3, 3), "textcoords": "offset points"}
@@ -548,8 +549,10 @@ def seed_lines(
     for i, (name, height) in enumerate((levels or {}).items()):
         axes.axhline(height, color="0.4", linewidth=1)
         place = {"xy": (0.995 - 0.08 * i, height), "xycoords": ("axes fraction", "data")}
-        shift = {"xytext": (0, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-        axes.annotate(name, color="0.3", size=8, **place, **shift)
+        # the first level is the upper one: its name stands above the line, the others' below
+        side = {"xytext": (0, -2), "va": "top"} if i else {"xytext": (0, 2), "va": "bottom"}
+        axes.annotate(name, color="0.3", size=8, ha="right", textcoords="offset points",
+                      **place, **side)  # fmt: skip
     axes.set(xlabel=x, ylabel=y)
     if len(curves) > 1:
         axes.legend()

@@ -53,9 +53,17 @@ def chosen(rows: list[dict]) -> dict:
     return min(rows, key=lambda row: (row["tuned"], row["frechet"]))
 
 
+def within(rows: list[dict], passes: int = 16) -> list[dict]:
+    """The rows of pictures that cost no more than so many network passes."""
+    return [row for row in rows if row["nfe"] <= passes]
+
+
 def best(rows: list[dict], guidance: str) -> dict:
-    """Settings of the best row with this guidance; the guidance alone if there is no such row."""
-    found = [row for row in rows if row["settings"]["guidance"] == guidance]
+    """Settings of the best row with this guidance `within` the usual passes.
+
+    The guidance alone if there is no such row.
+    """
+    found = [row for row in within(rows) if row["settings"]["guidance"] == guidance]
     return chosen(found)["settings"] if found else {"guidance": guidance}
 
 
@@ -85,10 +93,10 @@ def gain(rows: list[dict]) -> str:
     return f"Self-guidance against none: {'; '.join(found)}." if found else ""
 
 
-def overview(folder: str | Path = FOLDER, passes: int = 16) -> str:
+def overview(folder: str | Path = FOLDER) -> str:
     """The Fréchet distance of every method on every data set, and what self-guidance gains.
 
-    Each method at the setting that the tuning prefers, with `passes` network passes at most.
+    Each method at the setting that the tuning prefers, `within` the usual passes.
     """
     found: dict[str, dict[str, dict]] = {}  # data set -> method -> row
     gains = []
@@ -96,9 +104,8 @@ def overview(folder: str | Path = FOLDER, passes: int = 16) -> str:
         rows, _ = reported(path)
         name = path.stem.removeprefix("sweep-")
         kinds: dict[str, list[dict]] = {}
-        for row in rows:
-            if row["nfe"] <= passes:
-                kinds.setdefault(method(row["settings"]), []).append(row)
+        for row in within(rows):
+            kinds.setdefault(method(row["settings"]), []).append(row)
         found[name] = {}
         for kind, members in kinds.items():
             most = max(row["nfe"] for row in members)
@@ -260,7 +267,9 @@ def gallery(
         seeds = [seed + label for label in labels]
         path = Path(folder) / f"sweep-{place.name}.jsonl"
         found = reported(path)[0] if path.exists() else []
-        rivals = [r for r in found if r["settings"]["guidance"] not in ("none", "sharpened")]
+        rivals = [
+            row for row in within(found) if row["settings"]["guidance"] not in ("none", "sharpened")
+        ]
         guided = chosen(rivals)["settings"]["guidance"] if rivals else "self"
         for kind in ("none", guided):
             drawn = pipeline(labels, seeds=seeds, **best(found, kind))
