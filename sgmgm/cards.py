@@ -23,8 +23,8 @@ ABOUT = {
         "CIFAR-10 (Krizhevsky 2009), 50,000 training images",
         "its authors state none and ask to be cited",
         "Trained on a CPU: shapes are soft, many animals cannot be told apart, and legs and faces "
-        "rarely come out right. Vehicles and backgrounds are best. With strong classifier-free guidance, "
-        "its default, the pictures of a class look alike (see the recall).",
+        "rarely come out right. Vehicles and backgrounds are best. With strong classifier-free "
+        "guidance, its default, the pictures of a class look alike (see the recall).",
     ),
     "fashion-mnist": (
         "Fashion-MNIST (Xiao et al. 2017), 60,000 training images, padded to 32 x 32",
