@@ -124,17 +124,19 @@ def download(source: str | Path, **hub) -> Path:
         ) from None
 
 
-def _open(path: Path):
+@contextmanager
+def sound(path: Path):
+    """CheckpointError if the file is missing, or turns out to be damaged inside."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist.")
     try:
-        return safe_open(path, "pt")
+        yield
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; get or train it again.") from None
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    with _open(path) as file:
+    with sound(path), safe_open(path, "pt") as file:
         return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
 
 
@@ -161,14 +163,10 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
 
     Files that others wrote have no checksum: those are taken as they are.
     """
-    # Read at once: `safe_open` opens a file twice, and a writer may replace it in between.
-    try:
+    with sound(path):
+        # at once: `safe_open` opens a file twice, and a writer may replace it in between
         whole = path.read_bytes()
         tensors = load(whole)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.") from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; get or train it again.") from None
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
     notes = header.get("__metadata__", {})
     expected = notes.pop("sha256", None)

@@ -54,12 +54,17 @@ def chosen(rows: list[dict]) -> dict:
 
 
 def within(rows: list[dict], passes: int = 16) -> list[dict]:
-    """The rows of pictures that cost no more than so many network passes."""
-    return [row for row in rows if row["nfe"] <= passes]
+    """Of each method the rows that use so many network passes, or as many of them as any does."""
+    most: dict[str, float] = {}
+    for row in rows:
+        name = method(row["settings"])
+        if row["nfe"] <= passes:
+            most[name] = max(row["nfe"], most.get(name, 0))
+    return [row for row in rows if row["nfe"] == most.get(method(row["settings"]))]
 
 
 def best(rows: list[dict], guidance: str) -> dict:
-    """Settings of the best row with this guidance `within` the usual passes.
+    """Settings of the best row with this guidance `within` the usual number of passes.
 
     The guidance alone if there is no such row.
     """
@@ -96,7 +101,7 @@ def gain(rows: list[dict]) -> str:
 def overview(folder: str | Path = FOLDER) -> str:
     """The Fréchet distance of every method on every data set, and what self-guidance gains.
 
-    Each method at the setting that the tuning prefers, `within` the usual passes.
+    Each method at the setting that the tuning prefers, `within` the usual number of passes.
     """
     found: dict[str, dict[str, dict]] = {}  # data set -> method -> row
     gains = []
@@ -106,14 +111,13 @@ def overview(folder: str | Path = FOLDER) -> str:
         kinds: dict[str, list[dict]] = {}
         for row in within(rows):
             kinds.setdefault(method(row["settings"]), []).append(row)
-        found[name] = {}
-        for kind, members in kinds.items():
-            most = max(row["nfe"] for row in members)
-            found[name][kind] = chosen([row for row in members if row["nfe"] == most])
+        found[name] = {kind: chosen(members) for kind, members in kinds.items()}
         gains.append(f"- {name}: {gain(rows)}")
-    everywhere = {kind: None for kinds in found.values() for kind in kinds}
-    order = {name: place for place, name in enumerate(GUIDANCES)}
-    methods = sorted(everywhere, key=lambda kind: (order[kind.split(" ")[0]], kind))
+    order = list(GUIDANCES)
+    methods = sorted(
+        {kind for rows in found.values() for kind in rows},
+        key=lambda kind: (order.index(kind.split(" ")[0]), kind),
+    )
     heads = [f"{name} ({_counts(rows)})" for name, rows in found.items()]
     lines = [["guidance", *heads], ["---"] * (1 + len(heads))]
     for kind in methods:

@@ -80,17 +80,15 @@ def train(
     place = folder / (name or part)
     if place.parent != folder:
         raise InputError(f"{name!r} is no plain folder name.")
-    if start is not None and not (Path(start) / "model.safetensors").is_file():
-        raise CheckpointError(f"{start} holds no trained weights to begin with.")
+    about: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": None}
+    if start is not None:
+        about["start"] = earlier_round(Path(start))
     size = presets.get(dataset, preset, 2).images
     data = datasets.load(dataset, count=size if dataset == "sprites" else None)
     data = data.subset(min(len(data), size or len(data)))
     plan = presets.get(dataset, preset, len(data.classes))
     recipe: Recipe = getattr(plan, f"{part.split('-')[0]}_recipe")
     recipe = replace(recipe, steps=recipe.steps if steps is None else steps)
-    about: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": None}
-    if start is not None:
-        about["start"] = earlier_round(Path(start))
     if part.startswith("smoother"):
         kind = part.partition("-")[2]
         options = plan.smoothing.but(**({"kind": kind} if kind else {})).but(**smoothing)
@@ -135,6 +133,8 @@ def train(
 
 def earlier_round(folder: Path) -> dict:
     """What the report of a part's next round keeps of this one, and a digest of its weights."""
+    if not (folder / "model.safetensors").is_file():
+        raise CheckpointError(f"{folder} holds no trained weights to begin with.")
     report = read_json(folder / "training.json")
     kept = {key: report.get(key) for key in ("recipe", "seed", "seconds", "start")}
     return kept | {"weights": digest(folder / "model.safetensors")[:8]}

@@ -18,7 +18,7 @@ from torchvision.datasets import CIFAR10, FashionMNIST
 from sgmgm import datasets, sprites
 from sgmgm.errors import DataError, InputError
 
-REAL = os.environ.get("SGMGM_DATA")  # as it was before a test changes it
+REAL = os.environ.get("SGMGM_DATA", "data/raw")  # as it was before a test changes it
 
 
 @pytest.fixture(autouse=True)
@@ -535,10 +535,10 @@ def check_sentence(kind, fragment, call):
     assert sentence.endswith(".") and "\n" not in sentence
 
 
-# The real data, where they are
+# The real data: `SGMGM_DATA=... pytest -m real`
 
 
-@pytest.mark.skipif(not REAL, reason="SGMGM_DATA is not set")
+@pytest.mark.real
 @pytest.mark.parametrize(
     "name, split, count",
     [

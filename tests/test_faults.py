@@ -34,7 +34,8 @@ from .test_datasets import pack_fashion, write_fashion
 from .test_training import RECIPE, TASKS, make
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills and limits of POSIX")
+# those that fork, send signals, limit files or mount disks; the others run everywhere
+posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, signals and limits of POSIX")
 
 # ---------------------------------------------------------------------------------------- kills
 
@@ -84,6 +85,7 @@ def check_same(folder, whole):
     assert histories[0] == histories[1]
 
 
+@posix
 @pytest.mark.parametrize("kind", TASKS)
 def test_training_survives_twenty_kills_at_random_moments(kind, victim, undisturbed, tmp_path):
     whole, seconds = undisturbed(kind)
@@ -98,6 +100,7 @@ def test_training_survives_twenty_kills_at_random_moments(kind, victim, undistur
     check_same(folder, whole)
 
 
+@posix
 @pytest.mark.parametrize("kind", TASKS)
 def test_training_survives_a_kill_at_every_point_of_writing(kind, victim, undisturbed, tmp_path):
     """Checkpoints are files 1 to 8 of a run, then come weights, settings and report."""
@@ -117,6 +120,7 @@ def test_training_survives_a_kill_at_every_point_of_writing(kind, victim, undist
     check_same(tmp_path, whole)
 
 
+@posix
 def test_the_command_survives_kills(trained, tmp_path):
     """From outside: `sgmgm train transformer` of the smoke preset, killed at its checkpoints."""
     folder = tmp_path / "run"
@@ -198,6 +202,7 @@ def check_full(folder, sprites, fill, free):
     fit(make("transformer", sprites), RECIPE, folder / "run", device="cpu")
 
 
+@posix
 def test_a_full_disk_costs_no_checkpoint(sprites, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", -1)
     fit(make("transformer", sprites), RECIPE, tmp_path / "whole", device="cpu")
@@ -214,6 +219,7 @@ def test_a_full_disk_costs_no_checkpoint(sprites, tmp_path, monkeypatch):
         check_same(disk / "run", tmp_path / "whole")
 
 
+@posix
 def test_a_limit_on_file_sizes_costs_no_checkpoint(sprites, tmp_path, monkeypatch):
     import resource
 
@@ -241,6 +247,7 @@ def closed(folder):
         yield folder
 
 
+@posix
 def test_a_read_only_folder_is_one_sentence(trained, tmp_path, capsys, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("work was begun that cannot be kept")
