@@ -1,6 +1,7 @@
 """Benchmark: how fast this machine draws and trains, and how close that is to its limit.
 
 The limit is measured, not looked up: the fastest large matrix product in float32 and in bfloat16.
+Where a processor has no bfloat16 all is computed, and measured, in float32.
 Every time is the median of repeats after one call that does not count; weights may be random, for
 speed does not depend on them. FLOP are those of the matrix products that really run.
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import fast, presets
-from .devices import check_device, describe_device
+from .devices import check_device, describe_device, has_bf16
 from .errors import check_choice, check_count
 from .guidance import make_guidance
 from .pipeline import Card, Pipeline
@@ -86,11 +87,14 @@ class Clock:
 
 
 def matrix_peak(clock: Clock) -> dict[str, float]:
-    """FLOP/s of the fastest large matrix product, by precision."""
+    """FLOP/s of the fastest large matrix product, by precision that the device has."""
     peak = {}
+    precisions = {"float32": torch.float32}
+    if has_bf16(clock.device.type):
+        precisions["bf16"] = torch.bfloat16
     cuda = clock.device.type == "cuda"
     many = 100 if cuda else 1  # one is a burst, which no GPU keeps up within its power limit
-    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+    for name, dtype in precisions.items():
         speeds = []
         for n in (4096, 8192) if cuda else (1024, 2048):
             matrix = torch.rand(n, n, device=clock.device).to(dtype)
@@ -128,7 +132,7 @@ def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[s
         at = torch.zeros(rows, width, dtype=torch.int64, device="meta")
         total += flops(lambda r=rows, at=at: quick(canvas[:r], labels[:r], at))
     eager = settings.steps * flops(lambda: guidance(canvas, labels))
-    return {"eager float32": eager, "fast bf16": total}
+    return {"eager": eager, "fast": total}
 
 
 def painting_flops(tokenizer: VQTokenizer, batch: int) -> int:
@@ -141,23 +145,25 @@ def painting_flops(tokenizer: VQTokenizer, batch: int) -> int:
 
 def drawing(ways: dict[str, Pipeline], settings: Sampling, batch: int, clock: Clock, peak) -> dict:
     """One row of the table: whole guided images, eager float32 next to the fast way."""
-    labels = [i % len(ways["fast bf16"].card.classes) for i in range(batch)]
-    work = decoding_flops(ways["fast bf16"], settings, batch)
-    painting = painting_flops(ways["fast bf16"].tokenizer, batch)
+    _, quick = ways.values()
+    labels = [i % len(quick.card.classes) for i in range(batch)]
+    work = decoding_flops(quick, settings, batch)
+    painting = painting_flops(quick.tokenizer, batch)
     row: dict[str, Any] = {"batch": batch}
     for name, pipeline in ways.items():
         took = clock(lambda p=pipeline: p(labels, **vars(settings)))
-        speed = (work[name] + painting) / took["median"]
+        way, precision = name.split()
+        speed = (work[way] + painting) / took["median"]
         row[name] = {
             "images_per_second": batch / took["median"],
             "low": batch / took["high"],
             "high": batch / took["low"],
             "ms_per_step": 1000 * took["median"] / settings.steps,
             "flops_per_second": speed,
-            "share": speed / peak[name.split()[1]],
+            "share": speed / peak[precision],
         }
-    eager, quick = (row[name]["images_per_second"] for name in ways)
-    return row | {"speedup": quick / eager}
+    rates = [row[name]["images_per_second"] for name in ways]
+    return row | {"speedup": rates[1] / rates[0]}
 
 
 class Costless:
@@ -188,7 +194,7 @@ def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> d
         for g in (guided, plain, Costless(logits))
     )
     tokens = torch.zeros_like(canvas)
-    with torch.autocast(canvas.device.type, torch.bfloat16):
+    with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.half):
         paint = clock(lambda: pipeline.tokenizer.decode(tokens))["median"]
     parts = {"pass 1": once - draws, "pass 2": whole - once, "drawing": draws, "tokenizer": paint}
     return {name: seconds / batch for name, seconds in parts.items()}
@@ -236,7 +242,7 @@ def step_ms(config: TransformerConfig, batch: int, clock: Clock) -> float:
 
 
 def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float]) -> dict:
-    """Throughput of the generator's training in bfloat16."""
+    """Throughput of the generator's training, in bfloat16 where the device has it."""
     model = deepcopy(pipeline.transformer).train()
     c = model.config
     tokens = torch.randint(c.codebook_size, (1, batch, c.num_vq_tokens))
@@ -246,7 +252,7 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
     generator = torch.Generator().manual_seed(0)
 
     def step():
-        with torch.autocast(clock.device.type, torch.bfloat16):
+        with torch.autocast(clock.device.type, torch.bfloat16, enabled=pipeline.half):
             loss = task.losses(model, torch.arange(batch), slice(None), generator)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -262,7 +268,7 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
         "batch": batch,
         "images_per_second": batch / took,
         "flops_per_second": speed,
-        "share": speed / peak["bf16"],
+        "share": speed / peak["bf16" if pipeline.half else "float32"],
     }
 
 
@@ -303,13 +309,14 @@ def benchmark(
     quick.helpers = eager.helpers
     settings = eager.card.sampling.but(guidance="self", steps=steps)
     peak = matrix_peak(clock)
-    ways = {"eager float32": eager, "fast bf16": quick}
+    ways = {"eager float32": eager, f"fast {'bf16' if quick.half else 'float32'}": quick}
     record: dict[str, Any] = {
         "size": size,
         "device": describe_device(clock.device),
         "torch": torch.__version__,
         "steps": settings.steps,
         "repeats": repeats,
+        "ways": list(ways),
         "speedup": None,
         "peak_flops_per_second": peak,
         "batches": [],
@@ -341,7 +348,7 @@ def report(record: dict) -> str:
         f"{'GFLOP/s':>9} {'of limit':>8}",
     ]
     for row in record["batches"]:
-        for name in ("eager float32", "fast bf16"):
+        for name in record["ways"]:
             r = row[name]
             spread = f"({r['low']:.2f}-{r['high']:.2f})"
             lines.append(

@@ -246,10 +246,14 @@ class Pipeline:
             trajectory = fast.decode(self.in_bf16(chosen, guidance), *rest)
         else:
             trajectory = decode(guidance, *rest)
-        half = self.bf16 and has_bf16(self.device.type)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             images = self.tokenizer.decode(trajectory.tokens)
         return Samples(images, labels, trajectory, self.passes(**settings))
+
+    @property
+    def half(self) -> bool:
+        """Whether matrix products are really computed in bfloat16: asked for, and possible here."""
+        return self.bf16 and has_bf16(self.device.type)
 
     def in_bf16(self, settings: Sampling, guidance: Guidance) -> fast.FastGuidance:
         """The fast form of a guidance; its weights are made once for all scales."""

@@ -444,7 +444,7 @@ def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str
 
 def limit(record: dict) -> Plot:
     """A record of `benchmark.benchmark`: images/s and share of the machine's limit, by batch."""
-    rows, ways = record["batches"], ("eager float32", "fast bf16")
+    rows, ways = record["batches"], record["ways"]
     charts = {
         "images/s": {way: [row[way]["images_per_second"] for row in rows] for way in ways},
         "share of the measured limit [%]": {

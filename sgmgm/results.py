@@ -178,13 +178,15 @@ def speed(folder: str | Path = FOLDER) -> str:
     lines = []
     for record in benchmarks(folder).values():
         row = record["batches"][-1]
-        quick, eager = row["fast bf16"], row["eager float32"]
+        eager, quick = (row[way] for way in record["ways"])
+        precision = record["ways"][1].split()[1]
         lines.append(
             f"Self-guided sampling, {record['size']} size, {record['steps']} steps, "
-            f"{row['batch']} images at once, on {record['device']}: "
+            f"{row['batch']} images at once, on {record['device']}"
+            f"{', without bfloat16' * (precision != 'bf16')}: "
             f"{quick['images_per_second']:.1f} images/s, {record['speedup']:.1f} times the eager "
             f"float32 loop's {eager['images_per_second']:.1f}, at {quick['share']:.0%} of the "
-            "machine's measured bf16 matrix peak."
+            f"machine's measured {precision} matrix peak."
         )
     return "\n".join(lines)
 

@@ -69,7 +69,7 @@ def sweep(
             "dataset": pipeline.card.dataset,
             "preset": pipeline.card.preset,
             "weights": fingerprint(folder, point),
-            "bf16": pipeline.bf16,
+            "bf16": pipeline.half,
             "num": num,
             "seed": seed,
             "settings": asdict(point),
