@@ -1,10 +1,10 @@
 """Results: from the kept records to the tables and pictures that quote them.
 
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
-`ablation-DATASET.jsonl` the same on variants that do not ship, `precision-DATASET.jsonl` the same
-in float32, `benchmark-MACHINE.json` what `sgmgm benchmark` measured, and `course.json` what
-`sgmgm course run` reported. The numbers of the README, and the tables beside these files, are
-written by `write`, never by hand.
+`ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
+more images, `precision-DATASET.jsonl` the same in float32, `benchmark-MACHINE.json` what `sgmgm
+benchmark` measured, and `course.json` what `sgmgm course run` reported. The numbers of the README,
+and the tables beside these files, are written by `write`, never by hand.
 """
 
 import math
@@ -146,6 +146,9 @@ def markdown(folder: str | Path = FOLDER) -> str:
     for path in results_files(folder):
         rows, _ = reported(path)
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
+    for path in sorted(Path(folder).glob("large-*.jsonl")):
+        rows, _ = reported(path)
+        parts += [f"**{path.stem.removeprefix('large-')}: more images**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
         name = path.stem.removeprefix("ablation-")
         parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
@@ -208,6 +211,16 @@ def precision(folder: str | Path = FOLDER) -> str:
     return "\n".join(lines)
 
 
+def large(folder: str | Path = FOLDER) -> str:
+    """A line for each `large-DATASET.jsonl`: the gain at the same settings with more images."""
+    lines = []
+    for path in sorted(Path(folder).glob("large-*.jsonl")):
+        rows, _ = reported(path)
+        name, row = path.stem.removeprefix("large-"), rows[0]
+        lines.append(f"With {row['num']:,} x {row['seeds']} images on {name}. {gain(rows)}")
+    return "\n".join(lines)
+
+
 def results_files(folder: str | Path) -> list[Path]:
     """The sweeps' files in a results folder, in the order of their names."""
     files = sorted(Path(folder).glob("sweep-*.jsonl"))
@@ -243,7 +256,8 @@ def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
 
 def in_front(text: str, folder: str | Path = FOLDER) -> str:
     """The README's text with the numbers of a results folder."""
-    told = "\n\n".join(s for s in (overview(folder), speed(folder), precision(folder)) if s)
+    parts = (part(folder) for part in (overview, large, speed, precision))
+    told = "\n\n".join(part for part in parts if part)
     return put_between(put_between(text, told), minutes(folder), MINUTES)
 
 

@@ -106,6 +106,18 @@ def test_a_benchmark_gives_one_line(folder):
     assert said in results.in_front(marks, folder)
 
 
+def test_the_gain_is_told_again_with_more_images(folder):
+    lines = [record("none", 0.0, 4.0, 3.0) | {"seed": 0}, record("none", 0.0, 4.0, 4.0)]
+    lines.append(guided(record("self", 1.0, 8.0, 1.0)))
+    lines = [line | {"num": 10_000} for line in lines]
+    (folder / "large-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    said = results.large(folder)
+    assert said.startswith("With 10,000 x 1 images on sprites. Self-guidance against none: at 16 ")
+    assert "1.00 ± 0.00 against 3.50 ± 0.71, -71 %" in said
+    assert said in results.in_front("\n".join((*results.RESULTS, *results.MINUTES)), folder)
+    assert "**sprites: more images**" in results.markdown(folder)
+
+
 def test_float32_stands_beside_bfloat16(folder):
     full = [guided(record("self", 1.0, 8.0, at) | {"seed": seed}) for seed, at in ((0, 2), (1, 4))]
     (folder / "precision-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in full))
