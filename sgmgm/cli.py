@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -516,6 +517,22 @@ TOO_BIG = "there is not enough memory: ask for less at once, e.g. a smaller --ba
 GONE = "another process of this launch has ended; the same command goes on from what is kept."
 
 
+@contextlib.contextmanager
+def plain_warnings():
+    """Own warnings in one line, like errors: no user needs the line of code that gave them."""
+    usual = warnings.formatwarning
+
+    def one_line(message, category, filename, *rest) -> str:
+        own = Path(filename).parent == Path(__file__).parent
+        return f"sgmgm: {message}\n" if own else usual(message, category, filename, *rest)
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = parser().parse_args(arguments)
@@ -526,6 +543,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--seed must lie in 0..2^32 - 1, not {args.seed}.")
         team = meet(args.device or default_device())
         with contextlib.ExitStack() as stack:
+            stack.enter_context(plain_warnings())
             if team and not team.is_main_process:  # one process reports for all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -140,6 +141,22 @@ def test_run_is_everything_in_one_command(own, capsys):
     assert (own / "samples.npz").is_file() and (own / "samples.png").is_file()
     assert (own / "reference.safetensors").is_file()
     assert not list(own.rglob("*.partial*"))
+
+
+def test_own_warnings_are_one_line_and_others_keep_their_place(capsys, monkeypatch):
+    usual = warnings.formatwarning
+
+    def info(args):
+        """Warn."""
+        for file in (cli.__file__, "elsewhere.py"):
+            print(warnings.formatwarning("no wings here.", UserWarning, file, 7))
+
+    monkeypatch.setattr(cli, "info", info)
+    code, said, _ = run(capsys, "info")
+    own, other = said.split("\n", 1)
+    assert code == 0 and own == "sgmgm: no wings here."
+    assert "elsewhere.py:7: UserWarning: no wings here." in other
+    assert warnings.formatwarning is usual
 
 
 def test_info(trained, capsys):
