@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
 
 from . import doctor, gallery, workflow
-from .devices import check_device, default_device, describe_device
+from .devices import check_device, default_device, describe_device, has_bf16
 from .errors import InputError, check_choice
 from .files import atomic_path, read_json, write_json
 from .pipeline import SHIPPED
@@ -43,6 +44,9 @@ def preflight(device: str | None = None) -> str:
     device = device or default_device()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED[:2])
     words = describe_device(check_device(device))
+    with warnings.catch_warnings(action="ignore"):  # said here, it need not be said in the lesson
+        able = has_bf16(torch.device(device).type)
+    words += "" if able else ", no bfloat16"
     print(f"{versions}, Python {sys.version.split()[0]}, {words}")
     stops = [f for f in doctor.examine(workspace(), device, doctor.QUICK) if f.state == "stop"]
     if stops:

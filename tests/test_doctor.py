@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -122,6 +123,16 @@ def test_a_lesson_says_what_is_in_its_way(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "unmet", lambda *given: ["peft is missing"])
     course.preflight("cpu")
     assert "stop  libraries  peft is missing" in capsys.readouterr().out
+
+
+def test_a_lesson_says_once_that_bfloat16_is_missing(monkeypatch, capsys, recwarn):
+    def has_bf16(device):
+        warnings.warn("no bfloat16", stacklevel=2)
+        return False
+
+    monkeypatch.setattr(course, "has_bf16", has_bf16)
+    course.preflight("cpu")
+    assert capsys.readouterr().out.endswith("threads, no bfloat16\n") and not recwarn.list
 
 
 def test_a_broken_library_is_told_not_thrown(tmp_path):

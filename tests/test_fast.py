@@ -121,7 +121,7 @@ def test_bfloat16_predicts_nearly_the_same(deep):
             guidance = make_guidance(name, deep["model"], 1.0, weak=deep["weak"],
                                      smoother=deep[smoother])  # fmt: skip
             exact = guidance(canvas, labels)[:, 7:].softmax(-1)
-            half = fast.FastGuidance(guidance)(canvas, labels, at)
+            half = fast.FastGuidance(guidance, torch.bfloat16)(canvas, labels, at)
             assert half.dtype == torch.float32 and half.shape == (3, 9, 20)
             error = (half.softmax(-1) - exact).abs().sum(-1) / 2  # total variation
             assert 0 < error.mean() < 0.06, name
