@@ -1,5 +1,6 @@
 """Devices: which there are, and what they can do."""
 
+import platform
 import warnings
 from functools import lru_cache
 
@@ -41,6 +42,11 @@ def has_bf16(device: str) -> bool:
     """
     if device == "cpu":
         able = torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
+        if platform.machine() in ("x86_64", "AMD64"):
+            # AVX-512 without bfloat16 is "supported" too, but emulated: slower than float32
+            able = able and (
+                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            )
     else:
         able = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if not able:

@@ -57,7 +57,7 @@ def draw_to(
         "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16],
         "seed": seed,
         "batch_size": batch_size,
-        "bf16": pipeline.bf16,
+        "bf16": pipeline.half,
         "weights": weights(pipeline, chosen),
     }
     folder = path.with_name(path.name + ".parts")

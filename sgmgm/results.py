@@ -147,7 +147,7 @@ def markdown(folder: str | Path = FOLDER) -> str:
         rows, _ = reported(path)
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("large-*.jsonl")):
-        rows, _ = reported(path)
+        rows = larger(path)
         parts += [f"**{path.stem.removeprefix('large-')}: more images**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
         name = path.stem.removeprefix("ablation-")
@@ -202,7 +202,7 @@ def precision(folder: str | Path = FOLDER) -> str:
         exact = reported(path)[0]
         kept = reported(path.with_name(f"sweep-{name}.jsonl"), exact[0]["num"])[0]
         for full in exact:
-            for half in [r for r in kept if r["settings"] == full["settings"]]:
+            for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
                 (mean, spread), (other, its) = half["frechet"], full["frechet"]
                 lines.append(
                     f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
@@ -211,13 +211,25 @@ def precision(folder: str | Path = FOLDER) -> str:
     return "\n".join(lines)
 
 
+def larger(path: Path) -> list[dict]:
+    """Rows of a `large-DATASET.jsonl`, with what the tuning of the sweep said of their settings."""
+    name = path.stem.removeprefix("large-")
+    kept = {str(r["settings"]): r for r in reported(path.with_name(f"sweep-{name}.jsonl"))[0]}
+    rows, _ = reported(path)
+    for row in rows:
+        known = kept[str(row["settings"])]
+        row["tried"], row["tuned"] = known["tried"], known["tuned"]
+    return rows
+
+
 def large(folder: str | Path = FOLDER) -> str:
     """A line for each `large-DATASET.jsonl`: the gain at the same settings with more images."""
     lines = []
     for path in sorted(Path(folder).glob("large-*.jsonl")):
-        rows, _ = reported(path)
-        name, row = path.stem.removeprefix("large-"), rows[0]
-        lines.append(f"With {row['num']:,} x {row['seeds']} images on {name}. {gain(rows)}")
+        rows, name = larger(path), path.stem.removeprefix("large-")
+        counts = f"{rows[0]['num']:,} x {min(row['seeds'] for row in rows)}"
+        said = gain(rows).replace("Self", "self")
+        lines.append(f"With {counts} images on {name}, in float32, {said}")
     return "\n".join(lines)
 
 

@@ -168,18 +168,20 @@ SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "cohe
 
 
 def summarise(records: list[dict]) -> list[dict]:
-    """One row per setting: {"settings", "weights", "num", "seeds", "nfe", score: (mean, spread)}.
+    """A row for each setting: {"settings", "weights", "bf16", "num", "seeds", "nfe", scores}.
 
-    Means are over the seeds; the spread is the standard deviation over seeds (0 for one seed).
+    A score is (mean, standard deviation) over the seeds; the latter is 0 for one seed.
     """
     groups: dict[str, list[dict]] = {}
     for record in records:
-        groups.setdefault(json.dumps([record["settings"], record["weights"]]), []).append(record)
+        same = record["settings"], record["weights"], record["bf16"]
+        groups.setdefault(json.dumps(same), []).append(record)
     rows = []
     for members in groups.values():
         row = {
             "settings": members[0]["settings"],
             "weights": members[0]["weights"],
+            "bf16": members[0]["bf16"],
             "num": members[0]["num"],
             "seeds": len(members),
             "nfe": members[0]["nfe"],

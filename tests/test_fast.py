@@ -1,3 +1,4 @@
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -244,6 +245,19 @@ def test_it_is_said_once_that_bfloat16_is_missing(monkeypatch):
         assert len(said) == 1
     finally:
         devices.has_bf16.cache_clear()
+
+
+@pytest.mark.parametrize("machine, able", [("x86_64", False), ("AMD64", False), ("arm64", True)])
+def test_emulated_bfloat16_does_not_count(machine, able, monkeypatch):
+    """What mkldnn supports on AVX-512 alone is slower than float32."""
+    monkeypatch.setattr(devices.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    with warnings.catch_warnings(action="ignore"):
+        assert devices.has_bf16.__wrapped__("cpu") == able
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert devices.has_bf16.__wrapped__("cpu")
 
 
 class Recorder:

@@ -61,11 +61,12 @@ def test_means_and_spreads(tmp_path):
     def record(seed, frechet, tau):
         scores = dict.fromkeys(sweep.SCORES, 0.5) | {"frechet": frechet, "coherence": None}
         settings = vars(Sampling(temperature=tau))
-        return {"settings": settings, "weights": "w", "num": 10, "seed": seed, "nfe": 6} | {
-            "scores": scores
-        }
+        about = {"weights": "w", "bf16": False, "num": 10, "seed": seed, "nfe": 6}
+        return about | {"settings": settings, "scores": scores}
 
-    rows = sweep.summarise([record(0, 2.0, 4.0), record(0, 1.0, 8.0), record(1, 2.0, 8.0)])
+    half = record(2, 9.0, 8.0) | {"bf16": True}  # another precision is another row
+    rows = sweep.summarise([record(0, 2.0, 4.0), record(0, 1.0, 8.0), record(1, 2.0, 8.0), half])
+    assert [row["bf16"] for row in rows] == [False, False, True]
     assert rows[0]["frechet"] == pytest.approx((1.5, 0.5**0.5)) and rows[0]["seeds"] == 2
     assert rows[1]["frechet"] == (2.0, 0.0) and "coherence" not in rows[0]
     assert "| 8 linear | 12 |" in sweep.table(rows)
@@ -92,7 +93,7 @@ def record(guidance, scale, temperature, frechet, nfe=16.0, order="confidence", 
     settings = asdict(Sampling(int(nfe), temperature, guidance=guidance, scale=scale, order=order))
     scores = dict.fromkeys(sweep.SCORES, 0.5) | {"frechet": frechet, "coherence": None}
     scores["inception_score"] = 10 - frechet
-    about = {"weights": weights, "num": 100, "seed": 0, "nfe": nfe}
+    about = {"weights": weights, "bf16": True, "num": 100, "seed": 0, "nfe": nfe}
     return about | {"settings": settings, "scores": scores}
 
 
