@@ -1,7 +1,7 @@
 # make course   set everything up, then run the lessons into build/course/
 # make test     set everything up, then pass the tests
 # make lab      open the lessons in JupyterLab
-# In four minutes instead of a quarter of an hour: make course PROFILE=smoke
+# In a few minutes instead of twenty: make course PROFILE=smoke
 # A Python of your own: make course PYTHON=python3.12
 
 PYTHON ?= python3

@@ -43,15 +43,18 @@ def preflight(device: str | None = None) -> str:
     os.environ.setdefault("SGMGM_DATA", str(workspace() / "data" / "raw"))
     device = device or default_device()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED[:2])
-    words = describe_device(check_device(device))
-    with warnings.catch_warnings(action="ignore"):  # said here, it need not be said in the lesson
-        able = has_bf16(torch.device(device).type)
-    words += "" if able else ", no bfloat16"
-    print(f"{versions}, Python {sys.version.split()[0]}, {words}")
+    print(f"{versions}, Python {sys.version.split()[0]}, {machine(check_device(device))}")
     stops = [f for f in doctor.examine(workspace(), device, doctor.QUICK) if f.state == "stop"]
     if stops:
         print(doctor.describe(stops))
     return device
+
+
+def machine(device: torch.device) -> str:
+    """A device in words, and what it lacks: said here, no lesson has to warn of it."""
+    with warnings.catch_warnings(action="ignore"):
+        able = has_bf16(device.type)
+    return describe_device(device) + ("" if able else ", no bfloat16")
 
 
 @contextmanager
@@ -211,7 +214,7 @@ def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameter
     read = {path: read_lesson(path, parameters) for path in lessons}
     device = torch.device(parameters.get("device") or default_device())
     summary = parameters | {
-        "device": describe_device(device),
+        "device": machine(device),
         "speed": round(doctor.speed(device, seconds=1)),  # `sgmgm doctor` compares with its own
         "commit": commit(),
         "versions": {name: importlib.metadata.version(name) for name in REPORTED},
