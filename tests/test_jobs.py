@@ -25,6 +25,10 @@ def pipe(trained):
 
 @pytest.fixture(scope="module")
 def expected(trained):
+    return plainly(trained)
+
+
+def plainly(trained):
     """The same images from one plain call after another."""
     pipe = Pipeline.from_pretrained(trained, "cpu")
     parts = pipe.stream(LABELS, first_seed=40, batch_size=4, steps=2)
@@ -144,7 +148,7 @@ def test_killed_at_any_moment_no_image_is_lost_or_repeated(trained, pipe, tmp_pa
     assert [f.name for f in tmp_path.iterdir()] == ["samples.npz"]
 
 
-def test_two_processes_share_a_job(trained, expected, tmp_path):
+def test_two_processes_share_a_job(trained, tmp_path):
     path = tmp_path / "samples.npz"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -166,4 +170,9 @@ def test_two_processes_share_a_job(trained, expected, tmp_path):
     said = [process.communicate(timeout=1200)[0] for process in team]
     assert [process.returncode for process in team] == [0, 0]
     assert "7 of 11 images" in said[0] and said[1] == ""  # batches 0 and 2; batch 1
-    assert (load_samples(path)[0] == expected).all()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes did: on some processors it changes last bits
+    try:
+        assert (load_samples(path)[0] == plainly(trained)).all()
+    finally:
+        torch.set_num_threads(threads)
