@@ -228,8 +228,8 @@ def large(folder: str | Path = FOLDER) -> str:
     for path in sorted(Path(folder).glob("large-*.jsonl")):
         rows, name = larger(path), path.stem.removeprefix("large-")
         counts = f"{rows[0]['num']:,} x {min(row['seeds'] for row in rows)}"
-        said = gain(rows).replace("Self", "self")
-        lines.append(f"With {counts} images on {name}, in float32, {said}")
+        kind = "bfloat16" if rows[0]["bf16"] else "float32"
+        lines.append(f"With {counts} images on {name}, in {kind}: {gain(rows)}")
     return "\n".join(lines)
 
 

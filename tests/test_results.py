@@ -112,7 +112,7 @@ def test_the_gain_is_told_again_with_more_images(folder):
     lines = [line | {"num": 10_000} for line in lines]
     (folder / "large-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
     said = results.large(folder)
-    assert said.startswith("With 10,000 x 1 images on sprites, in float32, self-guidance against ")
+    assert said.startswith("With 10,000 x 1 images on sprites, in bfloat16: Self-guidance against ")
     assert "1.00 ± 0.00 against 3.50 ± 0.71, -71 %" in said
     assert said in results.in_front("\n".join((*results.RESULTS, *results.MINUTES)), folder)
     assert "**sprites: more images**" in results.markdown(folder)
