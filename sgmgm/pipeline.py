@@ -123,7 +123,7 @@ class Pipeline:
 
         bf16 decodes by `fast.decode`, with networks in bfloat16 where the device has it: two to
         three times as fast, but then an image may depend slightly on the batch it is drawn in.
-        Elsewhere it is about 1.4 times as fast, in float32 and with the same images.
+        Elsewhere it is 1.2 to 1.4 times as fast, in float32 and with the same images.
 
         Raises:
             CheckpointError: no such pipeline, or a part is missing or damaged.
