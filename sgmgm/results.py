@@ -103,31 +103,30 @@ def overview(folder: str | Path = FOLDER) -> str:
 
     Each method at the setting that the tuning prefers, `within` the usual number of passes.
     """
-    found: dict[str, dict[str, dict]] = {}  # data set -> method -> row
+    found: dict[str, dict[str, dict]] = {}  # column -> method -> row
     gains = []
-    for path in results_files(folder):
-        rows, _ = reported(path)
-        name = path.stem.removeprefix("sweep-")
+    sources = [(p.stem.removeprefix("sweep-"), reported(p)[0]) for p in results_files(folder)]
+    sources += [(p.stem.removeprefix("large-"), larger(p)) for p in large_files(folder)]
+    for name, rows in sorted(sources, key=lambda source: source[0]):
         kinds: dict[str, list[dict]] = {}
         for row in within(rows):
             kinds.setdefault(method(row["settings"]), []).append(row)
-        found[name] = {kind: chosen(members) for kind, members in kinds.items()}
-        gains.append(f"- {name}: {gain(rows)}")
+        column = f"{name} ({_counts(rows[0])})"
+        found[column] = {kind: chosen(members) for kind, members in kinds.items()}
+        gains.append(f"- {column}: {gain(rows)}")
     order = list(GUIDANCES)
     methods = sorted(
         {kind for rows in found.values() for kind in rows},
         key=lambda kind: (order.index(kind.split(" ")[0]), kind),
     )
-    heads = [f"{name} ({_counts(rows)})" for name, rows in found.items()]
-    lines = [["guidance", *heads], ["---"] * (1 + len(heads))]
+    lines = [["guidance", *found], ["---"] * (1 + len(found))]
     for kind in methods:
         lines.append([kind, *(_distance(rows, kind) for rows in found.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(gains)
 
 
-def _counts(rows: dict[str, dict]) -> str:
-    row = next(iter(rows.values()))
-    return f"{row['num']:,} x {row['seeds']}"
+def _counts(row: dict) -> str:
+    return f"{row['num']:,} x {row['seeds']}{'' if row['bf16'] else ', float32'}"
 
 
 def _distance(rows: dict[str, dict], kind: str) -> str:
@@ -146,7 +145,7 @@ def markdown(folder: str | Path = FOLDER) -> str:
     for path in results_files(folder):
         rows, _ = reported(path)
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
-    for path in sorted(Path(folder).glob("large-*.jsonl")):
+    for path in large_files(folder):
         rows = larger(path)
         parts += [f"**{path.stem.removeprefix('large-')}: more images**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
@@ -222,23 +221,17 @@ def larger(path: Path) -> list[dict]:
     return rows
 
 
-def large(folder: str | Path = FOLDER) -> str:
-    """A line for each `large-DATASET.jsonl`: the gain at the same settings with more images."""
-    lines = []
-    for path in sorted(Path(folder).glob("large-*.jsonl")):
-        rows, name = larger(path), path.stem.removeprefix("large-")
-        counts = f"{rows[0]['num']:,} x {min(row['seeds'] for row in rows)}"
-        kind = "bfloat16" if rows[0]["bf16"] else "float32"
-        lines.append(f"With {counts} images on {name}, in {kind}: {gain(rows)}")
-    return "\n".join(lines)
-
-
 def results_files(folder: str | Path) -> list[Path]:
     """The sweeps' files in a results folder, in the order of their names."""
     files = sorted(Path(folder).glob("sweep-*.jsonl"))
     if not files:
         raise DataError(f"{folder} holds no sweep-*.jsonl: write one with `sgmgm sweep`.")
     return files
+
+
+def large_files(folder: str | Path) -> list[Path]:
+    """The files of the same settings with more images, in the order of their names."""
+    return sorted(Path(folder).glob("large-*.jsonl"))
 
 
 def minutes(folder: str | Path = FOLDER) -> str:
@@ -268,7 +261,7 @@ def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
 
 def in_front(text: str, folder: str | Path = FOLDER) -> str:
     """The README's text with the numbers of a results folder."""
-    parts = (part(folder) for part in (overview, large, speed, precision))
+    parts = (part(folder) for part in (overview, speed, precision))
     told = "\n\n".join(part for part in parts if part)
     return put_between(put_between(text, told), minutes(folder), MINUTES)
 

@@ -60,7 +60,7 @@ def test_the_overview_has_a_row_for_each_method_and_a_column_for_each_data_set(f
         "| self | 3.30 ± 0.42 |  |",
         "| self+cfg | **1.00 ± 0.00** |  |",
     ]
-    assert lines[7].startswith("- sprites: Self-guidance against none: at 16 passes each 3.30")
+    assert lines[7].startswith("- sprites (100 x 1): Self-guidance against none: at 16 passes each 3.30")
 
 
 def test_what_is_compared_was_chosen_by_the_tuning(folder):
@@ -106,15 +106,16 @@ def test_a_benchmark_gives_one_line(folder):
     assert said in results.in_front(marks, folder)
 
 
-def test_the_gain_is_told_again_with_more_images(folder):
+def test_more_images_have_a_column_of_their_own(folder):
     lines = [record("none", 0.0, 4.0, 3.0) | {"seed": 0}, record("none", 0.0, 4.0, 4.0)]
     lines.append(guided(record("self", 1.0, 8.0, 1.0)))
-    lines = [line | {"num": 10_000} for line in lines]
+    lines = [line | {"num": 10_000, "bf16": False} for line in lines]
     (folder / "large-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
-    said = results.large(folder)
-    assert said.startswith("With 10,000 x 1 images on sprites, in bfloat16: Self-guidance against ")
-    assert "1.00 ± 0.00 against 3.50 ± 0.71, -71 %" in said
-    assert said in results.in_front("\n".join((*results.RESULTS, *results.MINUTES)), folder)
+    said = results.overview(folder).splitlines()
+    assert said[0].endswith("sprites (100 x 1) | sprites (10,000 x 1, float32) |")
+    assert said[3] == "| self | 3.30 ± 0.42 | **1.00 ± 0.00** |"
+    assert said[-1].startswith("- sprites (10,000 x 1, float32): Self-guidance against none: ")
+    assert said[-1].endswith("1.00 ± 0.00 against 3.50 ± 0.71, -71 %.")
     assert "**sprites: more images**" in results.markdown(folder)
 
 
