@@ -60,7 +60,9 @@ def test_the_overview_has_a_row_for_each_method_and_a_column_for_each_data_set(f
         "| self | 3.30 ± 0.42 |  |",
         "| self+cfg | **1.00 ± 0.00** |  |",
     ]
-    assert lines[7].startswith("- sprites (100 x 1): Self-guidance against none: at 16 passes each 3.30")
+    assert lines[7].startswith(
+        "- sprites (100 x 1): Self-guidance against none: at 16 passes each 3.30"
+    )
 
 
 def test_what_is_compared_was_chosen_by_the_tuning(folder):
