@@ -29,7 +29,7 @@ from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .hub import write_manifest
 from .jobs import draw_to
 from .masking import SCHEDULES
-from .pipeline import SHIPPED, Pipeline, check_device, write_card
+from .pipeline import SHIPPED, Pipeline, check_device, find_pipeline, read_card, write_card
 from .processes import is_loss_of_another, meet
 from .samples import load_samples, save_samples
 from .sampling import ANNEALS, ORDERS
@@ -134,11 +134,18 @@ def sample(args) -> None:
 
 def evaluate(args) -> None:
     """Score a samples file against a data set."""
+    folder = find_pipeline(args.model) if args.model else None
+    dataset = args.reference or (read_card(folder).dataset if folder else None)
+    if dataset is None:
+        raise InputError(
+            "what are these samples to be compared with? Name a data set by --reference, or by "
+            "--model the model that drew them."
+        )
     images, labels = load_samples(args.samples)
     extractor = workflow.make_extractor(
-        args.extractor, args.reference, args.model, args.weights, args.device or default_device()
+        args.extractor, dataset, folder, args.weights, args.device or default_device()
     )
-    reference = workflow.reference_for(args.reference, extractor, args.model)
+    reference = workflow.reference_for(dataset, extractor, folder)
     scores = workflow.score(images, labels, reference, extractor)
     print(json.dumps(asdict(scores), indent=2) if args.json else scores.table())
 
@@ -442,11 +449,11 @@ def parser() -> argparse.ArgumentParser:
 
     each = command(evaluate)
     each.add_argument("--samples", type=Path, required=True, help="an .npz: arr_0 uint8 NHWC")
-    each.add_argument("--reference", default="sprites", help="a data set's name")
+    each.add_argument("--reference", help="a data set's name; the model's if not given")
     each.add_argument("--extractor", default="classifier", choices=("classifier", "inception"),
                       help="the network whose features are compared")  # fmt: skip
-    each.add_argument("--model", type=Path, help="pipeline folder whose classifier to use; "
-                      "the shipped one if not given")  # fmt: skip
+    each.add_argument("--model", help="a shipped name or a pipeline folder, whose classifier "
+                      "to use; the data set's shipped one if not given")  # fmt: skip
     each.add_argument("--weights", help="file of Inception weights")
     each.add_argument("--json", action="store_true", help="print one JSON object")
 

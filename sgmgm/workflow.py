@@ -272,8 +272,6 @@ def make_extractor(
 ) -> Extractor:
     """The extractor of this name: "classifier" (the data set's own) or "inception"."""
     check_choice("extractor", kind, ("classifier", "inception"))
-    if folder and not (folder / "pipeline.json").is_file():
-        raise CheckpointError(f"{folder} is no pipeline folder: give one that `sgmgm train` wrote.")
     if kind == "inception":
         return InceptionExtractor(weights, device)
     return find_classifier(dataset, folder).to(device)
@@ -284,7 +282,10 @@ def _device_of(extractor) -> torch.device:
 
 
 def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None) -> Reference:
-    """Statistics of a training set, kept in its own pipeline folder once they are computed."""
+    """Statistics of a training set, kept in its own pipeline folder once they are computed.
+
+    A packed folder is sealed by its manifest, and keeps what it has.
+    """
     places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p]
     for place in places:
         if place.is_file():
@@ -295,7 +296,8 @@ def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None
     batches = float_batches(datasets.load(dataset), progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
     reference = Reference.from_features(features, dataset, extractor.name)
-    if folder and read_card(folder).dataset == dataset:
+    sealed = folder and (folder / "manifest.json").is_file()
+    if folder and not sealed and read_card(folder).dataset == dataset:
         reference.save(places[0])
     return reference
 

@@ -168,15 +168,19 @@ COMMANDS = {
     "device": ((*SAMPLE, "--device", "quantum"), "no device 'quantum' here: try"),
     "a device without numbers": ((*SAMPLE, "--device", "meta"), "no device 'meta' here"),
     "no samples": (("evaluate",), "arguments are required: --samples"),
-    "absent samples": (("evaluate", "--samples", "x.npz"), "there is no file x.npz"),
+    "compared with what": (("evaluate", "--samples", "{few}"), "Name a data set by --reference"),
+    "compared by whom": (
+        ("evaluate", "--samples", "{few}", "--model", "{file}"), "no model"),
+    "absent samples": (
+        ("evaluate", "--samples", "x.npz", "--model", "sprites"), "there is no file x.npz"),
     "cut samples": (("evaluate", "--samples", "{cut}", "--model", "{model}"), "truncated"),
     "no archive": (("evaluate", "--samples", "{file}", "--model", "{model}"), "truncated or not"),
     "too few samples": (("evaluate", "--samples", "{few}", "--model", "{model}"), "at least 4"),
     "labels of another set": (
         ("evaluate", "--samples", "{alien}", "--model", "{model}"), "labels must lie in 0..9"),
     "reference": (("evaluate", "--samples", "{few}", "--reference", "cats"), "cats"),
-    "no weights": (("evaluate", "--samples", "{few}", "--extractor", "inception",
-                    "--weights", "{file}"), "Inception"),
+    "no weights": (("evaluate", "--samples", "{few}", "--model", "{model}", "--extractor",
+                    "inception", "--weights", "{file}"), "Inception"),
     "no smoother": ((*SAMPLE, "--guidance", "self", "--smoother", "nobody"), "has no nobody"),
 }  # fmt: skip
 

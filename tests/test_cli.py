@@ -10,6 +10,7 @@ from PIL import Image
 
 from sgmgm import cli, presets, tasks, training, workflow
 from sgmgm.cli import main, parser
+from sgmgm.hub import check_manifest, write_manifest
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
             "results", "gallery", "doctor", "bundle", "benchmark"]  # fmt: skip
@@ -104,6 +105,18 @@ def test_sample_a_file_and_evaluate_it(trained, tmp_path, capsys):
     assert 0 <= scores["accuracy"] <= 1
     code, text, _ = run(capsys, "evaluate", "--samples", out, "--model", trained)
     assert code == 0 and f"{scores['frechet']:.3f}" in text and "Frechet distance" in text
+    # without an own reference it is the model's; a shipped model has a name
+    code, text, _ = run(capsys, "evaluate", "--samples", out, "--model", "fashion-mnist", "--json")
+    assert code == 0 and json.loads(text)["reference"] == "fashion-mnist"
+
+
+def test_scoring_leaves_a_packed_folder_as_it_is(own):
+    eye = workflow.find_classifier("sprites", own)
+    workflow.reference_for("sprites", eye, own)
+    write_manifest(own)
+    eye.name = "another eye"
+    assert workflow.reference_for("sprites", eye, own).extractor == "another eye"
+    check_manifest(own)
 
 
 def test_the_options_of_sample_reach_the_sampler(trained, tmp_path, capsys, monkeypatch):
