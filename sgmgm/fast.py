@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.ops import mkldnn
-from torch.utils._triton import has_triton
 
 from .devices import has_bf16
 from .errors import InputError
@@ -42,13 +41,20 @@ def take(x: Tensor, at: Tensor) -> Tensor:
 
 @lru_cache
 def can_compile() -> bool:
-    """Whether layers can be compiled for CUDA."""
-    able = has_triton()
-    if able:  # all models share the layers' code: a dozen widths and kinds of call, not eight
-        torch._dynamo.config.recompile_limit = 64
-    else:
-        warnings.warn("no Triton here: the fast path runs its operations one by one.", stacklevel=2)
-    return able
+    """Whether layers can be compiled for CUDA, found out by compiling something small."""
+    try:
+        torch.compile(torch.neg)(torch.ones(8, device="cuda"))
+    except Exception as error:  # no Triton, no C compiler, no headers: each has its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"nothing can be compiled here ({reason}): the fast path runs its operations one by "
+            "one.",
+            stacklevel=2,
+        )
+        return False
+    # all models share the layers' code: a dozen widths and kinds of call, not eight
+    torch._dynamo.config.recompile_limit = 64
+    return True
 
 
 def quicken(decoder: nn.Module) -> None:

@@ -226,6 +226,20 @@ def test_a_quickened_decoder_paints_the_same(able, monkeypatch):
     torch.testing.assert_close(tokenizer.decode(tokens), before, rtol=1e-4, atol=1e-4)
 
 
+def test_where_nothing_can_be_compiled_one_sentence_says_why(monkeypatch):
+    real = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda n, device: real(n))
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert fast.can_compile.__wrapped__()
+
+    def fail(function):
+        raise RuntimeError("Failed to find C compiler.\nPlease set CC.")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.warns(UserWarning, match=r"here \(Failed to find C compiler\.\): the fast path"):
+        assert not fast.can_compile.__wrapped__()
+
+
 def test_without_bfloat16_the_pipeline_computes_in_float32(monkeypatch):
     """Most laptops have none, and software bfloat16 is many times slower than float32."""
     for module in (fast, pipeline):
