@@ -26,7 +26,7 @@ from .devices import default_device
 from .errors import InputError, SgmgmError, check_count
 from .files import atomic_path, check_writable, write_json
 from .guidance import GUIDANCES, SCALE_SCHEDULES
-from .hub import write_manifest
+from .hub import is_packed, write_manifest
 from .jobs import draw_to
 from .masking import SCHEDULES
 from .pipeline import SHIPPED, Pipeline, check_device, find_pipeline, read_card, write_card
@@ -126,6 +126,12 @@ def sample(args) -> None:
         count = len(images)
     if count is not None:  # else another process of the same job reports
         seconds, passes = time.perf_counter() - begun, pipeline.passes(**settings)
+        used = pipeline.card.sampling.but(**settings)
+        scale = f" of scale {used.scale:g}" if used.guidance != "none" else ""
+        print(
+            f"guidance {used.guidance}{scale}, {used.steps} steps, order {used.order}, temperature "
+            f"{used.temperature:g} {used.anneal}"
+        )
         print(
             f"{args.out}: {count} of {len(labels)} images in {seconds:.1f} s "
             f"({count / seconds:.1f} images/s, {passes} network passes an image)"
@@ -158,7 +164,7 @@ def sweep(args) -> None:
         if name in grid:
             grid[name] = [number(f"--{name.replace('_', '-')}", v, kind) for v in grid[name]]
     points = sweeps.grid_points(pipeline.card.sampling, grid)
-    seeds = [number("--seeds", seed, int) for seed in args.seeds.split(",")]
+    seeds = list(dict.fromkeys(number("--seeds", seed, int) for seed in args.seeds.split(",")))
     if args.plot:
         check_writable(args.plot)
     if args.tune:
@@ -171,8 +177,11 @@ def sweep(args) -> None:
     print(sweeps.table(rows))
     if args.adopt:
         best = presets.Sampling(**rows[0]["settings"])
+        if best.guidance == "none":  # whose scale of 0 would switch every other guidance off
+            usual = pipeline.card.sampling
+            best = best.but(scale=usual.scale, scale_schedule=usual.scale_schedule)
         write_card(pipeline.folder, replace(pipeline.card, sampling=best))
-        if (pipeline.folder / "manifest.json").is_file():
+        if is_packed(pipeline.folder):
             write_manifest(pipeline.folder)
     if args.plot:
         from .plots import trade_off  # matplotlib takes a second to import

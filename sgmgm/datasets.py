@@ -5,6 +5,7 @@ labels. Downloads land in `data_root()`.
 """
 
 import contextlib
+import hashlib
 import os
 import sys
 import warnings
@@ -51,6 +52,12 @@ class ImageSet:
     def batch(self, index) -> tuple[Tensor, Tensor]:
         """The images at `index` (slice, list or tensor), float32 in [0, 1], and their labels."""
         return self.images[index].float() / 255, self.labels[index]
+
+    def fingerprint(self) -> str:
+        """A digest of all images and labels."""
+        digest = hashlib.sha256(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
     def subset(self, count: int) -> "ImageSet":
         """The first `count` images; they share memory with this set."""

@@ -200,10 +200,15 @@ def write_manifest(folder: Path) -> None:
     write_json(folder / "manifest.json", hashes)
 
 
+def is_packed(folder: Path) -> bool:
+    """Whether a manifest seals the folder; one in the making has none."""
+    return (folder / "manifest.json").is_file()
+
+
 def check_manifest(folder: Path) -> None:
     """CheckpointError if a file that the folder's manifest names is missing or was changed."""
-    if not (folder / "manifest.json").is_file():
-        return  # a folder in the making has none
+    if not is_packed(folder):
+        return
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{folder / 'manifest.json'} is damaged: get the folder again.")

@@ -82,6 +82,9 @@ def write_card(folder: Path, card: Card) -> None:
     write_json(folder / "pipeline.json", asdict(card))
 
 
+OTHERS = ("classifier", "tokenizer", "transformer", "weak")  # parts that are no smoothers
+
+
 class Pipeline:
     """Labels in, images out."""
 
@@ -162,6 +165,8 @@ class Pipeline:
         """The guided-logits callable of these settings."""
         needs = GUIDANCES[settings.guidance][1]
         parts = {"weak": "weak", "smoother": settings.smoother}
+        if needs == "smoother" and settings.smoother in OTHERS:
+            raise InputError(f"{settings.smoother!r} is no smoother: name one of this pipeline's.")
         others = {needs: self.helper(parts[needs])} if needs in parts else {}
         return make_guidance(
             settings.guidance, self.transformer, settings.scale, settings.scale_schedule, **others

@@ -6,6 +6,7 @@ result, so a chain of steps can be stopped and started again anywhere.
 
 import math
 import shutil
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,16 @@ from .classifier import Classifier
 from .datasets import ImageSet
 from .devices import default_device
 from .errors import CheckpointError, InputError, check_choice, check_count
-from .files import atomic_path, read_json, write_json
-from .hub import check_manifest, digest, load_weights, read_tensors, save_tensors, write_manifest
+from .files import atomic_path, check_writable, read_json, write_json
+from .hub import (
+    check_manifest,
+    digest,
+    is_packed,
+    load_weights,
+    read_tensors,
+    save_tensors,
+    write_manifest,
+)
 from .metrics import (
     Extractor,
     GaussianStats,
@@ -71,8 +80,9 @@ def train(
     codebook use.
 
     Raises:
-        CheckpointError: an earlier part is missing (the sentence names the command to run), or
-            the weights to begin with do not fit.
+        CheckpointError: an earlier part is missing (the sentence names the command to run), the
+            folder belongs to another data set, the part was trained in another way, or the
+            weights to begin with do not fit.
     """
     check_choice("part", part, PARTS)
     check_count("seed", seed, least=0)
@@ -80,12 +90,17 @@ def train(
     place = folder / (name or part)
     if place.parent != folder:
         raise InputError(f"{name!r} is no plain folder name.")
+    card = read_card(folder) if (folder / "pipeline.json").is_file() else None
+    if card and card.dataset != dataset:
+        raise CheckpointError(f"{folder} holds models of {card.dataset}: choose another --out.")
     about: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": None}
     if start is not None:
         about["start"] = earlier_round(Path(start))
     size = presets.get(dataset, preset, 2).images
     data = datasets.load(dataset, count=size if dataset == "sprites" else None)
     data = data.subset(min(len(data), size or len(data)))
+    if dataset.startswith("folder:"):  # whose pictures may change
+        about["data"] = data.fingerprint()
     plan = presets.get(dataset, preset, len(data.classes))
     recipe: Recipe = getattr(plan, f"{part.split('-')[0]}_recipe")
     recipe = replace(recipe, steps=recipe.steps if steps is None else steps)
@@ -127,7 +142,8 @@ def train(
         task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
     if start is not None:
         load_weights(task.model, Path(start) / "model.safetensors")
-    write_card(folder, Card(dataset, preset, list(data.classes), plan.sampling))
+    sampling = card.sampling if card else plan.sampling  # the best may have been adopted
+    write_card(folder, Card(dataset, preset, list(data.classes), sampling))
     return fit(task, recipe, place, seed, device, about, judge)
 
 
@@ -143,7 +159,7 @@ def earlier_round(folder: Path) -> dict:
 def kept_tokens(tokenizer: VQTokenizer, data: ImageSet, folder: Path) -> Tensor:
     """An image set as tokens (see `tokenize`), kept in the folder for the parts trained later."""
     path = folder / "tokens.safetensors"
-    made_by = f"{digest(folder / 'tokenizer' / 'model.safetensors')} {len(data)}"
+    made_by = f"{digest(folder / 'tokenizer' / 'model.safetensors')} {data.fingerprint()}"
     try:
         kept, notes = read_tensors(path)
         if notes["made_by"] == made_by:
@@ -296,8 +312,7 @@ def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None
     batches = float_batches(datasets.load(dataset), progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
     reference = Reference.from_features(features, dataset, extractor.name)
-    sealed = folder and (folder / "manifest.json").is_file()
-    if folder and not sealed and read_card(folder).dataset == dataset:
+    if folder and read_card(folder).dataset == dataset and not is_packed(folder):
         reference.save(places[0])
     return reference
 
@@ -341,6 +356,16 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
     folder, out = find_pipeline(folder), Path(out)
     if out.exists():
         raise CheckpointError(f"{out} exists: delete it or choose another place.")
+    check_writable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # a folder without its manifest would pass for a whole one
+    with tempfile.TemporaryDirectory(prefix=".pack-", dir=out.parent) as partial:
+        whole = Path(partial) / out.name
+        _pack(folder, whole, device)
+        whole.rename(out)
+
+
+def _pack(folder: Path, out: Path, device: str | None) -> None:
     card = read_card(folder)
     kinds: dict[str, Any] = {
         "classifier": Classifier,

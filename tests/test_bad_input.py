@@ -181,6 +181,8 @@ COMMANDS = {
     "reference": (("evaluate", "--samples", "{few}", "--reference", "cats"), "cats"),
     "no weights": (("evaluate", "--samples", "{few}", "--model", "{model}", "--extractor",
                     "inception", "--weights", "{file}"), "Inception"),
+    "a part that is no smoother": (
+        (*SAMPLE, "--guidance", "self", "--smoother", "weak"), "'weak' is no smoother"),
     "no smoother": ((*SAMPLE, "--guidance", "self", "--smoother", "nobody"), "has no nobody"),
 }  # fmt: skip
 

@@ -3,14 +3,19 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sgmgm import cli, presets, tasks, training, workflow
+from sgmgm import cli, datasets, presets, tasks, training, workflow
 from sgmgm.cli import main, parser
 from sgmgm.hub import check_manifest, write_manifest
+from sgmgm.pipeline import Pipeline
+
+from .test_datasets import write_pictures
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
             "results", "gallery", "doctor", "bundle", "benchmark"]  # fmt: skip
@@ -223,3 +228,60 @@ def test_bad_input_from_outside(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("sgmgm: no model 'nobody'") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_belongs_to_one_data_set(own, capsys):
+    before = (own / "pipeline.json").read_text()
+    code, _, said = run(
+        capsys, "train", "weak", "--preset", "smoke", "--dataset", "fashion-mnist", "--out", own
+    )
+    assert code == 2 and "holds models of sprites: choose another --out" in said
+    assert (own / "pipeline.json").read_text() == before
+
+
+def test_what_was_adopted_stays(own, tmp_path, capsys):
+    usual = Pipeline.from_pretrained(own, "cpu").card.sampling
+    words = ("--num", 10, "--seeds", "0,0", "--steps", 3, "--temperature", 2, "--guidance", "none")
+    code, text, _ = run(
+        capsys, "sweep", "--model", own, *words, "--out", tmp_path / "x.jsonl", "--adopt"
+    )
+    assert code == 0 and "| 10 x 1 |" in text  # a seed counts once
+    adopted = Pipeline.from_pretrained(own, "cpu").card.sampling
+    assert adopted == usual.but(steps=3, temperature=2.0, guidance="none") and adopted.scale > 0
+    shutil.rmtree(own / "weak")
+    workflow.train("weak", "sprites", "smoke", own, device="cpu")
+    assert Pipeline.from_pretrained(own, "cpu").card.sampling == adopted
+
+
+def test_tokens_are_those_of_the_pictures(own):
+    data = datasets.load("sprites", count=50)
+    tokenizer = Pipeline.from_pretrained(own, "cpu").tokenizer
+    first = workflow.kept_tokens(tokenizer, data, own)
+    other = replace(data, images=data.images.flip(0))
+    assert torch.equal(workflow.kept_tokens(tokenizer, other, own), first.flip(1))
+
+
+def test_a_killed_pack_leaves_nothing_that_passes_for_a_model(own, tmp_path, monkeypatch):
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "packed"
+    monkeypatch.setattr(workflow, "write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.pack(own, out)
+    assert not out.exists() and not list(tmp_path.glob(".pack*"))
+    monkeypatch.undo()
+    workflow.pack(own, out)
+    check_manifest(out)
+    assert (out / "manifest.json").is_file()
+
+
+def test_new_pictures_are_not_taken_for_the_old_ones(tmp_path, capsys):
+    pets, out = write_pictures(tmp_path / "pets"), tmp_path / "run"
+    words = ["train", "classifier", "--preset", "smoke", "--steps", 2, "--out", out]
+    words += ["--dataset", f"folder:{pets}"]
+    assert run(capsys, *words)[0] == run(capsys, *words)[0] == 0
+    picture = next(pets.rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(picture).convert("RGB"))).save(picture)
+    code, _, said = run(capsys, *words)
+    assert code == 2 and "was trained with another data" in said
