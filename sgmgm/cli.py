@@ -21,7 +21,7 @@ from . import __version__, presets, workflow
 from . import benchmark as benchmarks
 from . import sweep as sweeps
 from .convert import PUBLISHED, published_pipeline
-from .datasets import NAMES
+from .datasets import NAMES, RESOLUTION
 from .devices import default_device
 from .errors import InputError, SgmgmError, check_count
 from .files import atomic_path, check_writable, write_json
@@ -141,17 +141,26 @@ def sample(args) -> None:
 def evaluate(args) -> None:
     """Score a samples file against a data set."""
     folder = find_pipeline(args.model) if args.model else None
-    dataset = args.reference or (read_card(folder).dataset if folder else None)
-    if dataset is None:
+    own = read_card(folder).dataset if folder else None
+    against = args.reference or own
+    if against is None:
         raise InputError(
             "what are these samples to be compared with? Name a data set by --reference, or by "
             "--model the model that drew them."
         )
-    images, labels = load_samples(args.samples)
+    # a classifier knows one size; Inception scales all pictures to its own
+    size = RESOLUTION if args.extractor == "classifier" else None
+    images, labels = load_samples(args.samples, size)
+    dataset = own if against.endswith(".npz") else against
+    if dataset is None and args.extractor == "classifier":
+        raise InputError(
+            f"whose classifier is to look at these samples and at {against}? Name a model by "
+            "--model, or take --extractor inception."
+        )
     extractor = workflow.make_extractor(
-        args.extractor, dataset, folder, args.weights, args.device or default_device()
+        args.extractor, dataset or against, folder, args.weights, args.device or default_device()
     )
-    reference = workflow.reference_for(dataset, extractor, folder)
+    reference = workflow.reference_for(against, extractor, folder, images.shape[1])
     scores = workflow.score(images, labels, reference, extractor)
     print(json.dumps(asdict(scores), indent=2) if args.json else scores.table())
 
@@ -458,7 +467,8 @@ def parser() -> argparse.ArgumentParser:
 
     each = command(evaluate)
     each.add_argument("--samples", type=Path, required=True, help="an .npz: arr_0 uint8 NHWC")
-    each.add_argument("--reference", help="a data set's name; the model's if not given")
+    each.add_argument("--reference", help="a data set's name, or an .npz of "
+                      "pictures like --samples; the model's data set if not given")  # fmt: skip
     each.add_argument("--extractor", default="classifier", choices=("classifier", "inception"),
                       help="the network whose features are compared")  # fmt: skip
     each.add_argument("--model", help="a shipped name or a pipeline folder, whose classifier "

@@ -25,6 +25,7 @@ from . import sprites
 from .errors import DataError, InputError, check_choice, check_count
 
 SPLITS = ("train", "test")
+RESOLUTION = 32  # pixels of every set but `folder:PATH`, whose pictures are scaled to any size
 # where below `data_root()` the public sets lie
 DOWNLOADED = {"cifar10": CIFAR10.base_folder, "fashion-mnist": "FashionMNIST/raw"}
 SPRITE_SPLITS = {"train": (0, 20_000), "test": (1, 5_000)}  # seed, images
@@ -66,7 +67,7 @@ class ImageSet:
 
 
 def load(
-    name: str, split: str = "train", count: int | None = None, resolution: int = 32
+    name: str, split: str = "train", count: int | None = None, resolution: int = RESOLUTION
 ) -> ImageSet:
     """Load a data set by its name (see `NAMES`), or its first `count` images.
 
@@ -80,8 +81,11 @@ def load(
     if isinstance(name, str) and name.startswith("folder:"):
         return _load_folder(name, split, count, resolution)
     check_choice("data set", name, (*DATASETS, "folder:PATH"))
-    if resolution != 32:
-        raise InputError(f"{name} has 32 x 32 pixels; only folder:PATH takes another resolution.")
+    if resolution != RESOLUTION:
+        raise InputError(
+            f"{name} has {RESOLUTION} x {RESOLUTION} pixels, not {resolution} x {resolution}; only "
+            "folder:PATH takes another resolution."
+        )
     return DATASETS[name](split, count)
 
 

@@ -54,6 +54,7 @@ def draw_to(
     labels = pipeline.labels(labels)
     chosen = pipeline.card.sampling.but(**settings)
     identity = asdict(chosen) | {
+        "num": len(labels),
         "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16],
         "seed": seed,
         "batch_size": batch_size,
@@ -99,8 +100,11 @@ def begin(folder: Path, identity: dict) -> None:
         write_json(note, identity)
         return
     noted = read_json(note)
+    noted = noted if isinstance(noted, dict) else {}
     other = [
-        key for key in identity if not isinstance(noted, dict) or noted.get(key) != identity[key]
+        f"{key} ({noted.get(key)}, not {value})"
+        for key, value in identity.items()
+        if noted.get(key) != value
     ]
     if other:
         raise InputError(

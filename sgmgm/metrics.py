@@ -496,22 +496,28 @@ def evaluate(
     some = _subset(features, MAX_ROWS)
     rows = min(len(some), len(reference.features))
     few = min(count, reference.count)
-    note = ""
+    notes = []
     if few <= width:
-        note = (
+        notes.append(
             f"Only {few:,} images for {width:,} feature dimensions: the covariance is singular "
             "and the Frechet distance too large."
+        )
+    splits, classes = min(10, count), logits.shape[1]
+    if count // splits < classes:
+        notes.append(
+            f"The inception score is too low: each of its {splits} parts holds {count // splits:,} "
+            f"images for {classes:,} classes."
         )
     return Scores(
         count=count,
         frechet=frechet_distance(GaussianStats().update(features), reference.stats),
         kid=kid(some, reference.features),
-        inception_score=inception_score(logits, splits=min(10, count))[0],
+        inception_score=inception_score(logits, splits=splits)[0],
         **precision_recall(_subset(reference.features, rows), _subset(some, rows), k),
         accuracy=accuracy,
         k=k,
         prc_rows=rows,
         extractor=reference.extractor,
         reference=reference.dataset,
-        note=note,
+        note="\n".join(notes),
     )

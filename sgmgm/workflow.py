@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from . import datasets, presets, sprites
 from .classifier import Classifier
-from .datasets import ImageSet
+from .datasets import RESOLUTION, ImageSet
 from .devices import default_device
 from .errors import CheckpointError, InputError, check_choice, check_count
 from .files import atomic_path, check_writable, read_json, write_json
@@ -43,7 +43,7 @@ from .metrics import (
     frechet_distance,
 )
 from .pipeline import SHIPPED, Card, Pipeline, find_pipeline, read_card, write_card
-from .samples import sample_batches, to_uint8
+from .samples import load_samples, sample_batches, to_uint8
 from .smoothing import SMOOTHERS, kept_kind
 from .tasks import ClassifierTask, SmootherTask, Task, TokenizerTask, TransformerTask, tokenize
 from .tokenizer import VQTokenizer, psnr
@@ -297,22 +297,32 @@ def _device_of(extractor) -> torch.device:
     return getattr(extractor, "device", None) or next(extractor.parameters()).device
 
 
-def reference_for(dataset: str, extractor: Extractor, folder: Path | None = None) -> Reference:
-    """Statistics of a training set, kept in its own pipeline folder once they are computed.
+def reference_for(
+    dataset: str, extractor: Extractor, folder: Path | None = None, resolution: int = RESOLUTION
+) -> Reference:
+    """Statistics of a training set, or of a samples file if `dataset` ends in .npz.
 
-    A packed folder is sealed by its manifest, and keeps what it has.
+    Those of a training set are kept in its own pipeline folder once they are computed. A packed
+    folder is sealed by its manifest, and keeps what it has. InputError or DataError if the images
+    are not `resolution` pixels wide and high.
     """
-    places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p]
+    device = _device_of(extractor)
+    if dataset.endswith(".npz"):
+        pixels, _ = load_samples(dataset, resolution)
+        features, _ = extract(extractor, (b.to(device) for b in sample_batches(pixels, 250)))
+        return Reference.from_features(features, dataset, extractor.name)
+    usual = resolution == RESOLUTION
+    places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p and usual]
     for place in places:
         if place.is_file():
             reference = Reference.load(place)
             if (reference.dataset, reference.extractor) == (dataset, extractor.name):
                 return reference
-    device = _device_of(extractor)
-    batches = float_batches(datasets.load(dataset), progress=f"features of {dataset}")
+    images = datasets.load(dataset, resolution=resolution)
+    batches = float_batches(images, progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
     reference = Reference.from_features(features, dataset, extractor.name)
-    if folder and read_card(folder).dataset == dataset and not is_packed(folder):
+    if folder and usual and read_card(folder).dataset == dataset and not is_packed(folder):
         reference.save(places[0])
     return reference
 

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from sgmgm import cli, datasets, presets, tasks, training, workflow
+from sgmgm.classifier import Features
 from sgmgm.cli import main, parser
 from sgmgm.hub import check_manifest, write_manifest
 from sgmgm.pipeline import Pipeline
+from sgmgm.samples import save_samples
 
 from .test_datasets import write_pictures
 
@@ -113,6 +115,48 @@ def test_sample_a_file_and_evaluate_it(trained, tmp_path, capsys):
     # without an own reference it is the model's; a shipped model has a name
     code, text, _ = run(capsys, "evaluate", "--samples", out, "--model", "fashion-mnist", "--json")
     assert code == 0 and json.loads(text)["reference"] == "fashion-mnist"
+
+
+def test_evaluate_against_another_samples_file(trained, tmp_path, capsys):
+    files = [tmp_path / f"{name}.npz" for name in ("mine", "theirs", "small")]
+    for seed, (file, size) in enumerate(zip(files, (32, 32, 16), strict=True)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, size, size, 3), dtype=np.uint8)
+        save_samples(file, pixels, np.zeros(20, int))
+    mine, theirs, small = files
+
+    def scores(*options):
+        code, text, said = run(capsys, "evaluate", *options, "--json")
+        return json.loads(text) if code == 0 else said.strip()
+
+    own = scores("--samples", mine, "--reference", mine, "--model", trained)
+    other = scores("--samples", mine, "--reference", theirs, "--model", trained)
+    assert own["frechet"] < 1e-6 < other["frechet"] and other["reference"] == str(theirs)
+    assert other["accuracy"] is not None  # the model knows the labels' classes
+    assert "Name a model by --model" in scores("--samples", mine, "--reference", theirs)
+    for options in (("--samples", small), ("--samples", mine, "--reference", small)):
+        assert "16 x 16 pixels where 32 x 32" in scores(*options, "--model", trained)
+
+
+def test_inception_compares_pictures_of_one_size(tmp_path, capsys, monkeypatch):
+    """A folder is read at the samples' own size, and the other sets have only one."""
+
+    class Eye:
+        name, labels_known, device = "inception", False, "cpu"
+
+        def __call__(self, images):
+            seen.append(images.shape[-1])
+            return Features(images.flatten(1)[:, :6], images.flatten(1)[:, :3])
+
+    monkeypatch.setattr(workflow, "InceptionExtractor", lambda weights, device: Eye())
+    folder = write_pictures(tmp_path / "set")
+    samples, seen = tmp_path / "samples.npz", []
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 48, 48, 3), dtype=np.uint8)
+    save_samples(samples, pixels, np.zeros(9, int))
+    options = ("evaluate", "--samples", samples, "--extractor", "inception", "--reference")
+    code, text, _ = run(capsys, *options, f"folder:{folder}")
+    assert code == 0 and "Frechet distance" in text and set(seen) == {48}
+    code, _, said = run(capsys, *options, "sprites")
+    assert code == 2 and "sprites has 32 x 32 pixels, not 48 x 48" in said
 
 
 def test_scoring_leaves_a_packed_folder_as_it_is(own):

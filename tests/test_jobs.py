@@ -85,6 +85,8 @@ def test_another_job_is_not_mixed_in(change, pipe, tmp_path, monkeypatch):
     interrupted(monkeypatch, pipe, path, after=1)
     with pytest.raises(InputError, match=f"holds a job with another {next(iter(change))}"):
         jobs.draw_to(path, pipe, LABELS, **OPTIONS | change)
+    with pytest.raises(InputError, match=r"another num \(11, not 12\)"):
+        jobs.draw_to(path, pipe, torch.arange(12) % 10, **OPTIONS)
     with pytest.raises(InputError, match="another labels"):
         jobs.draw_to(path, pipe, LABELS.flip(0), **OPTIONS)
     pipe.transformer.mlm_layer.mlm_dense.bias.data += 1

@@ -363,6 +363,7 @@ def test_few_samples_are_noted():
     reference = Reference.from_features(rows(100), "sprites", "classifier")
     scores = metrics.evaluate(rows(9, seed=1), rows(9, 10), None, reference)
     assert np.isfinite(scores.frechet) and "Only 9 images for 16" in scores.note
+    assert "each of its 9 parts holds 1 images for 10 classes" in scores.note
     assert scores.table().endswith(scores.note)
 
 
