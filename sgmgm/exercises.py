@@ -176,7 +176,7 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
         count = max(1, round(math.cos(math.pi * t / 2) * 64))
         masks = [
             _tensor(function(t, 64, torch.Generator().manual_seed(i)), wanted, "cosine_mask")
-            for i in range(2)
+            for i in (0, 1, 0)
         ]
         hidden = int(masks[0].sum())
         _want(
@@ -185,8 +185,12 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
             f"the cosine schedule hides {count} and keeps {64 - count}.",
         )
         _want(
-            count == 64 or not torch.equal(*masks),
+            count == 64 or not torch.equal(*masks[:2]),
             "two generators with different seeds give the same mask: choose the places at random.",
+        )
+        _want(
+            torch.equal(masks[0], masks[2]),
+            "the same seed gives two masks: draw everything from the generator.",
         )
     _right("cosine_mask")
 
@@ -366,8 +370,12 @@ def lie(function: Callable) -> None:
     hidden = torch.zeros(50, 64, dtype=torch.bool)
     hidden[:, :32] = True
     before = tokens.clone()
-    found = function(tokens, hidden, 0.3, 4, torch.Generator().manual_seed(1))
-    found = _tensor(found, before, "lie")
+
+    def answer(rate: float = 0.3, seed: int = 1) -> Tensor:
+        said = function(tokens, hidden, rate, 4, torch.Generator().manual_seed(seed))
+        return _tensor(said, before, "lie")
+
+    found = answer()
     _want(torch.equal(tokens, before), "you changed the caller's tokens; work on a copy.")
     wrong = found != tokens
     _want(not wrong[hidden].any(), "a hidden token was changed: lie about the visible ones only.")
@@ -380,6 +388,19 @@ def lie(function: Callable) -> None:
         0.26 < share < 0.34,
         f"{share:.0%} of the visible tokens are wrong, where 30 % should be"
         + (": a random code is at times the true one." if 0.18 < share < 0.26 else "."),
+    )
+    more = (answer(0.6) != tokens)[~hidden].double().mean().item()
+    _want(0.55 < more < 0.65, f"at a rate of 60 % you make {more:.0%} of them wrong.")
+    for shift in (1, 2, 3):
+        part = ((found - tokens) % 4 == shift)[wrong].double().mean().item()
+        _want(
+            0.25 < part < 0.42,
+            f"{part:.0%} of your wrong codes are the true one plus {shift} (mod 4): all three "
+            "other codes must be equally likely.",
+        )
+    _want(
+        torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
+        "all chance must come from the generator: the same seed, the same lies; another, others.",
     )
     _right("lie")
 
@@ -576,6 +597,8 @@ def verdict(function: Callable[[list, list], str]) -> None:
         ([1.0, 1.4, 0.6], [1.2, 1.6, 0.8], "tie"),
         ([2.0, 2.0, 2.0], [2.0, 2.0, 2.0], "tie"),
         ([1.0, 3.0, 2.0], [2.9, 3.1, 3.0], "tie"),
+        ([1.0, 1.0, 1.9], [1.8, 3.0, 3.0], "A"),  # one stray seed decides nothing
+        ([1.0, 3.0, 2.0], [3.1, 3.1, 4.0], "tie"),  # nor does the gap between the nearest two
     ]
     for a, b, wanted in cases:
         found = function(list(a), list(b))

@@ -132,6 +132,11 @@ def some_wrong(tokens, where, rate, generator, shift):
     )
 
 
+def unseeded_lies(tokens, hidden, rate, codes, generator):
+    chosen = (torch.rand(tokens.shape) < rate) & ~hidden
+    return torch.where(chosen, (tokens + torch.randint(1, codes, tokens.shape)) % codes, tokens)
+
+
 def random_codes(tokens, hidden, rate, codes, generator):
     random = torch.randint(codes, tokens.shape, generator=generator)
     chosen = torch.rand(tokens.shape, generator=generator) < rate
@@ -200,6 +205,7 @@ WRONG = {
         (lambda a, b: "A" if mean(a) < mean(b) else "B", "is a tie"),
         (lambda a, b: "A" if min(a) > max(b) else "B" if max(a) < min(b) else "tie", "small dist"),
         (lambda a, b: "tie", "lie apart"),
+        (lambda a, b: "A" if max(a) < min(b) else "B" if max(b) < min(a) else "tie", "lie apart"),
         (lambda a, b: a, "the answer is"),
     ],
     "border": [
@@ -234,6 +240,7 @@ WRONG = {
         (lambda t, n, g: places(n, max(1, round((1 - t) * n)), g), "the cosine schedule hides 59"),
         (lambda t, n, g: ~places(n, cosine_hidden(t, n), g), "hides 0 of 64 tokens and keeps 64"),
         (lambda t, n, g: torch.arange(n) < cosine_hidden(t, n), "at random"),
+        (lambda t, n, g: torch.randperm(n) < cosine_hidden(t, n), "the same seed gives two masks"),
         (lambda t, n, g: places(n, round(math.cos(math.pi * t / 2) * n), g), "hides 1 and"),
         (lambda t, n, g: places(n, math.floor(max(1, math.cos(math.pi * t / 2) * n)), g),
          "t = 0.84 your mask hides 15 of 64 tokens and keeps 49, where the cosine schedule hides "
@@ -295,6 +302,9 @@ WRONG = {
         (in_place, "caller's"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1), "4 codes"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, 1 - rate, g, 1) % k, "are wrong, where 30 %"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, 0.3, g, 1) % k, "at a rate of 60 %"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1) % k, "equally likely"),
+        (unseeded_lies, "come from the generator"),
     ],
     "select": [
         (lambda x, a: x * F.cosine_similarity(x, a, dim=-1)[..., None], "clamp"),
