@@ -7,7 +7,6 @@ speed does not depend on them. FLOP are those of the matrix products that really
 """
 
 import math
-import resource
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import fast, presets
 from .devices import check_device, describe_device, has_bf16
 from .errors import check_choice, check_count
-from .guidance import make_guidance
+from .guidance import Guidance, make_guidance
 from .pipeline import Card, Pipeline
 from .presets import Sampling
 from .sampling import leave_masked
@@ -72,6 +72,17 @@ class Clock:
         """Return when the device has done all that was asked of it."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
+
+    def recorded(self, work: Callable[[], object]) -> Callable[[], object]:
+        """`work` without the time that Python takes for it: on CUDA as one graph."""
+        if self.device.type != "cuda":
+            return work
+        work()  # libraries choose before a recording
+        self.wait()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work()
+        return graph.replay
 
     def __call__(self, work: Callable[[], object]) -> dict[str, float]:
         """{"median", "low", "high"} seconds of `work()`, after one call that does not count."""
@@ -166,13 +177,12 @@ def drawing(ways: dict[str, Pipeline], settings: Sampling, batch: int, clock: Cl
     return row | {"speedup": rates[1] / rates[0]}
 
 
-class Costless:
+class Costless(fast.FastGuidance):
     """Stands for a network: logits that are there already."""
 
-    net = None  # nothing to record
-
-    def __init__(self, logits: Tensor):
-        self.logits, self.codes = logits, logits.shape[-1]
+    def __init__(self, guidance: Guidance, logits: Tensor):
+        super().__init__(guidance)  # so that it is recorded as the others are
+        self.logits = logits
 
     def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
         return self.logits[:, : at.shape[1]]
@@ -191,7 +201,7 @@ def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> d
     )
     whole, once, draws = (
         clock(lambda g=g: fast.decode(g, *rest))["median"]
-        for g in (guided, plain, Costless(logits))
+        for g in (guided, plain, Costless(pipeline.guidance(settings), logits))
     )
     tokens = torch.zeros_like(canvas)
     with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.half):
@@ -238,7 +248,8 @@ def step_ms(config: TransformerConfig, batch: int, clock: Clock) -> float:
     at = torch.arange(n // 3, n, device=canvas.device).expand(batch, -1)
     labels = torch.zeros(batch, dtype=torch.int64, device=canvas.device)
     with torch.no_grad():
-        return 1000 * clock(lambda: guided(canvas, labels, at))["median"] / batch
+        step = clock.recorded(lambda: guided(canvas, labels, at))
+        return 1000 * clock(step)["median"] / batch
 
 
 def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float]) -> dict:
@@ -276,6 +287,10 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes held so far: on CUDA by tensors, else by the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows lacks
+
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -292,7 +307,7 @@ def benchmark(
 
     Args:
         size: one of `SIZES`.
-        batches: images at once, a row of the table for each; the last is taken apart further.
+        batches: images at once, a row of the table for each; the largest is taken apart further.
         steps: decoding steps; the preset's if not given.
         keep: called with what is there so far, after every part: a large model takes a while.
 
@@ -300,8 +315,7 @@ def benchmark(
         InputError: an unknown size, or numbers out of range.
     """
     sizes_of(size)
-    for batch in batches:
-        check_count("batch size", batch)
+    batches = sorted(check_count("batch size", batch) for batch in batches)
     clock = Clock(check_device(device), repeats)
     eager = random_pipeline(size, device)
     painter = deepcopy(eager.tokenizer)  # the fast pipeline changes its own

@@ -22,14 +22,14 @@ from . import benchmark as benchmarks
 from . import sweep as sweeps
 from .convert import PUBLISHED, published_pipeline
 from .datasets import NAMES, RESOLUTION
-from .devices import default_device
+from .devices import check_device, default_device, is_out_of_memory
 from .errors import InputError, SgmgmError, check_count
 from .files import atomic_path, check_writable, write_json
 from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .hub import is_packed, write_manifest
 from .jobs import draw_to
 from .masking import SCHEDULES
-from .pipeline import SHIPPED, Pipeline, check_device, find_pipeline, read_card, write_card
+from .pipeline import SHIPPED, Pipeline, find_pipeline, read_card, write_card
 from .processes import is_loss_of_another, meet
 from .samples import load_samples, save_samples
 from .sampling import ANNEALS, ORDERS
@@ -566,25 +566,22 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = parser().parse_args(arguments)
     try:
+        team = meet(args.device or default_device())  # which gives each process its own GPU
         if args.device is not None:
             check_device(args.device)
         if not 0 <= getattr(args, "seed", 0) < 2**32:
             raise InputError(f"--seed must lie in 0..2^32 - 1, not {args.seed}.")
-        team = meet(args.device or default_device())
         with contextlib.ExitStack() as stack:
             stack.enter_context(plain_warnings())
             if team and not team.is_main_process:  # one process reports for all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             args.function(args)
-    except RuntimeError as error:
-        short = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    except (RuntimeError, MemoryError) as error:
+        short = is_out_of_memory(error)
         if not short and not is_loss_of_another(error):
             raise
         print(f"sgmgm: {TOO_BIG if short else GONE}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print(f"sgmgm: {TOO_BIG}", file=sys.stderr)
         return 2
     except SgmgmError as error:
         print(f"sgmgm: {' '.join(str(error).split())}", file=sys.stderr)

@@ -23,6 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from . import sprites
 from .errors import DataError, InputError, check_choice, check_count
+from .processes import is_loss_of_another, main_first
 
 SPLITS = ("train", "test")
 RESOLUTION = 32  # pixels of every set but `folder:PATH`, whose pictures are scaled to any size
@@ -195,13 +196,15 @@ def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
 
 def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) -> None:
     """Let torchvision unpack the archives, or download them, if one of the files is missing."""
-    missing = [file for file in files if not file.is_file()]
-    if not missing:
-        return
     try:
-        with _quiet():
-            kind(data_root(), download=True)
+        with main_first():  # torchvision's downloads into one file would cut each other off
+            missing = [file for file in files if not file.is_file()]
+            if missing:
+                with _quiet():
+                    kind(data_root(), download=True)
     except Exception as error:  # torchvision lets through whatever the network or disk raises
+        if is_loss_of_another(error):
+            raise
         for archive, checksum in archives:
             if archive.is_file() and not check_integrity(archive, checksum):
                 raise DataError(f"{archive} is damaged or incomplete: get it again.") from error

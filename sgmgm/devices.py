@@ -1,6 +1,7 @@
 """Devices: which there are, and what they can do."""
 
 import platform
+import re
 import warnings
 from functools import lru_cache
 
@@ -8,6 +9,8 @@ import torch
 from torch.ops import mkldnn
 
 from .errors import InputError
+
+NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
 
 
 def default_device() -> str:
@@ -18,13 +21,29 @@ def default_device() -> str:
 
 
 def check_device(name: str | torch.device) -> torch.device:
-    """The device of this name; InputError unless torch can compute on it."""
+    """The device of this name, ready to be used; InputError unless torch can compute on it.
+
+    A GPU of a number becomes the current one: graphs, streams and launchers ask for that.
+    """
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except Exception:  # torch raises errors of many kinds here
+    except Exception as error:  # torch raises errors of many kinds here
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"no device {str(name)!r} here: try {default_device()!r}.") from None
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # what is called float32 has its 24 bits
     return device
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says, in one of torch's many ways, that memory is used up."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+    )
 
 
 def describe_device(device: torch.device) -> str:

@@ -192,6 +192,11 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a safetensors file's weights in float16: `pack` leaves it as it is."""
+    return checksum({name: value.half() for name, value in read_tensors(path)[0].items()}, {})
+
+
 def write_manifest(folder: Path) -> None:
     """Note the SHA-256 of every file of weights and settings below `folder` in `manifest.json`."""
     files = [f for f in folder.rglob("*") if f.suffix in (".safetensors", ".json")]

@@ -70,7 +70,10 @@ def draw_to(
         team.wait_for_everyone()
     me, all_of_us = (team.process_index, team.num_processes) if team else (0, 1)
     starts = range(0, len(labels), batch_size)
-    mine = [s for s in starts[me::all_of_us] if not part_file(folder, s).is_file()]
+    missing = [start for start in starts if not part_file(folder, start).is_file()]
+    if team:
+        team.wait_for_everyone()  # until all have seen the same
+    mine = missing[me::all_of_us]
     drawn = 0
     for start in tqdm(mine, desc="sample", unit="batch", disable=None if me == 0 else True):
         some = labels[start : start + batch_size]
@@ -97,6 +100,7 @@ def begin(folder: Path, identity: dict) -> None:
     """Note what this job is, or find that the noted job is this one."""
     note = folder / "job.json"
     if not note.is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left of a finished job
         write_json(note, identity)
         return
     noted = read_json(note)

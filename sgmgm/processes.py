@@ -2,13 +2,14 @@
 
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
-LOST = re.compile(r"gloo|nccl|connection|peer|timed? ?out", re.IGNORECASE)
+LOST = re.compile(r"gloo|connection|by peer|broken pipe|remote|time[sd]? ?out", re.IGNORECASE)
 
 
 def launched() -> bool:
@@ -18,7 +19,7 @@ def launched() -> bool:
 
 def meet(device: str | torch.device) -> PartialState | None:
     """Wait until all processes of this launch are there; None if there is only this one."""
-    return PartialState(cpu=torch.device(device).type == "cpu") if launched() else None
+    return PartialState(cpu=str(device).startswith("cpu")) if launched() else None
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -26,6 +27,13 @@ def rank_and_size() -> tuple[int, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
+
+
+def main_first() -> AbstractContextManager:
+    """A block that the first process of each machine runs before the others do."""
+    if rank_and_size()[1] == 1:
+        return nullcontext()
+    return PartialState().local_main_process_first()
 
 
 def in_turn(x: Tensor) -> Tensor:

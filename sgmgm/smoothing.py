@@ -223,7 +223,8 @@ class LoraSmoother(nn.Module):
     """The smoother as a LoRA adapter on the attention projections (Hu et al. 2021; peft).
 
     One set of weights serves both predictions: with the adapter it is smoothed, without it plain.
-    The transformer's weights are shared, not copied, and the transformer itself is not changed.
+    The transformer's weights are shared, not copied. They stay as they are, and are frozen: train
+    the transformer before it gets an adapter, not after.
     """
 
     TARGETS = r".*attention\.(query|key|value|out)"

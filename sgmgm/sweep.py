@@ -63,6 +63,12 @@ def sweep(
     reference = reference_for(pipeline.card.dataset, eye, folder)
     labels = balanced_labels(num, list(range(len(pipeline.card.classes))))
     done = {record["key"]: record for record in read_records(out)} if out.exists() else {}
+    others = {record["scores"]["extractor"] for record in done.values()} - {eye.name}
+    if others:
+        raise InputError(
+            f"{out} holds scores by {others.pop()}, which cannot be compared with those by "
+            f"{eye.name}: choose another --out."
+        )
     asked = []
     for point, seed in itertools.product(points, seeds):
         identity = {

@@ -170,7 +170,8 @@ class Quantizer(nn.Module):
         z = encoded.float().permute(0, 2, 3, 1)  # (B, h, w, D)
         codes = self.embedding.weight.float()
         # |z - e|^2 without |z|^2, which is the same for every code
-        distance = codes.square().sum(1) - 2 * z.flatten(0, 2) @ codes.T  # (B h w, K)
+        with torch.autocast(z.device.type, enabled=False):  # rounded, other codes would be nearest
+            distance = codes.square().sum(1) - 2 * z.flatten(0, 2) @ codes.T  # (B h w, K)
         tokens = distance.argmin(1).view(len(z), -1)
         e = F.embedding(tokens, codes).view_as(z)
         commitment = F.mse_loss(z, e.detach())

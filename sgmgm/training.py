@@ -84,7 +84,7 @@ def fit(
 
     Raises:
         CheckpointError: the folder holds an unfinished run with other settings, or a damaged one.
-        InputError: no such device, or the loss is no longer finite.
+        InputError: no such device, nothing to train, or the loss is no longer finite.
     """
     folder, where = Path(folder), check_device(device or default_device())
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
@@ -94,6 +94,8 @@ def fit(
     accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=where.type == "cpu")
     model = task.model.to(accelerator.device).train()
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError(f"all weights of this {task.name} are frozen: load it anew to train it.")
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.weight_decay), recipe.learning_rate, recipe.betas, fused=True
     )
@@ -163,6 +165,7 @@ def fit(
     report["step"], report["seconds"] = recipe.steps, earlier + time.perf_counter() - begun
     report["images_per_second"] = recipe.steps * recipe.batch_size / report["seconds"]
     report["device"] = describe_device(accelerator.device)
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast was for training
     model.load_state_dict(average)
     task.finish()
     model.eval()

@@ -30,6 +30,7 @@ from .hub import (
     load_weights,
     read_tensors,
     save_tensors,
+    weights_digest,
     write_manifest,
 )
 from .metrics import (
@@ -52,6 +53,11 @@ from .transformer import MaskedTransformer
 
 SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
 # "smoother" is the preset's own kind
+RESTS_ON = {  # whose weights a part was made for
+    "transformer": ("tokenizer",),
+    "weak": ("tokenizer",),
+    "smoother": ("tokenizer", "transformer"),
+}
 PARTS = (*SPINE, "weak", "smoother", *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"))
 
 
@@ -108,10 +114,14 @@ def train(
         kind = part.partition("-")[2]
         options = plan.smoothing.but(**({"kind": kind} if kind else {})).but(**smoothing)
         about["smoothing"] = asdict(options)
+    for earlier in RESTS_ON.get(part.split("-")[0], ()):
+        if (folder / earlier / "model.safetensors").is_file():
+            about[earlier] = weights_digest(folder / earlier / "model.safetensors")[:8]
     identity = plain({"recipe": asdict(recipe), "seed": seed} | about)
     if (place / "training.json").is_file():
         report = read_json(place / "training.json")
-        other = [k for k in identity if report.get(k) != identity[k]]
+        known = identity.keys() - (set(PARTS) - report.keys())  # the first models do not say
+        other = [k for k in identity if k in known and report.get(k) != identity[k]]
         if not other:
             return report
         raise CheckpointError(

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,6 +132,12 @@ def test_the_command_prints_one_object_and_keeps_it(record, tmp_path, monkeypatc
     assert json.loads(capsys.readouterr().out)["speedup"] == record["speedup"]
     assert json.loads(out.read_text())["speedup"] == record["speedup"]
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_package_can_be_imported_where_there_is_no_resource_module():
+    others = "import sys, sgmgm.pipeline"  # transformers wants it where it believes in Linux
+    code = f"{others}; sys.modules['resource'] = None; import sgmgm.benchmark, sgmgm.cli"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_papers_size_is_the_papers():

@@ -205,6 +205,26 @@ def test_run_is_everything_in_one_command(own, capsys):
     assert not list(own.rglob("*.partial*"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(error, capsys, monkeypatch):
+    def info(args):
+        """Fail."""
+        raise error
+
+    monkeypatch.setattr(cli, "info", info)
+    code, _, said = run(capsys, "info")
+    assert code == 2 and said.count("\n") == 1 and "not enough memory" in said
+
+
 def test_own_warnings_are_one_line_and_others_keep_their_place(capsys, monkeypatch):
     usual = warnings.formatwarning
 

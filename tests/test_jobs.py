@@ -94,6 +94,14 @@ def test_another_job_is_not_mixed_in(change, pipe, tmp_path, monkeypatch):
         jobs.draw_to(path, pipe, LABELS, **OPTIONS)
 
 
+def test_what_a_kill_left_of_a_finished_job_is_no_part_of_the_next(pipe, expected, tmp_path):
+    folder = tmp_path / "samples.npz.parts"
+    folder.mkdir()
+    np.save(folder / "000000000.npy", np.zeros((4, 32, 32, 3), np.uint8))  # without its job.json
+    assert jobs.draw_to(tmp_path / "samples.npz", pipe, LABELS, **OPTIONS) == 11
+    assert (load_samples(tmp_path / "samples.npz")[0] == expected).all()
+
+
 def test_a_damaged_part_is_named(pipe, tmp_path, monkeypatch):
     path = tmp_path / "samples.npz"
     interrupted(monkeypatch, pipe, path, after=1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sgmgm import processes
 from sgmgm.cli import main
 from sgmgm.samples import save_samples
 
@@ -36,6 +37,22 @@ def launch(launcher, *words):
     run = [*launcher, "-m", *map(str, words)]
     options = {"capture_output": True, "text": True, "timeout": 900}
     return subprocess.run(run, cwd=ROOT, env=os.environ | ALONE, **options)
+
+
+@pytest.mark.parametrize(
+    "said, lost",
+    [
+        ("[third_party/gloo/transport/tcp/pair.cc:525] Read error [127.0.0.1]:1: timeout", True),
+        ("Connection closed by peer [127.0.0.1]:16477", True),
+        ("NCCL error: a remote process exited or there was a network error", True),
+        ("NCCL error: invalid usage. Duplicate GPU detected : rank 0 and rank 1", False),
+        ("CUDA error: peer access is not supported between these two devices", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_which_errors_say_that_another_process_is_gone(said, lost, monkeypatch):
+    monkeypatch.setattr(processes, "rank_and_size", lambda: (0, 2))
+    assert processes.is_loss_of_another(RuntimeError(said)) == lost
 
 
 def test_two_processes_train_and_extract_as_one(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from sgmgm import sweep
 from sgmgm.cli import main
-from sgmgm.errors import DataError
+from sgmgm.errors import DataError, InputError
 from sgmgm.pipeline import Pipeline
 from sgmgm.plots import trade_off
 from sgmgm.presets import Sampling
@@ -55,6 +55,17 @@ def test_other_weights_are_another_point(own, tmp_path):
     )
     after = sweep.sweep(Pipeline.from_pretrained(own, "cpu"), points, 10, [0], tmp_path / "r.jsonl")
     assert before[0]["key"] != after[0]["key"]
+
+
+def test_scores_of_two_eyes_are_not_mixed(trained, tmp_path):
+    pipeline = Pipeline.from_pretrained(trained, "cpu")
+    points, out = [pipeline.card.sampling.but(guidance="none")], tmp_path / "results.jsonl"
+    sweep.sweep(pipeline, points, 20, [0], out)
+    record = json.loads(out.read_text())
+    record["scores"]["extractor"] = "classifier of another day"
+    out.write_text(json.dumps(record) + "\n")
+    with pytest.raises(InputError, match="scores by classifier of another day"):
+        sweep.sweep(pipeline, points, 20, [0], out)
 
 
 def test_means_and_spreads(tmp_path):

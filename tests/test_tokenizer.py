@@ -88,6 +88,14 @@ def test_gradients_go_straight_through():
     assert quantizer.embedding.weight.grad is None
 
 
+def test_the_nearest_code_is_the_nearest_under_autocast_too():
+    quantizer = Quantizer(CONFIG)
+    encoded = torch.randn(8, 4, 8, 8, generator=seeded()) / 32  # as near as the first codes are
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = quantizer(encoded).tokens
+    assert rounded.equal(quantizer(encoded).tokens)
+
+
 def test_the_quantizers_loss_moves_codes_and_encoder():
     quantizer = Quantizer(CONFIG)
     encoded = torch.randn(2, 4, 4, 4, generator=seeded(), requires_grad=True)

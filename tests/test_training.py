@@ -201,6 +201,38 @@ def test_a_finished_part_of_another_seed_is_kept(own):
     assert (own / "transformer" / "model.safetensors").read_bytes() == before
 
 
+def test_a_part_made_for_other_weights_is_not_taken_for_done(own, tmp_path):
+    packed = tmp_path / "packed"
+    workflow.pack(own, packed, "cpu")  # whose float16 is no other tokenizer
+    assert workflow.train("transformer", "sprites", "smoke", packed, device="cpu")["step"] > 0
+    shutil.rmtree(own / "tokenizer")
+    workflow.train("tokenizer", "sprites", "smoke", own, seed=1, device="cpu")
+    for part in ("transformer", "weak", "smoother"):
+        with pytest.raises(CheckpointError, match="another tokenizer; choose another --out"):
+            workflow.train(part, "sprites", "smoke", own, device="cpu")
+    report = json.loads((own / "weak" / "training.json").read_text())
+    del report["tokenizer"]  # the first models that shipped do not say
+    (own / "weak" / "training.json").write_text(json.dumps(report))
+    assert workflow.train("weak", "sprites", "smoke", own, device="cpu") == report
+
+
+def test_autocast_ends_with_the_training(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "has_bf16", lambda device: True)
+    task = transformer_task(images)
+    fit(task, RECIPE, tmp_path, device="cpu")
+    canvas, labels = torch.zeros(2, 16, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():
+        kept = MaskedTransformer.from_pretrained(tmp_path)(canvas, labels).logits
+        torch.testing.assert_close(task.model(canvas, labels).logits, kept, rtol=0, atol=1e-6)
+
+
+def test_frozen_weights_are_one_sentence(images, tmp_path):
+    task = transformer_task(images)
+    LoraSmoother(task.model)
+    with pytest.raises(InputError, match="all weights of this .* are frozen"):
+        fit(task, RECIPE, tmp_path, device="cpu")
+
+
 def test_parts_ask_for_what_comes_before_them(own):
     shutil.rmtree(own / "tokenizer")
     shutil.rmtree(own / "weak")
