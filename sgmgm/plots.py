@@ -427,6 +427,38 @@ def panels(
 
 
 @_styled
+def dials(charts: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]], y: str) -> Plot:
+    """Charts side by side that share the y axis, one for each thing that was turned.
+
+    Args:
+        charts: what was turned (the x axis) -> curve -> (x values, y values).
+    """
+    names = list(dict.fromkeys(name for curves in charts.values() for name in curves))
+    alt = f"{y} against {'; '.join(charts)}: {', '.join(names)}"
+    plot, (line,) = _plot(2.9, alt, columns=len(charts))
+    shown = {}
+    for axes, (x, curves) in zip(line, charts.items(), strict=True):
+        if axes is not line[0]:
+            axes.sharey(line[0])
+        for name, (xs, ys) in curves.items():
+            i = names.index(name)
+            style = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+            (shown[name],) = axes.plot(xs, ys, marker=MARKERS[i % len(MARKERS)], **style)
+        ticks = sorted({value for xs, _ in curves.values() for value in xs})
+        if ticks[0] > 0:
+            axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{value:g}" for value in ticks], size=7)
+        axes.minorticks_off()
+        axes.set(xlabel=x, yscale="log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.label_outer()
+    line[0].set_ylabel(y)
+    plot.legend(shown.values(), shown, loc="outside upper center", ncols=len(names))
+    return plot
+
+
+@_styled
 def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str) -> Plot:
     """Lying bars, one for each of `names`, cut into parts: part -> its length in every bar."""
     plot, ((axes,),) = _plot(0.42 * len(names) + 1.0, f"{x} of {', '.join(names)}, by part")

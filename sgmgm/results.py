@@ -2,9 +2,10 @@
 
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
 `ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
-more images, `precision-DATASET.jsonl` the same in float32, `benchmark-MACHINE.json` what `sgmgm
-benchmark` measured, and `course.json` what `sgmgm course run` reported. The numbers of the README,
-and the tables beside these files, are written by `write`, never by hand.
+more images, `precision-DATASET.jsonl` the same in float32, `steps-DATASET.jsonl` more numbers of
+steps, `benchmark-MACHINE.json` what `sgmgm benchmark` measured, and `course.json` what `sgmgm
+course run` reported. The numbers of the README, and the tables beside these files, are written by
+`write`, never by hand.
 """
 
 import math
@@ -16,6 +17,7 @@ from .files import atomic_path, read_json
 from .guidance import GUIDANCES
 from .pipeline import SHIPPED, Pipeline
 from .plots import Plot, image_rows, trade_off
+from .plots import dials as plot_dials
 from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
 
 FOLDER = Path(__file__).parents[1] / "data" / "results"
@@ -169,6 +171,45 @@ def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
     return sorted(rows, key=lambda row: row["frechet"][0])
 
 
+def dials(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict[str, tuple]]:
+    """Fréchet distance against each dial of self-guidance (the paper's figure 6), while tuning.
+
+    At every point the other dials stand at the best values that were tried. Scale 0 is no guidance.
+
+    Returns:
+        dial -> curve -> (its x values, distances), for `plots.dials`.
+    """
+    points = []
+    paths = [Path(folder) / f"{kind}-{dataset}.jsonl" for kind in ("sweep", "steps")]
+    for path in filter(Path.exists, paths):
+        for record in read_records(path):
+            point = record["settings"] | {"frechet": record["scores"]["frechet"]}
+            usual = point["order"] == "confidence" and point["anneal"] == "linear"
+            if record["seed"] == TUNING_SEED and usual and method(point) in ("none", "self"):
+                points.append(point)
+
+    def curve(x: str, **fixed) -> tuple:
+        least: dict[float, float] = {}
+        for point in points:
+            if all(point[key] == value for key, value in fixed.items()):
+                least[point[x]] = min(point["frechet"], least.get(point[x], math.inf))
+        return tuple(sorted(least)), tuple(least[value] for value in sorted(least))
+
+    ways = [("none", 16), ("self", 8), ("self", 16)]
+    charts = {
+        "guidance scale s": {f"{g}, {n} steps": curve("scale", steps=n)
+                             for g, n in ways if g == "self"},
+        "temperature": {f"{g}, {n} steps": curve("temperature", guidance=g, steps=n)
+                        for g, n in ways},
+        "steps": {g: curve("steps", guidance=g) for g in ("none", "self")},
+    }  # fmt: skip
+    found = {
+        dial: {name: curve for name, curve in curves.items() if len(curve[0]) > 1}
+        for dial, curves in charts.items()
+    }
+    return {dial: curves for dial, curves in found.items() if curves}
+
+
 def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
     """What `sgmgm benchmark` measured, by the name of the machine."""
     paths = sorted(Path(folder).glob("benchmark-*.json"))
@@ -211,9 +252,11 @@ def precision(folder: str | Path = FOLDER) -> str:
 
 
 def larger(path: Path) -> list[dict]:
-    """Rows of a `large-DATASET.jsonl`, with what the tuning of the sweep said of their settings."""
+    """Rows of a `large-DATASET.jsonl`, with what the tuning of the others said of them."""
     name = path.stem.removeprefix("large-")
-    kept = {str(r["settings"]): r for r in reported(path.with_name(f"sweep-{name}.jsonl"))[0]}
+    others = [path.with_name(f"{kind}-{name}.jsonl") for kind in ("ablation", "sweep")]
+    smaller = [row for other in others if other.exists() for row in reported(other)[0]]
+    kept = {str(row["settings"]): row for row in smaller}
     rows, _ = reported(path)
     for row in rows:
         known = kept[str(row["settings"])]
@@ -317,6 +360,10 @@ def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list
         _, tuning = reported(path)
         if tuning:
             written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()
+            name = path.stem.removeprefix("sweep-")
+            if turned := dials(name, folder):
+                picture = plot_dials(turned, "Fréchet distance").png()
+                written[path.with_name(f"dials-{name}.png")] = picture
     for path, content in written.items():
         with atomic_path(path) as partial:
             partial.write_bytes(content)

@@ -83,6 +83,9 @@ def test_ablations_stand_beside_what_they_vary(folder):
     other = record("self", 1.0, 8.0, 2.0) | {"seed": 0}
     other["settings"]["smoother"] = "smoother-odd"
     (folder / "ablation-sprites.jsonl").write_text(json.dumps(other) + "\n")
+    (folder / "large-sprites.jsonl").write_text(json.dumps(other | {"num": 10_000}) + "\n")
+    assert "| self (smoother-odd) |  | **2.00 ± 0.00** |" in results.overview(folder)
+    (folder / "large-sprites.jsonl").unlink()
     rows = [line for line in results.markdown(folder).split("**sprites: other")[1].splitlines()]
     kinds = [row.split(" | ")[0] for row in rows if row.startswith("| ")][2:]
     assert kinds == ["| self (smoother-odd)", "| self", "| none"]
@@ -92,6 +95,31 @@ def test_ablations_stand_beside_what_they_vary(folder):
         file.writelines(json.dumps(r) + "\n" for r in more)
     assert "sprites (1,000 x 1)" in results.overview(folder)
     assert [row["num"] for row in results.ablation("sprites", folder)] == [100, 100, 100]
+
+
+def test_a_dial_is_turned_while_the_others_stand_at_their_best(folder):
+    def tuned(guidance, steps, *where, **other):
+        point = record(guidance, *where) | {"seed": TUNING_SEED, "num": 10}
+        return point | {"settings": point["settings"] | {"steps": steps} | other}
+
+    found = [
+        tuned("none", 8, 0.0, 4.0, 6.0),
+        tuned("self", 8, 1.0, 4.0, 3.0),
+        tuned("self", 8, 1.0, 8.0, 5.0),
+        tuned("self", 8, 2.0, 8.0, 4.0),
+        tuned("self", 8, 2.0, 8.0, 0.1, order="random"),  # these two are other methods
+        tuned("self", 8, 2.0, 8.0, 0.1, smoother="smoother-odd"),
+    ]
+    more = [tuned("self", 32, 1.0, 4.0, 2.0), tuned("none", 32, 0.0, 4.0, 5.0)]
+    for kind, records in (("sweep", found), ("steps", more)):
+        with open(folder / f"{kind}-sprites.jsonl", "w") as file:
+            file.writelines(json.dumps(r) + "\n" for r in records)
+    assert results.dials("sprites", folder) == {
+        "guidance scale s": {"self, 8 steps": ((0.0, 1.0, 2.0), (6.0, 3.0, 4.0))},
+        "temperature": {"self, 8 steps": ((4.0, 8.0), (3.0, 4.0))},
+        "steps": {"none": ((8, 32), (6.0, 5.0)), "self": ((8, 32), (3.0, 2.0))},
+    }
+    assert results.dials("toys", folder) == {}
 
 
 def test_a_benchmark_gives_one_line(folder):
