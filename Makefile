@@ -13,8 +13,8 @@ BIN := .venv/bin
 setup: .venv/ready
 
 .venv/ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "sgmgm needs Python 3.11 or newer: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "sgmgm needs Python 3.11 to 3.14: make PYTHON=python3.12"; exit 2; }
 	@echo "== setting up .venv (torch is large: a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[course,test]'

@@ -467,7 +467,7 @@ def parser() -> argparse.ArgumentParser:
 
     each = command(evaluate)
     each.add_argument("--samples", type=Path, required=True, help="an .npz: arr_0 uint8 NHWC")
-    each.add_argument("--reference", help="a data set's name, or an .npz of "
+    each.add_argument("--reference", help="a data set's name, folder:PATH, or an .npz of "
                       "pictures like --samples; the model's data set if not given")  # fmt: skip
     each.add_argument("--extractor", default="classifier", choices=("classifier", "inception"),
                       help="the network whose features are compared")  # fmt: skip

@@ -209,7 +209,9 @@ def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameter
         import ipykernel  # noqa: F401
         import papermill  # noqa: F401
     except ImportError:
-        raise InputError("the runner needs papermill: pip install 'sgmgm[course]'.") from None
+        raise InputError(
+            "the runner needs papermill: in the course's folder, pip install -e '.[course]'."
+        ) from None
     lessons = find_lessons(wanted, Path(notebooks or ROOT / "notebooks"))
     read = {path: read_lesson(path, parameters) for path in lessons}
     device = torch.device(parameters.get("device") or default_device())

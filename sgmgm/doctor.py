@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 def check_python(folder: Path, device: str | None) -> tuple[str, str]:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return "stop" if sys.version_info < (3, 11) else "ok", found
+    return "ok" if (3, 11) <= sys.version_info < (3, 15) else "stop", found
 
 
 def check_libraries(folder: Path, device: str | None) -> tuple[str, str]:
@@ -103,11 +103,12 @@ def check_speed(folder: Path, device: str | None) -> tuple[str, str]:
     return "ok", f"{found}; {total}: {each}"
 
 
+BOTH = "pip install --upgrade 'torch>=2.11,<2.15' 'torchvision>=0.26,<0.30'"
 AGAIN = "in the course's folder: pip install -e '.[course]'"
 CHECKS = {  # and what to do about a bad finding
-    "Python": (check_python, "install Python 3.11 or newer"),
+    "Python": (check_python, "install Python 3.11 to 3.14"),
     "libraries": (check_libraries, AGAIN),
-    "torch": (check_torch, "install both at once: pip install --upgrade torch torchvision"),
+    "torch": (check_torch, f"install both at once: {BOTH}"),
     "Jupyter": (check_jupyter, AGAIN),
     "memory": (check_memory, "close other programs before you train"),
     "folder": (check_folder, "make room, or move the course to a folder of your own"),

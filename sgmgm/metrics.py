@@ -293,7 +293,8 @@ class InceptionExtractor:
             from torch_fidelity import feature_extractor_inceptionv3 as inception
         except ImportError:
             raise DataError(
-                "Inception scores need torch-fidelity: pip install 'sgmgm[inception]'."
+                "Inception scores need torch-fidelity: in the course's folder, "
+                "pip install -e '.[inception]'."
             ) from None
         url = inception.URL_INCEPTION_V3
         cache = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]

@@ -319,7 +319,8 @@ def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> l
         draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", ways)
         written.append(place / "README.md")
         with atomic_path(written[-1]) as partial:
-            partial.write_text(model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else ""))
+            card = model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
+            partial.write_text(card, encoding="utf-8")
     return written
 
 
@@ -352,8 +353,8 @@ def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list
     """
     readme, tables = Path(readme or FOLDER.parents[1] / "README.md"), Path(folder) / "README.md"
     written = {
-        readme: in_front(readme.read_text(), folder).encode(),
-        tables: put_between(tables.read_text(), markdown(folder)).encode(),
+        readme: in_front(readme.read_text(encoding="utf-8"), folder).encode(),
+        tables: put_between(tables.read_text(encoding="utf-8"), markdown(folder)).encode(),
     }
     written[Path(folder) / "gallery.png"] = gallery(folder).png()
     for path in results_files(folder):

@@ -11,14 +11,27 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "licences.md"
 HEAD = """# Licences of what the course installs
 
 Written by `python -m tests.licences` from what each package says of itself, on Linux with Python
-3.11 and the default build of torch; a test fails when a package is missing here. None is under the
-GPL. The NVIDIA libraries come with the default torch for Linux only: their terms allow their use,
-they are not open source, and the CPU build of torch does without them. Nothing of all this is part
-of this repository.
+3.11 and the default build of torch, with what other systems need besides; a test fails when a
+package is missing here. None is under the GPL. The NVIDIA libraries come with the default torch for
+Linux only: their terms allow their use, they are not open source, and the CPU build of torch does
+without them. Nothing of all this is part of this repository.
 
 | package | licence |
 |---|---|
 """
+
+ELSEWHERE = {  # what the same requirements pull in with Python 3.12, and on macOS and Windows
+    "aiohappyeyeballs": "PSF-2.0",
+    "aiohttp": "Apache-2.0 AND MIT",
+    "aiosignal": "Apache 2.0",
+    "appnope": "BSD",
+    "colorama": "BSD License",
+    "frozenlist": "Apache-2.0",
+    "multidict": "Apache License 2.0",
+    "propcache": "Apache-2.0",
+    "pywinpty": "MIT",
+    "yarl": "Apache-2.0",
+}
 
 
 def installed() -> set[str]:
@@ -54,7 +67,8 @@ def licence(package: str) -> str:
 
 def page() -> str:
     """The whole of `docs/licences.md`."""
-    return HEAD + "".join(f"| {name} | {licence(name)} |\n" for name in sorted(installed()))
+    told = ELSEWHERE | {name: licence(name) for name in installed()}
+    return HEAD + "".join(f"| {name} | {words} |\n" for name, words in sorted(told.items()))
 
 
 if __name__ == "__main__":

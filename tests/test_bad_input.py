@@ -255,6 +255,7 @@ def test_places_where_nothing_can_be_written(name, tmp_path):
     assert sorted(f.name for f in tmp_path.rglob("*")) == ["file", "folder"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs limits of POSIX")
 def test_a_full_disk_is_one_sentence(trained, tmp_path):
     """A limit on the size of files stands for it: numpy, Pillow and safetensors must stop."""
     import resource

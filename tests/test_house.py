@@ -147,6 +147,8 @@ def test_the_workflow_runs_what_exists():
     schedule = [each["cron"] for each in told[True]["schedule"]]  # YAML reads `on` as True
     for cron in re.findall(r"schedule [!=]= '([^']+)'", text):
         assert cron in schedule
+    # weekdays are 0 to 6 there
+    assert all(re.fullmatch(r"\d+ \d+ \* \* [0-6*](?:[,-][0-6])*", cron) for cron in schedule)
     steps = [step for job in told["jobs"].values() for step in job["steps"]]
     assert all(("run" in step) != ("uses" in step) for step in steps)
     commands = next(a for a in parser()._actions if a.dest == "command").choices

@@ -136,6 +136,7 @@ def command(trained, path, *more):
             "--batch-size", "4", "--seed", "40", "--out", str(path), "--device", "cpu"]  # fmt: skip
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX")
 def test_killed_at_any_moment_no_image_is_lost_or_repeated(trained, pipe, tmp_path):
     path = tmp_path / "samples.npz"
     parts = tmp_path / "samples.npz.parts"

@@ -1,5 +1,6 @@
 """metrics: equal to torch-fidelity and prdc, exact in closed forms, clear when fed badly."""
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -163,6 +164,7 @@ print(peak() - start)
 """
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs the counters of POSIX")
 def test_memory_stays_bounded():
     """In a process of its own, because a peak never falls. One float64 copy of the 50,000 rows
     would take 98 MiB, one matrix of all distances of the 6,000 rows 275 MiB."""

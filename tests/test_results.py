@@ -162,9 +162,11 @@ def test_the_block_replaces_what_stood_there(folder, tmp_path):
     readme.write_text(f"before\n{marked}\nafter\n")
     (folder / "README.md").write_text(marked)
     written = results.write(folder, readme)
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "| 3.30 ± 0.42 |" in text and "3.300 ± 0.424" in (folder / "README.md").read_text()
+    assert "| 3.30 ± 0.42 |" in text and "3.300 ± 0.424" in (folder / "README.md").read_text(
+        "utf-8"
+    )
     assert set(written) == {
         readme,
         folder / "README.md",
@@ -172,7 +174,7 @@ def test_the_block_replaces_what_stood_there(folder, tmp_path):
         folder / "sweep-sprites.png",
     }
     results.write(folder, readme)
-    assert readme.read_text() == text
+    assert readme.read_text(encoding="utf-8") == text
 
 
 def test_one_command_draws_every_model_that_ships(tmp_path, capsys):
@@ -194,9 +196,9 @@ def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(fol
 
 
 def test_the_readme_says_what_the_records_say():
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     assert results.in_front(text) == text
-    tables = (results.FOLDER / "README.md").read_text()
+    tables = (results.FOLDER / "README.md").read_text(encoding="utf-8")
     assert results.put_between(tables, results.markdown()) == tables
 
 
