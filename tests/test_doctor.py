@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import warnings
 
 import pytest
@@ -149,4 +150,6 @@ def test_a_broken_library_is_told_not_thrown(tmp_path):
     )
     assert ran.returncode == 2 and "Traceback" not in ran.stderr
     assert "stop  torch      OSError: libtorch.so: no such file" in ran.stderr
-    assert "pip install --upgrade torch torchvision" in ran.stderr
+    project = tomllib.loads((doctor.ROOT / "pyproject.toml").read_text())["project"]
+    pins = [line for line in project["dependencies"] if line.startswith("torch")]
+    assert f"pip install --upgrade {' '.join(map(repr, pins))}" in ran.stderr
