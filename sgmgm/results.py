@@ -179,29 +179,33 @@ def dials(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict[str, tupl
     Returns:
         dial -> curve -> (its x values, distances), for `plots.dials`.
     """
-    points = []
-    paths = [Path(folder) / f"{kind}-{dataset}.jsonl" for kind in ("sweep", "steps")]
-    for path in filter(Path.exists, paths):
-        for record in read_records(path):
-            point = record["settings"] | {"frechet": record["scores"]["frechet"]}
-            usual = point["order"] == "confidence" and point["anneal"] == "linear"
-            if record["seed"] == TUNING_SEED and usual and method(point) in ("none", "self"):
-                points.append(point)
 
-    def curve(x: str, **fixed) -> tuple:
+    def points(kind: str) -> list[dict]:
+        path = Path(folder) / f"{kind}-{dataset}.jsonl"
+        records = read_records(path) if path.exists() else []
+        tuned = [
+            r["settings"] | {"frechet": r["scores"]["frechet"]}
+            for r in records
+            if r["seed"] == TUNING_SEED and method(r["settings"]) in ("none", "self")
+        ]
+        return [p for p in tuned if (p["order"], p["anneal"]) == ("confidence", "linear")]
+
+    def curve(points: list[dict], x: str, **fixed) -> tuple:
         least: dict[float, float] = {}
         for point in points:
             if all(point[key] == value for key, value in fixed.items()):
                 least[point[x]] = min(point["frechet"], least.get(point[x], math.inf))
         return tuple(sorted(least)), tuple(least[value] for value in sorted(least))
 
+    known = points("sweep")
+    more = points("steps") or known
     ways = [("none", 16), ("self", 8), ("self", 16)]
     charts = {
-        "guidance scale s": {f"{g}, {n} steps": curve("scale", steps=n)
+        "guidance scale s": {f"{g}, {n} steps": curve(known, "scale", steps=n)
                              for g, n in ways if g == "self"},
-        "temperature": {f"{g}, {n} steps": curve("temperature", guidance=g, steps=n)
+        "temperature": {f"{g}, {n} steps": curve(known, "temperature", guidance=g, steps=n)
                         for g, n in ways},
-        "steps": {g: curve("steps", guidance=g) for g in ("none", "self")},
+        "steps": {g: curve(more, "steps", guidance=g) for g in ("none", "self")},
     }  # fmt: skip
     found = {
         dial: {name: curve for name, curve in curves.items() if len(curve[0]) > 1}

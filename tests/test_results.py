@@ -110,14 +110,15 @@ def test_a_dial_is_turned_while_the_others_stand_at_their_best(folder):
         tuned("self", 8, 2.0, 8.0, 0.1, order="random"),  # these two are other methods
         tuned("self", 8, 2.0, 8.0, 0.1, smoother="smoother-odd"),
     ]
-    more = [tuned("self", 32, 1.0, 4.0, 2.0), tuned("none", 32, 0.0, 4.0, 5.0)]
+    more = [tuned("self", 8, 1.0, 4.0, 3.5), tuned("none", 8, 0.0, 4.0, 7.0)]
+    more += [tuned("self", 32, 1.0, 4.0, 2.0), tuned("none", 32, 0.0, 4.0, 5.0)]
     for kind, records in (("sweep", found), ("steps", more)):
         with open(folder / f"{kind}-sprites.jsonl", "w") as file:
             file.writelines(json.dumps(r) + "\n" for r in records)
     assert results.dials("sprites", folder) == {
         "guidance scale s": {"self, 8 steps": ((0.0, 1.0, 2.0), (6.0, 3.0, 4.0))},
         "temperature": {"self, 8 steps": ((4.0, 8.0), (3.0, 4.0))},
-        "steps": {"none": ((8, 32), (6.0, 5.0)), "self": ((8, 32), (3.0, 2.0))},
+        "steps": {"none": ((8, 32), (7.0, 5.0)), "self": ((8, 32), (3.5, 2.0))},
     }
     assert results.dials("toys", folder) == {}
 
