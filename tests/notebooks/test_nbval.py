@@ -24,6 +24,6 @@ def test_lesson_runs_and_says_the_same(lesson):
         env=os.environ | {"TQDM_DISABLE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
