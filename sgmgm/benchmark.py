@@ -8,22 +8,20 @@ speed does not depend on them. FLOP are those of the matrix products that really
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from . import fast, presets
-from .devices import check_device, describe_device, has_bf16
+from .devices import check_device, describe_device, has_bf16, peak_memory
 from .errors import check_choice, check_count
-from .guidance import Guidance, make_guidance
+from .guidance import make_guidance
 from .pipeline import Card, Pipeline
 from .presets import Sampling
 from .sampling import leave_masked
@@ -178,10 +176,10 @@ def drawing(ways: dict[str, Pipeline], settings: Sampling, batch: int, clock: Cl
 
 
 class Costless(fast.FastGuidance):
-    """Stands for a network: logits that are there already."""
+    """Logits that are there already, in place of `like`'s, and recorded as those are."""
 
-    def __init__(self, guidance: Guidance, logits: Tensor):
-        super().__init__(guidance)  # so that it is recorded as the others are
+    def __init__(self, like: fast.FastGuidance, logits: Tensor):
+        vars(self).update(vars(like), graphs={})
         self.logits = logits
 
     def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
@@ -201,7 +199,7 @@ def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> d
     )
     whole, once, draws = (
         clock(lambda g=g: fast.decode(g, *rest))["median"]
-        for g in (guided, plain, Costless(pipeline.guidance(settings), logits))
+        for g in (guided, plain, Costless(plain, logits))
     )
     tokens = torch.zeros_like(canvas)
     with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.half):
@@ -281,18 +279,6 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
         "flops_per_second": speed,
         "share": speed / peak["bf16" if pipeline.half else "float32"],
     }
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: on CUDA by tensors, else by the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # which Windows lacks
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def benchmark(

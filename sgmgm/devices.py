@@ -2,15 +2,17 @@
 
 import platform
 import re
+import sys
 import warnings
 from functools import lru_cache
 
+import psutil
 import torch
 from torch.ops import mkldnn
 
 from .errors import InputError
 
-NO_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
+NO_MEMORY = re.compile(r"out of memory|enough memory|allocate memory|ALLOC_FAILED")
 
 
 def default_device() -> str:
@@ -51,6 +53,18 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: on CUDA by tensors, else by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows lacks
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @lru_cache  # so that it is said once

@@ -533,11 +533,9 @@ def trade_off(fronts: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
             in the order in which the line joins them.
     """
     plot, ((axes,),) = _plot(4.2, "Fréchet distance against inception score: " + "; ".join(fronts))
+    colours = dict(zip(("self", "none", "cfg", "auto", "spatial"), COLOURS, strict=False))
     for i, (name, points) in enumerate(fronts.items()):
-        kind = name.split(",")[0]
-        colour = dict(zip(("self", "none", "cfg", "auto", "spatial"), COLOURS, strict=False)).get(
-            kind, "0.65"
-        )
+        colour = colours.get(name.split(",")[0], "0.65")
         look = {"color": colour, "marker": MARKERS[i % len(MARKERS)]}
         dash = DASHES[(i + i // len(MARKERS)) % len(DASHES)]  # no pair of both comes twice
         scores, distances, _ = zip(*points, strict=True)

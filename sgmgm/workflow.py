@@ -52,12 +52,12 @@ from .training import Recipe, fit, plain
 from .transformer import MaskedTransformer
 
 SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
-# "smoother" is the preset's own kind
 RESTS_ON = {  # whose weights a part was made for
     "transformer": ("tokenizer",),
     "weak": ("tokenizer",),
     "smoother": ("tokenizer", "transformer"),
 }
+# "smoother" is the preset's own kind
 PARTS = (*SPINE, "weak", "smoother", *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"))
 
 
@@ -120,8 +120,8 @@ def train(
     identity = plain({"recipe": asdict(recipe), "seed": seed} | about)
     if (place / "training.json").is_file():
         report = read_json(place / "training.json")
-        known = identity.keys() - (set(PARTS) - report.keys())  # the first models do not say
-        other = [k for k in identity if k in known and report.get(k) != identity[k]]
+        unsaid = set(SPINE) - report.keys()  # the first models do not say what they rest on
+        other = [k for k in identity if k not in unsaid and report.get(k) != identity[k]]
         if not other:
             return report
         raise CheckpointError(

@@ -30,6 +30,10 @@ def pipe(trained):
     return Pipeline.from_pretrained(trained, "cpu")
 
 
+# for what has no like on Windows: fork, signals that wait, limits on files, mounts
+posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, signals and limits of POSIX")
+
+
 def check_sentence(text, fragment):
     assert "\n" not in text and text.endswith("."), text
     assert fragment in text
@@ -255,7 +259,7 @@ def test_places_where_nothing_can_be_written(name, tmp_path):
     assert sorted(f.name for f in tmp_path.rglob("*")) == ["file", "folder"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs limits of POSIX")
+@posix
 def test_a_full_disk_is_one_sentence(trained, tmp_path):
     """A limit on the size of files stands for it: numpy, Pillow and safetensors must stop."""
     import resource

@@ -29,13 +29,11 @@ from sgmgm.smoothing import LoraSmoother
 from sgmgm.training import fit
 from sgmgm.transformer import MaskedTransformer
 
-from .test_bad_input import check_sentence
+from .test_bad_input import check_sentence, posix
 from .test_datasets import pack_fashion, write_fashion
 from .test_training import RECIPE, TASKS, make
 
 ROOT = Path(__file__).resolve().parent.parent
-# those that fork, send signals, limit files or mount disks; the others run everywhere
-posix = pytest.mark.skipif(os.name != "posix", reason="needs fork, signals and limits of POSIX")
 
 # ---------------------------------------------------------------------------------------- kills
 

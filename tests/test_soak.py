@@ -15,13 +15,13 @@ from .test_properties import folder, pipe  # noqa: F401
 pytestmark = pytest.mark.soak
 
 FRECHET = """
-import resource, sys, torch
+import torch
+from sgmgm.devices import peak_memory
 from sgmgm.metrics import GaussianStats, frechet_distance
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if MAC else 2**20)
+    return peak_memory(torch.device("cpu")) / 2**30
 
-MAC = sys.platform == "darwin"  # which counts bytes, Linux KiB
 start = peak()
 torch.manual_seed(0)
 features = torch.randn(50_000, 2048)
