@@ -200,12 +200,13 @@ def dials(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict[str, tupl
     known = points("sweep")
     more = points("steps") or known
     ways = [("none", 16), ("self", 8), ("self", 16)]
+    both = {g: curve(more, "steps", guidance=g) for g in ("none", "self")}
     charts = {
         "guidance scale s": {f"{g}, {n} steps": curve(known, "scale", steps=n)
                              for g, n in ways if g == "self"},
         "temperature": {f"{g}, {n} steps": curve(known, "temperature", guidance=g, steps=n)
                         for g, n in ways},
-        "steps": {g: curve(more, "steps", guidance=g) for g in ("none", "self")},
+        "steps": both if all(len(xs) > 1 for xs, _ in both.values()) else {},  # to be compared
     }  # fmt: skip
     found = {
         dial: {name: curve for name, curve in curves.items() if len(curve[0]) > 1}
