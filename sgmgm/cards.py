@@ -53,12 +53,15 @@ def model_card(folder: str | Path, scores: str = "") -> str:
         time = f"{seconds / 60:.1f} min, {report['device']}"
         rows.append(f"| {name} | {images} images | {time} | {result(report)} |")
     default = ", ".join(f"{key} {value}" for key, value in vars(card.sampling).items())
+    pictures = (
+        "![samples](samples.png)\n\nUpper half: plain, lower half: self-guided, each at its best "
+        "setting with at most 16 passes that is known."
+    )
     parts = [
         f"# {card.dataset}",
         f"Data: {source}. Licence of the data: {licence}.",
-        "![samples](samples.png)" if (folder / "samples.png").is_file() else "",
-        "Upper half: plain, lower half: self-guided, each at its best setting in the table below "
-        f"that is known. This model's default: {default}.",
+        pictures if (folder / "samples.png").is_file() else "",
+        f"This model's default: {default}.",
         "\n".join(rows),
         scores,
         f"Known failures: {failures}" if failures else "",
@@ -90,17 +93,19 @@ def commands(part: str, report: dict) -> list[str]:
     """The commands that made a part, one for each round."""
     made, folder = [], f"runs/{report['dataset']}-{report['preset']}"
     for number, one in enumerate(rounds(report)):
-        line = command(part, report | {"recipe": one["recipe"]})
+        name = part if one is report else f"{part}-{number + 1}"
+        line = command(name, report | one)
         line += f" --seed {one['seed']}" if one["seed"] else ""
-        line += f" --start {folder}/{part}-{number}" if number else ""
-        made.append(line + (f" --name {part}-{number + 1}" if one is not report else ""))
+        made.append(line + (f" --start {folder}/{part}-{number}" if number else ""))
     return made
 
 
 def command(part: str, report: dict) -> str:
-    """The command that makes a part in one round, with the preset's seed."""
+    """The command that makes a part in one round, with seed 0."""
     plan = get(report["dataset"], report["preset"], 2)
-    kind = part.split("-")[0]
+    judged = {"test_accuracy": "classifier", "psnr": "tokenizer"}  # a part may have any name
+    kind = next((judged[score] for score in judged if score in report), "transformer")
+    kind = "weak" if part.startswith("weak") else kind
     options = ""
     if "smoothing" in report:
         usual = vars(plan.smoothing)
@@ -108,7 +113,7 @@ def command(part: str, report: dict) -> str:
         kind = "smoother-lora" if changed.pop("kind", "toast") == "lora" else "smoother"
         for key, value in changed.items():
             options += f" --{key.replace('_', '-')}" + (f" {value}" if value is not True else "")
-    if part not in (kind, "weak"):
+    if part != kind:
         options += f" --name {part}"
     steps = report["recipe"]["steps"]
     if steps != getattr(plan, f"{kind.split('-')[0]}_recipe").steps:

@@ -32,7 +32,7 @@ from .masking import SCHEDULES
 from .pipeline import SHIPPED, Pipeline, find_pipeline, read_card, write_card
 from .processes import is_loss_of_another, meet
 from .samples import load_samples, save_samples
-from .sampling import ANNEALS, ORDERS
+from .sampling import ANNEALS, ORDERS, TEMPERED
 from .tasks import LOSS_ON, WRONG_TOKENS
 
 
@@ -157,6 +157,8 @@ def evaluate(args) -> None:
             f"whose classifier is to look at these samples and at {against}? Name a model by "
             "--model, or take --extractor inception."
         )
+    if args.weights and args.extractor != "inception":
+        raise InputError("--weights is for --extractor inception.")
     extractor = workflow.make_extractor(
         args.extractor, dataset or against, folder, args.weights, args.device or default_device()
     )
@@ -174,8 +176,11 @@ def sweep(args) -> None:
             grid[name] = [number(f"--{name.replace('_', '-')}", v, kind) for v in grid[name]]
     points = sweeps.grid_points(pipeline.card.sampling, grid)
     seeds = list(dict.fromkeys(number("--seeds", seed, int) for seed in args.seeds.split(",")))
+    check_count("--num", args.num, least=10)
     if args.plot:
         check_writable(args.plot)
+        if not any(point.order in TEMPERED for point in points):
+            raise InputError("--plot draws fronts over temperature, and these orders have none.")
     if args.tune:
         first = sweeps.sweep(
             pipeline, points, args.tune, [sweeps.TUNING_SEED], args.out, args.batch_size
@@ -186,9 +191,8 @@ def sweep(args) -> None:
     print(sweeps.table(rows))
     if args.adopt:
         best = presets.Sampling(**rows[0]["settings"])
-        if best.guidance == "none":  # whose scale of 0 would switch every other guidance off
-            usual = pipeline.card.sampling
-            best = best.but(scale=usual.scale, scale_schedule=usual.scale_schedule)
+        # what the best does not use keeps its value: a scale of 0 would switch any guidance off
+        best = replace(best, **sweeps.unused(best, pipeline.card.sampling))
         write_card(pipeline.folder, replace(pipeline.card, sampling=best))
         if is_packed(pipeline.folder):
             write_manifest(pipeline.folder)
@@ -247,7 +251,13 @@ def run(args) -> None:
     check_count("--num", args.num, most=10_000_000)
     folder = args.out or default_folder(args)
     device = args.device or default_device()
-    rows = []
+    rows, settings = [], chosen_settings(args)
+    plan = presets.get(args.dataset, args.preset, 2).sampling.but(**settings)
+    if plan.helper and not (folder / plan.helper).is_dir():
+        raise InputError(
+            f"guidance {plan.guidance!r} needs a {plan.helper}, which `sgmgm run` does not train: "
+            f"`sgmgm train all` does, then `sgmgm sample --model {folder}`."
+        )
     for part in workflow.SPINE:
         shipped = part == "classifier" and (SHIPPED / args.dataset / part).is_dir()
         if shipped and not (folder / part).is_dir():
@@ -257,9 +267,7 @@ def run(args) -> None:
     pipeline = Pipeline.from_pretrained(folder, device, args.bf16)
     labels = chosen_labels(args, pipeline)
     begun = time.perf_counter()
-    images, nfe = workflow.draw(
-        pipeline, labels, args.seed, args.batch_size, **chosen_settings(args)
-    )
+    images, nfe = workflow.draw(pipeline, labels, args.seed, args.batch_size, **settings)
     seconds = time.perf_counter() - begun
     save_samples(folder / "samples.npz", images, labels.numpy())
     pixels = torch.from_numpy(images[:100]).permute(0, 3, 1, 2).float() / 255
@@ -286,6 +294,8 @@ def benchmark(args) -> None:
 
     batches = [number("--batch-sizes", word, int) for word in args.batch_sizes.split(",")]
     if args.out:
+        if args.out.suffix.lower() == ".png":
+            raise InputError(f"--out {args.out}: the plot goes there; end it in .json.")
         check_writable(args.out)
     device = args.device or default_device()
     keep = (lambda record: write_json(args.out, record)) if args.out else (lambda record: None)
@@ -338,9 +348,6 @@ def info(args) -> None:
         sizes = f"{plan.transformer.num_hidden_layers} x {plan.transformer.hidden_size}"
         print(f"preset {name}: transformer {sizes}, {plan.tokenizer.num_tokens} tokens of "
               f"{plan.tokenizer.num_embeddings} codes")  # fmt: skip
-    for (dataset, name), plan in presets.TABLE.items():
-        if plan.expects:
-            print(f"preset {name} on {dataset} expects {plan.expects}")
     for card in sorted(SHIPPED.glob("*/pipeline.json")):
         print(f"shipped model: {card.parent.name}")
     if pipeline:
@@ -407,13 +414,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"sgmgm {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
 
-    def command(function, **options):
+    def command(function, device: bool = True, **options):
         help = function.__doc__.split("\n")[0]
         each = commands.add_parser(
             function.__name__, help=help, description=help, formatter_class=Formatter, **options
         )
         each.set_defaults(function=function)
-        each.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
+        if device:
+            each.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
         return each
 
     def training(each):
@@ -493,7 +501,7 @@ def parser() -> argparse.ArgumentParser:
     for name in GRID:
         each.add_argument(f"--{name.replace('_', '-')}", help="a list; the model's own if absent")
 
-    command(results)
+    command(results, device=False)
 
     each = command(gallery)
     each.add_argument("--out", type=Path, default=Path("gallery.png"), help="a PNG file")
@@ -519,13 +527,13 @@ def parser() -> argparse.ArgumentParser:
 
     command(doctor)
 
-    each = command(bundle)
+    each = command(bundle, device=False)
     each.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     each.add_argument("--platform", help="wheel tags, e.g. manylinux_2_28_x86_64; this machine's "
                       "if not given")  # fmt: skip
     each.add_argument("--python", help="e.g. 3.12; this one's version if not given")
 
-    each = command(info)
+    each = command(info, device=False)
     each.add_argument("--model", help="a shipped name or a pipeline folder, to describe it")
 
     each = command(course)
@@ -566,9 +574,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = parser().parse_args(arguments)
     try:
-        team = meet(args.device or default_device())  # which gives each process its own GPU
-        if args.device is not None:
-            check_device(args.device)
+        device = getattr(args, "device", None)
+        team = meet(device or default_device())  # which gives each process its own GPU
+        if device is not None:
+            check_device(device)
         if not 0 <= getattr(args, "seed", 0) < 2**32:
             raise InputError(f"--seed must lie in 0..2^32 - 1, not {args.seed}.")
         with contextlib.ExitStack() as stack:
@@ -590,7 +599,3 @@ def main(arguments: list[str] | None = None) -> int:
         print("sgmgm: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -103,7 +103,8 @@ def report(folder: Path, part: str) -> dict:
 
 def find_lessons(wanted: list[str], folder: Path) -> list[Path]:
     """Lessons by number ("01") or name, all of them if none is named, in their order."""
-    lessons = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    paths = [p for p in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if "-Copy" not in p.stem]
+    lessons = {path.stem: path for path in paths}  # without JupyterLab's duplicates
     if not lessons:
         raise InputError(f"{folder} holds no lessons: give the course's folder with --notebooks.")
     chosen = set()

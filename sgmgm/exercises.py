@@ -111,7 +111,7 @@ def hide(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
 
 def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """(vectors (B, D), codebook (K, D)) -> the nearest code of each vector, int64 (B,)."""
-    vectors, codebook = _random(20, 3), _random(8, 3, seed=1) * torch.arange(1.0, 9)[:, None]
+    vectors, codebook = _random(20, 3), _random(8, 3, seed=1)
     distance = torch.cdist(vectors, codebook)
     wanted = distance.argmin(1)
     found = _tensor(function(vectors, codebook), wanted, "nearest_code")
@@ -437,6 +437,9 @@ def lora(function: Callable) -> None:
     for factor, words in ((1, "alpha is not used"), (8, "alpha must be divided by the rank r")):
         _want(not _same(found, zero + factor * low), f"you add {factor} x (x a b): {words}.")
     _want(_same(found, zero + 4 * low), "the adapter's part is not alpha / r times x a^T b^T.")
+    thin = _tensor(function(x, weight, a[:1], b[:, :1], 3.0), zero, "lora")
+    one = 3 * x @ a[:1].T @ b[:, :1].T
+    _want(_same(thin, zero + one), "alpha and r must come from the arguments: r is a's first size.")
     _right("lora")
 
 

@@ -50,7 +50,7 @@ def check_writable(path: str | Path) -> None:
     """InputError if `path` cannot be written: to be asked before long work, not after it."""
     path = Path(path).absolute()
     try:
-        place = next(folder for folder in path.parents if folder.exists())
+        place = next((folder for folder in path.parents if folder.exists()), path)
         fits = place.is_dir() and os.access(place, os.W_OK) and not path.is_dir()
     except OSError:  # a name that is too long
         fits = False

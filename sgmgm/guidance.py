@@ -22,6 +22,12 @@ SCALE_SCHEDULES = {
 }
 
 
+def check_scale(scale: float) -> None:
+    """InputError unless the guidance scale is a finite number."""
+    if not is_finite(scale):
+        raise InputError(f"the guidance scale must be finite, not {scale!r}.")
+
+
 class Guidance:
     """No guidance, and the frame of all others.
 
@@ -36,8 +42,7 @@ class Guidance:
     def __init__(
         self, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant"
     ):
-        if not is_finite(scale):
-            raise InputError(f"the guidance scale must be finite, not {scale!r}.")
+        check_scale(scale)
         self.model, self.scale = model, float(scale)
         self.weight = SCALE_SCHEDULES[
             check_choice("scale schedule", scale_schedule, SCALE_SCHEDULES)

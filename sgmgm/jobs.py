@@ -1,7 +1,7 @@
 """Jobs: any number of images into one samples file, stopped and started again at will.
 
 Every batch is kept in `FILE.parts/` as soon as it is drawn, so memory does not grow with the
-number of images, a killed job loses the batch it was in, and several processes can share one.
+number of images, a killed job loses the batch it was in, and the processes of one launch share it.
 """
 
 import glob
@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from .errors import DataError, InputError, check_count
 from .files import atomic_path, check_writable, clear_partials, read_json, write_json
-from .guidance import GUIDANCES
 from .pipeline import Pipeline
 from .presets import Sampling
 from .processes import meet
-from .samples import to_uint8
+from .samples import UNREADABLE, to_uint8
 
 
 def draw_to(
@@ -99,8 +98,9 @@ def part_file(folder: Path, start: int) -> Path:
 def begin(folder: Path, identity: dict) -> None:
     """Note what this job is, or find that the noted job is this one."""
     note = folder / "job.json"
-    if not note.is_file():
-        shutil.rmtree(folder, ignore_errors=True)  # what a kill left of a finished job
+    if not note.is_file() or not any(folder.glob("*.npy")):
+        # nothing yet, or what a kill left of a finished job
+        shutil.rmtree(folder, ignore_errors=True)
         write_json(note, identity)
         return
     noted = read_json(note)
@@ -120,9 +120,8 @@ def begin(folder: Path, identity: dict) -> None:
 def weights(pipeline: Pipeline, settings: Sampling) -> str:
     """A fingerprint of the networks that these settings use."""
     parts = [pipeline.tokenizer, pipeline.transformer]
-    needs = GUIDANCES[settings.guidance][1]
-    if needs:
-        parts.append(pipeline.helper("weak" if needs == "weak" else settings.smoother))
+    if settings.helper:
+        parts.append(pipeline.helper(settings.helper))
     digest = hashlib.sha256()
     for part in parts:
         for tensor in part.state_dict().values():
@@ -142,7 +141,12 @@ def join(path: Path, parts: list[Path], labels: np.ndarray, batch_size: int) -> 
                     shape = shape or images.shape[1:]
                     if images.dtype != np.uint8 or images.shape != (count, *shape):
                         raise ValueError
-                except (OSError, EOFError, ValueError):
+                except FileNotFoundError:
+                    raise InputError(
+                        f"{part} has gone: another process finished or removed this job; repeat "
+                        "the command if the result is not there."
+                    ) from None
+                except UNREADABLE:
                     raise DataError(
                         f"{part} is damaged: delete it and repeat the command."
                     ) from None

@@ -385,6 +385,7 @@ class Reference:
     features: Tensor  # (at most MAX_ROWS, D) float16 or float32, for KID and precision/recall
     dataset: str
     extractor: str
+    data: str = ""  # fingerprint of a set whose pictures may change
 
     @property
     def count(self) -> int:
@@ -400,7 +401,7 @@ class Reference:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with JSON metadata, atomically; InputError if unwritable."""
-        about = {"dataset": self.dataset, "extractor": self.extractor, "count": self.count}
+        about = {"dataset": self.dataset, "extractor": self.extractor, "data": self.data}
         tensors = {**self.stats.state(), "features": self.features.contiguous()}
         save_tensors(Path(path), tensors, {"sgmgm.reference": json.dumps(about)})
 
@@ -417,7 +418,7 @@ class Reference:
             features = _rows("features", tensors.pop("features"))
             stats = GaussianStats.from_state(tensors)
             _check_same_width(features.shape[1], len(stats.mean))
-            return cls(stats, features, about["dataset"], about["extractor"])
+            return cls(stats, features, about["dataset"], about["extractor"], about.get("data", ""))
         except (CheckpointError, TypeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} is damaged or holds no reference statistics: make them anew."

@@ -1,16 +1,16 @@
 """Presets: sizes and training lengths that go together, by data set and by patience.
 
-`smoke` shows in seconds that everything works, `laptop` gives recognisable pictures in minutes
-on two cores, `gpu` is for a graphics card.
+`smoke` shows in seconds that everything works, `laptop` gives recognisable pictures on two
+cores, in an hour for the simplest data, `gpu` is for a graphics card.
 """
 
 from dataclasses import dataclass, fields, replace
 
 from .classifier import ClassifierConfig
 from .errors import InputError, check_choice, check_count
-from .guidance import GUIDANCES, SCALE_SCHEDULES
+from .guidance import GUIDANCES, SCALE_SCHEDULES, check_scale
 from .masking import SCHEDULES
-from .sampling import ANNEALS, ORDERS
+from .sampling import ANNEALS, ORDERS, temperatures
 from .smoothing import SMOOTHERS
 from .tasks import LOSS_ON, WRONG_TOKENS
 from .tokenizer import TokenizerConfig
@@ -18,6 +18,9 @@ from .training import Recipe
 from .transformer import TransformerConfig
 
 PRESETS = ("smoke", "laptop", "gpu")
+SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
+# what can be trained; "smoother" is the preset's own kind
+PARTS = (*SPINE, "weak", "smoother", *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"))
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class Sampling:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("guidance", self.guidance, GUIDANCES)
         check_choice("scale schedule", self.scale_schedule, SCALE_SCHEDULES)
+        if GUIDANCES[self.guidance][1] == "smoother" and self.smoother in (*SPINE, "weak"):
+            raise InputError(f"{self.smoother!r} is no smoother: name one of the pipeline's.")
+        check_scale(self.scale)
+        temperatures(self.temperature, self.steps, self.anneal)
+
+    @property
+    def helper(self) -> str | None:
+        """The part these settings need besides tokenizer and transformer: its name, or None."""
+        needs = GUIDANCES[self.guidance][1]
+        return self.smoother if needs == "smoother" else needs
 
     def but(self, **changes) -> "Sampling":
         """A copy with some settings changed; None leaves a setting as it is."""
@@ -99,7 +112,6 @@ class Preset:
     sampling: Sampling
     smoothing: Smoothing = Smoothing()
     images: int | None = None  # how many training images to use; None for all
-    expects: str = ""  # the score that the preset reached, and where that was measured
 
 
 def get(dataset: str, preset: str, num_classes: int) -> Preset:

@@ -110,6 +110,8 @@ def overview(folder: str | Path = FOLDER) -> str:
     sources = [(p.stem.removeprefix("sweep-"), reported(p)[0]) for p in results_files(folder)]
     sources += [(p.stem.removeprefix("large-"), larger(p)) for p in large_files(folder)]
     for name, rows in sorted(sources, key=lambda source: source[0]):
+        if not rows:
+            continue  # a sweep that was stopped while it was tuning
         kinds: dict[str, list[dict]] = {}
         for row in within(rows):
             kinds.setdefault(method(row["settings"]), []).append(row)
@@ -164,7 +166,8 @@ def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
         rows = reported(path)[0]
         passes = {row["nfe"] for row in rows}
         shipped: dict[str, list] = {}
-        for row in reported(path.with_name(f"sweep-{dataset}.jsonl"), rows[0]["num"])[0]:
+        num = rows[0]["num"] if rows else None
+        for row in reported(path.with_name(f"sweep-{dataset}.jsonl"), num)[0]:
             if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
                 shipped.setdefault(method(row["settings"]), []).append(row)
         rows += [chosen(same) for same in shipped.values()]
@@ -245,7 +248,8 @@ def precision(folder: str | Path = FOLDER) -> str:
     for path in sorted(Path(folder).glob("precision-*.jsonl")):
         name = path.stem.removeprefix("precision-")
         exact = reported(path)[0]
-        kept = reported(path.with_name(f"sweep-{name}.jsonl"), exact[0]["num"])[0]
+        num = exact[0]["num"] if exact else None
+        kept = reported(path.with_name(f"sweep-{name}.jsonl"), num)[0]
         for full in exact:
             for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
                 (mean, spread), (other, its) = half["frechet"], full["frechet"]
@@ -264,7 +268,7 @@ def larger(path: Path) -> list[dict]:
     kept = {str(row["settings"]): row for row in smaller}
     rows, _ = reported(path)
     for row in rows:
-        known = kept[str(row["settings"])]
+        known = kept.get(str(row["settings"]), row)
         row["tried"], row["tuned"] = known["tried"], known["tuned"]
     return rows
 

@@ -1,5 +1,6 @@
 """Samples on disk as any evaluator reads them: ADM's `.npz` (arr_0 uint8 NHWC, arr_1 labels)."""
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from torch import Tensor
 from .errors import DataError, InputError, check_count
 from .files import atomic_path
 
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, SyntaxError)
+UNREADABLE = (  # what numpy and zipfile raise at damaged files
+    *(OSError, EOFError, ValueError, RuntimeError, MemoryError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def _is_images(array) -> bool:
@@ -64,7 +68,9 @@ def load_samples(
                 raise ValueError
             images = archive["arr_0"] if "arr_0" in keys else None
             labels = archive["arr_1"] if "arr_1" in keys else None
-    except (*UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+            if any(isinstance(array, bytes) for array in (images, labels)):
+                raise ValueError  # an entry that is no array
+    except UNREADABLE as error:
         raise DataError(f"{path} is truncated or not a plain .npz file: write it anew.") from error
     if images is None:
         held = ", ".join(keys) or "nothing"

@@ -9,37 +9,43 @@ import itertools
 import json
 import statistics
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from .errors import DataError, InputError, check_count
+from .files import check_writable
 from .pipeline import Pipeline
 from .presets import Sampling
+from .processes import rank_and_size
 from .sampling import TEMPERED
 from .workflow import balanced_labels, draw, find_classifier, reference_for, score
 
 TUNING_SEED = 1_000_000  # settings are chosen by this one, which no table reports
 SEED_STRIDE = 10_000_000  # image seeds of different sweep seeds never meet
+FIXED = Sampling(scale=0.0, temperature=0.0)  # gives its values to settings without effect
 
 
 def grid_points(base: Sampling, grid: dict[str, list]) -> list[Sampling]:
     """All combinations of the listed settings, each once.
 
-    What a combination does not use is set back to the base (the scale of no guidance, the
-    smoother of guidances without one), so that it is not computed again under another name.
+    What a combination does not use (the scale of no guidance, the smoother of guidances without
+    one) has one fixed value, so that it is not computed again under another name.
     """
     names = list(grid)
     found = {}
     for values in itertools.product(*grid.values()):
         point = base.but(**dict(zip(names, values, strict=True)))
-        if point.guidance == "none":
-            point = point.but(scale=0.0, scale_schedule="constant")
-        if not point.guidance.startswith("self"):
-            point = point.but(smoother="smoother")
-        if point.order not in TEMPERED:
-            point = point.but(temperature=0.0, anneal="linear")
+        point = replace(point, **unused(point, FIXED))
         found[json.dumps(asdict(point))] = point
     return list(found.values())
+
+
+def unused(point: Sampling, other: Sampling) -> dict:
+    """The settings that a point makes no use of, with the values that they have in another."""
+    names = ["scale", "scale_schedule"] * (point.guidance == "none")
+    names += ["smoother"] * (point.helper != point.smoother)
+    names += ["temperature", "anneal"] * (point.order not in TEMPERED)
+    return {name: getattr(other, name) for name in names}
 
 
 def sweep(
@@ -58,6 +64,7 @@ def sweep(
         out: a `.jsonl` file, one record per line.
     """
     check_count("num", num, least=10)
+    check_writable(out)
     folder, out = pipeline.folder, Path(out)
     eye = find_classifier(pipeline.card.dataset, folder).to(pipeline.device)
     reference = reference_for(pipeline.card.dataset, eye, folder)
@@ -89,16 +96,15 @@ def sweep(
             seconds = round(time.perf_counter() - begun, 1)
             done[key] = {"key": key} | identity | {"nfe": nfe, "seconds": seconds}
             done[key]["scores"] = asdict(scores)
-            _append(out, done[key])
+            if rank_and_size()[0] == 0:  # all processes of a launch compute the same
+                _append(out, done[key])
         asked.append(done[key])
     return asked
 
 
 def fingerprint(folder: Path, point: Sampling) -> str:
     """A fingerprint of the networks that a point uses."""
-    parts = ["tokenizer", "transformer"]
-    parts += ["weak"] * (point.guidance == "auto")
-    parts += [point.smoother] * point.guidance.startswith("self")
+    parts = ["tokenizer", "transformer", *([point.helper] if point.helper else [])]
     digest = hashlib.sha256()
     for part in parts:
         for file in sorted((folder / part).glob("*.safetensors")):
@@ -109,29 +115,47 @@ def fingerprint(folder: Path, point: Sampling) -> str:
 def _append(path: Path, record: dict) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.read_text() if path.exists() else ""
-        with open(path, "a") as file:
-            if whole and not whole.endswith("\n"):  # a crash cut the last line off
-                file.truncate(whole.rfind("\n") + 1)
-            file.write(json.dumps(record) + "\n")
+        whole = path.read_bytes() if path.exists() else b""
+        with open(path, "ab") as file:
+            if whole and not whole.endswith(b"\n"):
+                last = whole[whole.rfind(b"\n") + 1 :]
+                if _record(last):
+                    file.write(b"\n")
+                else:  # a crash cut it off
+                    file.truncate(len(whole) - len(last))
+            file.write(json.dumps(record).encode() + b"\n")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}.") from None
 
 
 def read_records(path: str | Path) -> list[dict]:
-    """All records of a results file; a last line cut off by a crash is left out."""
+    """All records of a results file; a last line cut off by a crash is left out.
+
+    A point that two commands computed at once counts once.
+    """
     try:
-        lines = Path(path).read_text().splitlines()
+        whole = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read results {path}: {error.strerror}.") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise DataError(f"line {number} of {path} is damaged: delete it.") from None
-    return records
+    *lines, rest = whole.split(b"\n")
+    records = {}
+    for number, line in enumerate([*lines, rest], start=1):
+        record = _record(line)
+        if record:
+            records[record["key"]] = record
+        elif number <= len(lines) or not b'{"key": '.startswith(line[:8]):
+            raise DataError(f"line {number} of {path} is damaged or no sweep's: delete it.")
+    return list(records.values())
+
+
+def _record(line: bytes) -> dict | None:
+    """A line of a results file, or None if it is none."""
+    needed = {"key", "weights", "bf16", "num", "seed", "settings", "nfe", "scores"}
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and needed <= record.keys() else None
 
 
 def method(settings: dict) -> str:

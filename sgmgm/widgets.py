@@ -529,7 +529,7 @@ class CodebookBrowser(View):
 
     def figure(self) -> plots.Plot:
         """The chosen code and its nearest ones, and where it is used."""
-        rows = {"nearest codes": self.patches[self.near]}
+        rows = {"nearest codes\n(titles)": self.patches[self.near]}
         if len(self.where):
             rows[f"images with\ncode {self.code.value}"] = self.framed
         return plots.image_rows(rows, [f"code {n}" for n in self.near.tolist()])

@@ -44,6 +44,7 @@ from .metrics import (
     frechet_distance,
 )
 from .pipeline import SHIPPED, Card, Pipeline, find_pipeline, read_card, write_card
+from .presets import PARTS, SPINE
 from .samples import load_samples, sample_batches, to_uint8
 from .smoothing import SMOOTHERS, kept_kind
 from .tasks import ClassifierTask, SmootherTask, Task, TokenizerTask, TransformerTask, tokenize
@@ -51,14 +52,12 @@ from .tokenizer import VQTokenizer, psnr
 from .training import Recipe, fit, plain
 from .transformer import MaskedTransformer
 
-SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
+EARLIER = ("recipe", "seed", "seconds", "start", "smoothing")  # what a next round's report keeps
 RESTS_ON = {  # whose weights a part was made for
     "transformer": ("tokenizer",),
     "weak": ("tokenizer",),
     "smoother": ("tokenizer", "transformer"),
 }
-# "smoother" is the preset's own kind
-PARTS = (*SPINE, "weak", "smoother", *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"))
 
 
 def train(
@@ -94,7 +93,7 @@ def train(
     check_count("seed", seed, least=0)
     folder, device = Path(folder), device or default_device()
     place = folder / (name or part)
-    if place.parent != folder:
+    if place.parent != folder or place.name == "..":
         raise InputError(f"{name!r} is no plain folder name.")
     card = read_card(folder) if (folder / "pipeline.json").is_file() else None
     if card and card.dataset != dataset:
@@ -162,7 +161,7 @@ def earlier_round(folder: Path) -> dict:
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"{folder} holds no trained weights to begin with.")
     report = read_json(folder / "training.json")
-    kept = {key: report.get(key) for key in ("recipe", "seed", "seconds", "start")}
+    kept = {key: report[key] for key in EARLIER if key in report}
     return kept | {"weights": digest(folder / "model.safetensors")[:8]}
 
 
@@ -323,15 +322,21 @@ def reference_for(
         return Reference.from_features(features, dataset, extractor.name)
     usual = resolution == RESOLUTION
     places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p and usual]
+    images, data = None, ""
+    if dataset.startswith("folder:") and not (folder and is_packed(folder)):
+        images = datasets.load(dataset, resolution=resolution)
+        data = images.fingerprint()  # its pictures may have changed
     for place in places:
         if place.is_file():
             reference = Reference.load(place)
-            if (reference.dataset, reference.extractor) == (dataset, extractor.name):
+            same = (reference.dataset, reference.extractor) == (dataset, extractor.name)
+            if same and data in ("", reference.data):
                 return reference
-    images = datasets.load(dataset, resolution=resolution)
+    images = images or datasets.load(dataset, resolution=resolution)
     batches = float_batches(images, progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
     reference = Reference.from_features(features, dataset, extractor.name)
+    reference.data = data
     if folder and usual and read_card(folder).dataset == dataset and not is_packed(folder):
         reference.save(places[0])
     return reference
@@ -391,8 +396,8 @@ def _pack(folder: Path, out: Path, device: str | None) -> None:
         "classifier": Classifier,
         "tokenizer": VQTokenizer,
         "weak": MaskedTransformer,
+        "transformer": MaskedTransformer,
     }
-    kinds |= {"transformer": MaskedTransformer}
     for place in sorted(p for p in folder.iterdir() if (p / "training.json").is_file()):
         report = read_json(place / "training.json")
         if place.name not in PARTS and "smoothing" not in report:

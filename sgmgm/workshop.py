@@ -40,7 +40,7 @@ def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[
     Raises:
         InputError: no such lesson. CheckpointError, DataError: what is there is damaged.
     """
-    (path,) = course.find_lessons([lesson], Path(notebooks or course.ROOT / "notebooks"))
+    path = course.find_lessons([lesson], Path(notebooks or course.ROOT / "notebooks"))[0]
     parts = needed(course.read_lesson(path, parameters))
     parameters["device"] = course.preflight(parameters["device"])
     datasets.load(parameters["dataset"], "test", count=10)  # downloads what is absent

@@ -188,6 +188,38 @@ COMMANDS = {
     "a part that is no smoother": (
         (*SAMPLE, "--guidance", "self", "--smoother", "weak"), "'weak' is no smoother"),
     "no smoother": ((*SAMPLE, "--guidance", "self", "--smoother", "nobody"), "has no nobody"),
+    "a kind that is no part": (
+        (*SAMPLE, "--guidance", "self", "--smoother", "smoother-toast"),
+        "train smoother --name smoother-toast"),
+    "samples without steps": (
+        (*SAMPLE, "--steps", "0", "--out", "x.npz"), "steps must be a whole number"),
+    "samples without scale": (
+        (*SAMPLE, "--guidance", "cfg", "--scale", "nan", "--out", "x.npz"), "must be finite"),
+    "samples by a tokenizer": (
+        (*SAMPLE, "--guidance", "self", "--smoother", "tokenizer", "--out", "x.npz"),
+        "'tokenizer' is no smoother"),
+    "weights of no Inception": (
+        ("evaluate", "--samples", "{few}", "--model", "{model}", "--weights", "{file}"),
+        "--weights is for --extractor inception"),
+    "a name above": (
+        ("train", "classifier", "--preset", "smoke", "--out", "{empty}", "--name", ".."),
+        "'..' is no plain folder name"),
+    "a run without its smoother": (
+        ("run", "--preset", "smoke", "--out", "{empty}", "--guidance", "self"),
+        "which `sgmgm run` does not train"),
+    "a run without steps": (
+        ("run", "--preset", "smoke", "--out", "{empty}", "--steps", "0"), "steps must be"),
+    "sweep below a file": (
+        ("sweep", "--model", "{model}", "--num", "10", "--out", "{file}/x.jsonl"), "cannot write"),
+    "few after tuning": (
+        ("sweep", "--model", "{model}", "--tune", "10", "--num", "5"), "--num must be"),
+    "fronts without temperature": (
+        ("sweep", "--model", "{model}", "--order", "random", "--plot", "x.png"),
+        "these orders have none"),
+    "sweep in a file of something else": (
+        ("sweep", "--model", "{model}", "--num", "10", "--out", "{file}"), "no sweep's"),
+    "benchmark as a picture": (("benchmark", "--out", "x.png"), "end it in .json"),
+    "benchmark at the root": (("benchmark", "--out", "/"), "cannot write"),
 }  # fmt: skip
 
 

@@ -2,10 +2,11 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 from sgmgm import cards
 from sgmgm.cli import main, parser
-from sgmgm.pipeline import Pipeline, read_card
+from sgmgm.pipeline import Pipeline, read_card, write_card
 
 
 def test_a_card_tells_how_each_part_was_made(own):
@@ -45,3 +46,26 @@ def test_a_sweep_can_make_its_best_setting_the_models_own(own, tmp_path):
         kind = record["settings"]["guidance"]
         means[kind] = means.get(kind, 0) + record["scores"]["frechet"]
     assert read_card(own).sampling.guidance == min(means, key=means.get)
+
+
+def test_the_best_setting_leaves_alone_what_it_does_not_use(own, tmp_path):
+    before = read_card(own).sampling.but(smoother="smoother-lora", scale=3.0, temperature=5.0)
+    write_card(own, replace(read_card(own), sampling=before))
+    options = ["--guidance", "none", "--order", "halton", "--num", "10", "--seeds", "0"]
+    options += ["--out", str(tmp_path / "r.jsonl"), "--device", "cpu", "--adopt"]
+    assert main(["sweep", "--model", str(own), *options]) == 0
+    assert read_card(own).sampling == before.but(guidance="none", order="halton")
+
+
+def test_rounds_and_names_of_their_own(own):
+    options = ["--dataset", "sprites", "--preset", "smoke", "--out", str(own), "--device", "cpu"]
+    start = ["--start", str(own / "deep-1"), "--rate", "0.9"]
+    for more in (["--name", "deep-1", "--rate", "0.6"], ["--name", "deep", *start]):
+        assert main(["train", "smoother", *options, "--steps", "2", *more]) == 0
+    assert main(["train", "transformer", *options, "--steps", "2", "--name", "generator"]) == 0
+    made = [line for line in cards.model_card(own).splitlines() if line.startswith("sgmgm train")]
+    where = "--dataset sprites --preset smoke"
+    assert f"sgmgm train smoother {where} --rate 0.6 --name deep-1 --steps 2" in made
+    again = f"sgmgm train smoother {where} --rate 0.9 --name deep --steps 2"
+    assert f"{again} --start runs/sprites-smoke/deep-1" in made
+    assert f"sgmgm train transformer {where} --name generator --steps 2" in made

@@ -14,7 +14,7 @@ from sgmgm import cli, datasets, presets, tasks, training, workflow
 from sgmgm.classifier import Features
 from sgmgm.cli import main, parser
 from sgmgm.hub import check_manifest, write_manifest
-from sgmgm.pipeline import Pipeline
+from sgmgm.pipeline import Pipeline, read_card, write_card
 from sgmgm.samples import save_samples
 
 from .test_datasets import write_pictures
@@ -157,6 +157,21 @@ def test_inception_compares_pictures_of_one_size(tmp_path, capsys, monkeypatch):
     assert code == 0 and "Frechet distance" in text and set(seen) == {48}
     code, _, said = run(capsys, *options, "sprites")
     assert code == 2 and "sprites has 32 x 32 pixels, not 48 x 48" in said
+
+
+def test_other_pictures_are_another_reference(own, tmp_path):
+    """A folder's pictures may change; a packed model keeps the statistics that it was given."""
+    name = f"folder:{write_pictures(tmp_path / 'set')}"
+    write_card(own, replace(read_card(own), dataset=name))
+    eye = workflow.find_classifier(name, own)
+    first = workflow.reference_for(name, eye, own).stats.mean
+    assert workflow.reference_for(name, eye, own).stats.mean.equal(first)
+    for picture in (tmp_path / "set").rglob("*.png"):
+        Image.new("RGB", (32, 32), "red").save(picture)
+    assert not workflow.reference_for(name, eye, own).stats.mean.equal(first)
+    write_manifest(own)
+    shutil.rmtree(tmp_path / "set")
+    assert not workflow.reference_for(name, eye, own).stats.mean.equal(first)
 
 
 def test_scoring_leaves_a_packed_folder_as_it_is(own):

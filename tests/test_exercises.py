@@ -1,5 +1,6 @@
 """Exercises: generated from their solutions; checks that pass them and see through mistakes."""
 
+import contextlib
 import math
 from statistics import mean
 
@@ -74,6 +75,40 @@ def test_solutions_pass_and_stubs_fail(path, capsys):
     for name, sentence in stubs.items():
         assert sentence == f"{name} returns None: write its body, and return the result."
     assert not capsys.readouterr().out
+
+
+def spoiled(answer, how):
+    """A solution's answer with one thing wrong."""
+    if isinstance(answer, str):
+        return answer + "?"
+    if isinstance(answer, list):
+        return [spoiled(part, how) for part in answer] if how != "turned" else answer[::-1]
+    if not isinstance(answer, torch.Tensor):
+        return {"nothing": 0.0, "all alike": 1.0}.get(how, answer * 1.05)
+    if answer.dtype == torch.bool:
+        return ~answer if how in ("turned", "larger") else torch.zeros_like(answer)
+    return {
+        "nothing": torch.zeros_like(answer),
+        "all alike": answer[:1].expand_as(answer) if answer.ndim else answer + 1,
+        "turned": answer.roll(1, 0) if answer.ndim else -answer,
+        "larger": answer * 1.05 if answer.is_floating_point() else answer.roll(1, -1),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["nothing", "all alike", "turned", "larger"])
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_every_check_rejects_spoiled_answers(path, how, capsys):
+    names, passed = {}, []
+    for cell in code(nbformat.read(path, as_version=4)):
+        if not cell.source.startswith("exercises."):
+            exec(cell.source, names)
+            continue
+        name = cell.source.removeprefix("exercises.").split("(")[0]
+        right = names[name]
+        with contextlib.suppress(exercises.NotYet):
+            getattr(exercises, name)(lambda *a, right=right: spoiled(right(*a), how))
+            passed.append(name)
+    assert not passed
 
 
 def test_a_stub_keeps_signature_and_docstring_only():

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import torch
 from sgmgm import jobs
 from sgmgm.errors import DataError, InputError
 from sgmgm.pipeline import Pipeline
-from sgmgm.samples import load_samples, to_uint8
+from sgmgm.samples import load_samples, save_samples, to_uint8
 
 LABELS = torch.arange(11) % 10
 OPTIONS = {"seed": 40, "batch_size": 4, "steps": 2}
@@ -111,6 +112,31 @@ def test_a_damaged_part_is_named(pipe, tmp_path, monkeypatch):
     assert not path.exists()
     part.unlink()
     assert jobs.draw_to(path, pipe, LABELS, **OPTIONS) == 4
+
+
+def test_no_flipped_bit_of_a_header_is_a_traceback(tmp_path):
+    images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int64)
+    part, whole = tmp_path / "000000000.npy", tmp_path / "whole.npz"
+    np.save(part, images)
+    save_samples(whole, images, labels)
+    readers = {
+        part: lambda: jobs.join(tmp_path / "out.npz", [part], labels, 2),
+        whole: lambda: load_samples(whole),
+    }
+    for path, read in readers.items():
+        good = path.read_bytes()
+        first = good.index(b"\x93NUMPY")
+        for bit in range(8 * 128):  # one flipped bit at a time; some make another whole array
+            bad = bytearray(good)
+            bad[first + bit // 8] ^= 1 << bit % 8
+            path.write_bytes(bad)
+            with contextlib.suppress(DataError):
+                read()
+
+
+def test_a_part_that_another_process_took_away(tmp_path):
+    with pytest.raises(InputError, match="another process finished or removed this job"):
+        jobs.join(tmp_path / "o.npz", [tmp_path / "000000000.npy"], np.zeros(1, np.int64), 1)
 
 
 def test_the_file_is_joined_a_part_at_a_time(tmp_path):

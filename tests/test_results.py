@@ -150,6 +150,18 @@ def test_more_images_have_a_column_of_their_own(folder):
     assert "**sprites: more images**" in results.markdown(folder)
 
 
+def test_what_is_not_finished_is_not_told(folder):
+    whole = results.overview(folder), results.precision(folder)
+    tuning = record("none", 0.0, 4.0, 3.0) | {"seed": TUNING_SEED}
+    for kind in ("ablation-sprites", "precision-sprites", "sweep-cifar10"):
+        (folder / f"{kind}.jsonl").write_text(json.dumps(tuning) + "\n")
+    assert (results.overview(folder), results.precision(folder)) == whole
+    odd = record("none", 0.0, 9.0, 3.0) | {"num": 10_000}  # no sweep has this setting
+    (folder / "large-sprites.jsonl").write_text(json.dumps(odd) + "\n")
+    assert "sprites (10,000 x 1)" in results.overview(folder)
+    assert "sprites: more images" in results.markdown(folder)
+
+
 def test_float32_stands_beside_bfloat16(folder):
     full = [guided(record("self", 1.0, 8.0, at) | {"seed": seed}) for seed, at in ((0, 2), (1, 4))]
     (folder / "precision-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in full))

@@ -1,5 +1,6 @@
 """Sweeps: nothing is computed twice, nothing is lost, and the averages are right."""
 
+import itertools
 import json
 from dataclasses import asdict
 
@@ -84,10 +85,29 @@ def test_means_and_spreads(tmp_path):
 
 
 def test_damaged_results_are_named(tmp_path):
+    path, whole = tmp_path / "r.jsonl", json.dumps(RECORDS[0]).encode() + b"\n"
+    for bad in (b"broken\n", b"\xff\n", b"[1]\n", b'{"a": 1}\n', b"{}\n", b"my only notes"):
+        path.write_bytes(whole + bad)
+        with pytest.raises(DataError, match=r"line 2 of .* is damaged or no sweep's"):
+            sweep.read_records(path)
+        assert path.read_bytes() == whole + bad
+
+
+def test_only_what_a_crash_cut_off_is_lost(tmp_path):
+    path, (first, second, third) = tmp_path / "r.jsonl", RECORDS[:3]
+    whole = json.dumps(first) + "\n" + json.dumps(second)
+    for end in (len(whole), len(whole) - 1, len(json.dumps(first)) + 3):
+        path.write_text(whole[:end])
+        kept = sweep.read_records(path)
+        assert kept == [first, second][: 2 if end == len(whole) else 1]
+        sweep._append(path, third)
+        assert sweep.read_records(path) == [*kept, third]
+
+
+def test_a_point_counts_once(tmp_path):
     path = tmp_path / "r.jsonl"
-    path.write_text("{}\nbroken\n{}\n")
-    with pytest.raises(DataError, match="line 2 of"):
-        sweep.read_records(path)
+    path.write_text(2 * (json.dumps(RECORDS[0]) + "\n"))  # by two commands at once
+    assert sweep.read_records(path) == RECORDS[:1]
 
 
 def test_the_command_prints_a_table(trained, tmp_path, capsys):
@@ -100,11 +120,15 @@ def test_the_command_prints_a_table(trained, tmp_path, capsys):
     assert "is not a number" in capsys.readouterr().err
 
 
+KEYS = itertools.count()
+
+
 def record(guidance, scale, temperature, frechet, nfe=16.0, order="confidence", weights="w"):
     settings = asdict(Sampling(int(nfe), temperature, guidance=guidance, scale=scale, order=order))
     scores = dict.fromkeys(sweep.SCORES, 0.5) | {"frechet": frechet, "coherence": None}
     scores["inception_score"] = 10 - frechet
-    about = {"weights": weights, "bf16": True, "num": 100, "seed": 0, "nfe": nfe}
+    about = {"key": f"{next(KEYS)}", "weights": weights, "bf16": True, "num": 100, "seed": 0}
+    about["nfe"] = nfe
     return about | {"settings": settings, "scores": scores}
 
 

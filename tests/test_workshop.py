@@ -46,6 +46,13 @@ def test_what_is_missing_is_trained(trained, tmp_path, monkeypatch):
     assert (place / "tokenizer" / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_duplicate_is_no_lesson(tmp_path):
+    for name in ("05_adapter_fine_tuning.ipynb", "05_adapter_fine_tuning-Copy1.ipynb"):
+        shutil.copy(course.ROOT / "notebooks" / "05_adapter_fine_tuning.ipynb", tmp_path / name)
+    path, _, folder = workshop.catch_up("05", tmp_path, **GIVEN)
+    assert path.name == "05_adapter_fine_tuning.ipynb" and folder.name == "sprites"
+
+
 def test_catching_up_wants_a_lesson(capsys):
     for words, sentence in ((["catch-up"], "with which lesson"), (["catch-up", "77"], "unknown")):
         assert cli.main(["course", *words]) == 2
