@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .files import read_json
 from .pipeline import Pipeline, read_card
 from .presets import get
+from .samples import to_float
 from .workflow import PARTS, balanced_labels, draw, save_grid
 
 # data set -> its source, its licence, and where its models fail
@@ -127,5 +127,5 @@ def draw_samples(pipeline: Pipeline, path: str | Path, ways: Sequence[dict], row
     classes = list(range(len(pipeline.card.classes)))
     labels = balanced_labels(rows * len(classes), classes)
     parts = [draw(pipeline, labels, **settings)[0] for settings in ways]
-    images = torch.from_numpy(np.concatenate(parts)).permute(0, 3, 1, 2).float() / 255
+    images = to_float(np.concatenate(parts))
     save_grid(path, images, columns=len(classes), zoom=2)

@@ -24,14 +24,14 @@ from .convert import PUBLISHED, published_pipeline
 from .datasets import NAMES, RESOLUTION
 from .devices import check_device, default_device, is_out_of_memory
 from .errors import InputError, SgmgmError, check_count
-from .files import atomic_path, check_writable, write_json
+from .files import check_writable, write_bytes, write_json
 from .guidance import GUIDANCES, SCALE_SCHEDULES
 from .hub import is_packed, write_manifest
 from .jobs import draw_to
 from .masking import SCHEDULES
 from .pipeline import SHIPPED, Pipeline, find_pipeline, read_card, write_card
 from .processes import is_loss_of_another, meet
-from .samples import load_samples, save_samples
+from .samples import load_samples, save_samples, to_float
 from .sampling import ANNEALS, ORDERS, TEMPERED
 from .tasks import LOSS_ON, WRONG_TOKENS
 
@@ -121,8 +121,8 @@ def sample(args) -> None:
         count = draw_to(args.out, pipeline, labels, args.seed, args.batch_size, **settings)
     else:
         images, _ = workflow.draw(pipeline, labels, args.seed, args.batch_size, **settings)
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        workflow.save_grid(args.out, pixels, zoom=3 if pixels.shape[-1] < 128 else 1)
+        zoom = 3 if images.shape[1] < 128 else 1
+        workflow.save_grid(args.out, to_float(images), zoom=zoom)
         count = len(images)
     if count is not None:  # else another process of the same job reports
         seconds, passes = time.perf_counter() - begun, pipeline.passes(**settings)
@@ -199,8 +199,8 @@ def sweep(args) -> None:
     if args.plot:
         from .plots import trade_off  # matplotlib takes a second to import
 
-        with atomic_path(args.plot) as partial:
-            partial.write_bytes(trade_off(sweeps.curves(first if args.tune else records)).png())
+        fronts = sweeps.curves(first if args.tune else records)
+        write_bytes(args.plot, trade_off(fronts).png())
 
 
 def results(args) -> None:
@@ -219,8 +219,7 @@ def gallery(args) -> None:
         raise InputError(f"{args.out} is no PNG: end it in .png.")
     check_writable(args.out)
     plot = results.gallery(seed=args.seed, device=args.device or default_device())
-    with atomic_path(args.out) as partial:
-        partial.write_bytes(plot.png())
+    write_bytes(args.out, plot.png())
     print(args.out)
 
 
@@ -270,8 +269,7 @@ def run(args) -> None:
     images, nfe = workflow.draw(pipeline, labels, args.seed, args.batch_size, **settings)
     seconds = time.perf_counter() - begun
     save_samples(folder / "samples.npz", images, labels.numpy())
-    pixels = torch.from_numpy(images[:100]).permute(0, 3, 1, 2).float() / 255
-    workflow.save_grid(folder / "samples.png", pixels, columns=10)
+    workflow.save_grid(folder / "samples.png", to_float(images[:100]), columns=10)
     rows.append((f"sample {len(images)}", seconds,
                  f"{len(images) / seconds:.0f} images/s, {nfe:g} passes an image"))  # fmt: skip
     begun = time.perf_counter()
@@ -301,8 +299,7 @@ def benchmark(args) -> None:
     keep = (lambda record: write_json(args.out, record)) if args.out else (lambda record: None)
     record = benchmarks.benchmark(args.preset, device, batches, args.repeats, args.steps, keep)
     if args.out:
-        with atomic_path(args.out.with_suffix(".png")) as partial:
-            partial.write_bytes(limit(record).png())
+        write_bytes(args.out.with_suffix(".png"), limit(record).png())
     print(json.dumps(record, indent=2) if args.json else benchmarks.report(record))
 
 

@@ -58,10 +58,15 @@ def check_writable(path: str | Path) -> None:
         raise InputError(f"cannot write {path}: name a file in a folder that can be written.")
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file's whole content, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_json(path: str | Path, data) -> None:
     """Write `data` as readable JSON, atomically."""
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(data, indent=2) + "\n")
+    write_bytes(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def read_json(path: str | Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 
-from .files import atomic_path
+from .files import write_bytes
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -88,8 +88,7 @@ def write(out: Path, report: dict) -> Path:
             cards.append(f"<li><h2>{escape(lesson['name'])}</h2><p>{reason}</p></li>")
             continue
         notebook = nbformat.read(place, as_version=4)
-        with atomic_path(place.with_suffix(".html")) as partial:
-            partial.write_text(page(notebook), encoding="utf-8")
+        write_bytes(place.with_suffix(".html"), page(notebook).encode())
         cards.append(card(lesson, notebook))
         top = top or next((picture(each) for each in figures(notebook) if moves(each)), "")
     seconds = sum(lesson["seconds"] for lesson in report["lessons"])
@@ -105,12 +104,11 @@ def write(out: Path, report: dict) -> Path:
     }
     stamp = " · ".join(f"{name}: {escape(str(value))}" for name, value in facts.items())
     index = out / "index.html"
-    with atomic_path(index) as partial:
-        partial.write_text(
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>The lessons</title>'
-            '<meta name="viewport" content="width=device-width"><style>'
-            f"{STYLE}</style><h1>The lessons, as they ran here</h1>{top}"
-            f"<p><small>{stamp}</small></p><ul>{''.join(cards)}</ul></html>\n",
-            encoding="utf-8",
-        )
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>The lessons</title>'
+        '<meta name="viewport" content="width=device-width"><style>'
+        f"{STYLE}</style><h1>The lessons, as they ran here</h1>{top}"
+        f"<p><small>{stamp}</small></p><ul>{''.join(cards)}</ul></html>\n"
+    )
+    write_bytes(index, text.encode())
     return index

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .errors import CheckpointError, InputError
-from .files import atomic_path, read_json, write_json
+from .files import read_json, write_bytes, write_json
 
 
 class Pretrained(nn.Module, PyTorchModelHubMixin):
@@ -153,9 +153,8 @@ def save_tensors(path: Path, tensors: dict, notes: dict[str, str] | None = None)
     """Write a safetensors file, atomically; its header holds the notes and a SHA-256 of it all."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     notes = dict(notes or {})
-    with atomic_path(path) as partial:
-        # not `save_file`, which writes to a temporary file of its own
-        partial.write_bytes(save(tensors, notes | {"sha256": checksum(tensors, notes)}))
+    # not `save_file`, which writes to a temporary file of its own
+    write_bytes(path, save(tensors, notes | {"sha256": checksum(tensors, notes)}))
 
 
 def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:

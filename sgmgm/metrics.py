@@ -326,9 +326,7 @@ class InceptionExtractor:
 
 
 @torch.no_grad()
-def extract(
-    extractor: Extractor, images: Iterable[Tensor], progress: bool = False
-) -> tuple[Tensor, Tensor]:
+def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Features (N, D) float32 and logits (N, C) on the CPU of batches float32 (B, 3, H, W).
 
     Several processes share the batches, and each gets all rows.
@@ -336,10 +334,6 @@ def extract(
     InputError, with the number of the batch, if images are not in [0, 1] or not of that shape,
     or if features or logits are not finite.
     """
-    if progress:
-        from tqdm.auto import tqdm
-
-        images = tqdm(images, desc=f"{extractor.name} features", unit="batch")
     features: list[Tensor] = []
     logits: list[Tensor] = []
     me, processes = rank_and_size()

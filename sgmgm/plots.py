@@ -139,7 +139,7 @@ def image_rows(rows: dict[str, Tensor], titles: Sequence[str] = ()) -> Plot:
 
 
 @_styled
-def token_grid(image: Tensor, tokens: Tensor, title: str = "its tokens") -> Plot:
+def token_grid(image: Tensor, tokens: Tensor) -> Plot:
     """One image (1, 3, H, W) with the grid laid over it, and its tokens (1, N) as numbers."""
     side = _side(tokens.shape[-1])
     numbers = tokens.detach().cpu().view(side, side)
@@ -158,21 +158,20 @@ def token_grid(image: Tensor, tokens: Tensor, title: str = "its tokens") -> Plot
     right.imshow(torch.zeros(side, side), cmap=ListedColormap(["white"]))
     for row, column in itertools.product(range(side), repeat=2):
         right.text(column, row, int(numbers[row, column]), ha="center", va="center", size=8)
-    right.set_title(title)
+    right.set_title("its tokens")
     return plot
 
 
 @_styled
-def codebook(patches: Tensor, uses: Tensor | None = None, limit: int = 256) -> Plot:
-    """A codebook's entries as small pictures (K, 3, h, w), the most used ones first.
+def codebook(patches: Tensor, uses: Tensor | None = None) -> Plot:
+    """A codebook's entries as small pictures (K, 3, h, w), 256 of the most used ones first.
 
     Args:
         patches: what the decoder makes of each code.
         uses: how often each code was chosen, (K,).
-        limit: show at most this many.
     """
     order = torch.arange(len(patches)) if uses is None else uses.argsort(descending=True)
-    shown = patches[order[:limit].to(patches.device)]
+    shown = patches[order[:256].to(patches.device)]
     columns = 32 if len(shown) > 128 else 16
     rows = math.ceil(len(shown) / columns)
     _, _, high, wide = shown.shape
@@ -287,10 +286,9 @@ def lines(
     y: str,
     log_y: bool = False,
     markers: bool = True,
-    height: float = 2.9,
 ) -> Plot:
     """Named curves, name -> (x values, y values); `x` and `y` name the axes with their units."""
-    plot, ((axes,),) = _plot(height, f"{y} against {x}: {', '.join(curves)}")
+    plot, ((axes,),) = _plot(2.9, f"{y} against {x}: {', '.join(curves)}")
     for i, (name, (xs, ys)) in enumerate(curves.items()):
         axes.plot(
             xs,
@@ -335,10 +333,12 @@ def code_use(counts: dict[str, Tensor]) -> Plot:
     )
 
 
-def schedules(n: int, names: Sequence[str] = tuple(SCHEDULES)) -> Plot:
+def schedules(n: int) -> Plot:
     """Share of n tokens that is hidden against progress, for each schedule."""
     progress = [i / 50 for i in range(51)]
-    curves = {name: (progress, [100 * mask_ratio(r, name, n) for r in progress]) for name in names}
+    curves = {
+        name: (progress, [100 * mask_ratio(r, name, n) for r in progress]) for name in SCHEDULES
+    }
     return lines(
         curves, "progress r (0 = blank canvas, 1 = finished)", "hidden tokens [%]", markers=False
     )
@@ -376,10 +376,10 @@ def intervals(values: dict[str, tuple[float, float]], x: str) -> Plot:
 
 
 @_styled
-def histogram(values: Tensor, x: str, y: str, bins: int = 32) -> Plot:
+def histogram(values: Tensor, x: str, y: str) -> Plot:
     """How often a number falls where."""
     plot, ((axes,),) = _plot(2.2, f"Histogram of {x}")
-    axes.hist(values.tolist(), bins=bins, color=COLOURS[0], ec="white", lw=0.3)
+    axes.hist(values.tolist(), bins=32, color=COLOURS[0], ec="white", lw=0.3)
     axes.set(xlabel=x, ylabel=y)
     return plot
 
@@ -407,12 +407,11 @@ def panels(
     xs: Sequence[float],
     x: str,
     log_x: bool = False,
-    height: float = 2.9,
 ) -> Plot:
     """Charts side by side with one legend: name of the y axis -> curve -> a value for each x."""
     first = next(iter(charts.values()))
     plot, (line,) = _plot(
-        height, f"{'; '.join(charts)} against {x}: {', '.join(first)}", columns=len(charts)
+        2.9, f"{'; '.join(charts)} against {x}: {', '.join(first)}", columns=len(charts)
     )
     for axes, (y, curves) in zip(line, charts.items(), strict=True):
         for i, values in enumerate(curves.values()):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .cards import draw_samples, model_card
 from .errors import DataError
-from .files import atomic_path, read_json
+from .files import read_json, write_bytes
 from .guidance import GUIDANCES
 from .pipeline import SHIPPED, Pipeline
 from .plots import Plot, image_rows, trade_off
@@ -327,9 +327,8 @@ def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> l
         ways = best(rows, "none"), best(rows, "self")
         draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", ways)
         written.append(place / "README.md")
-        with atomic_path(written[-1]) as partial:
-            card = model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
-            partial.write_text(card, encoding="utf-8")
+        card = model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
+        write_bytes(written[-1], card.encode())
     return written
 
 
@@ -375,6 +374,5 @@ def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list
                 picture = plot_dials(turned, "Fréchet distance").png()
                 written[path.with_name(f"dials-{name}.png")] = picture
     for path, content in written.items():
-        with atomic_path(path) as partial:
-            partial.write_bytes(content)
+        write_bytes(path, content)
     return list(written)

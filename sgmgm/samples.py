@@ -108,8 +108,13 @@ def sample_batches(images: np.ndarray, batch_size: int = 64) -> Iterator[Tensor]
     if not _is_images(images):
         raise InputError("images must be a non-empty uint8 array (N, H, W, 3).")
     for start in range(0, len(images), batch_size):
-        batch = torch.tensor(images[start : start + batch_size])  # a copy: the array may be frozen
-        yield batch.permute(0, 3, 1, 2).contiguous().float() / 255
+        yield to_float(images[start : start + batch_size])
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """Images uint8 (B, H, W, 3) as float32 (B, 3, H, W) in [0, 1]."""
+    pixels = torch.tensor(images)  # a copy: the array may be frozen
+    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

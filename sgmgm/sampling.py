@@ -156,7 +156,7 @@ def rank(
     return score, place >= leave[:, None]
 
 
-def generators_for(seeds: Sequence[int], device: str | torch.device = "cpu") -> list:
+def generators_for(seeds: Sequence[int]) -> list[torch.Generator]:
     """One torch.Generator per image, so that a seed means the same picture in any batch.
 
     Raises:
@@ -168,7 +168,7 @@ def generators_for(seeds: Sequence[int], device: str | torch.device = "cpu") -> 
         numbers = [-1]
     if any(not 0 <= number < 2**63 for number in numbers):
         raise InputError(f"seeds must be whole numbers in 0..2^63 - 1, not {seeds!r}.")
-    return [torch.Generator(device).manual_seed(number) for number in numbers]
+    return [torch.Generator().manual_seed(number) for number in numbers]
 
 
 # Orders that rank by confidence, and so listen to the temperature.

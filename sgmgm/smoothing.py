@@ -49,12 +49,12 @@ def blur(grid: Tensor, sigma: float = 1.0) -> Tensor:
     return torch.einsum("ir,js,brsc->bijc", matrix, matrix, x).flatten(1, 2)
 
 
-def blur_ids(tokens: Tensor, sigma: float = 1.0) -> Tensor:
+def blur_ids(tokens: Tensor) -> Tensor:
     """Blur token *numbers* (B, N) as if they were grey values, int64 (B, N).
 
     Meaningless, and here to show it: code 417 is no brighter than code 12.
     """
-    return blur(tokens.float()[..., None], sigma)[..., 0].round().long()
+    return blur(tokens.float()[..., None])[..., 0].round().long()
 
 
 def blur_embeddings(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import plots
 from .errors import InputError, SgmgmError
-from .files import atomic_path
+from .files import write_bytes
 
 QUIET = 0.15  # seconds without another move before a view draws anew
 ANSWER = 2.0  # seconds to wait for the page's word that it holds no more moves
@@ -105,9 +105,7 @@ class Animation:
 
     def save(self, path: str | Path) -> None:
         """Write a .png or .gif file."""
-        content = self.encode(Path(path).suffix.lstrip(".").lower())
-        with atomic_path(path) as partial:
-            partial.write_bytes(content)
+        write_bytes(path, self.encode(Path(path).suffix.lstrip(".").lower()))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         data = {"image/png": self.encode(), "text/plain": self.alt}

@@ -45,7 +45,7 @@ from .metrics import (
 )
 from .pipeline import SHIPPED, Card, Pipeline, find_pipeline, read_card, write_card
 from .presets import PARTS, SPINE
-from .samples import load_samples, sample_batches, to_uint8
+from .samples import load_samples, sample_batches, to_float, to_uint8
 from .smoothing import SMOOTHERS, kept_kind
 from .tasks import ClassifierTask, SmootherTask, Task, TokenizerTask, TransformerTask, tokenize
 from .tokenizer import VQTokenizer, psnr
@@ -217,11 +217,10 @@ def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
     )
 
 
-def float_batches(images: ImageSet, batch: int = 250, progress: str = ""):
-    """An image set as float32 batches (B, 3, H, W) in [0, 1]."""
-    starts = range(0, len(images), batch)
-    for start in tqdm(starts, desc=progress, leave=False) if progress else starts:
-        yield images.batch(slice(start, start + batch))[0]
+def float_batches(images: ImageSet, progress: str):
+    """An image set as float32 batches (B, 3, H, W) in [0, 1]; `progress` names the bar."""
+    for start in tqdm(range(0, len(images), 250), desc=progress, leave=False):
+        yield images.batch(slice(start, start + 250))[0]
 
 
 @torch.no_grad()
@@ -354,8 +353,7 @@ def score(
     features, logits = extract(extractor, batches)
     scores = evaluate(features, logits, labels if extractor.labels_known else None, reference)
     if reference.dataset == "sprites":
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        scores = replace(scores, coherence=sprites.coherence(pixels))
+        scores = replace(scores, coherence=sprites.coherence(to_float(images)))
     return scores
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import course, datasets
 from .errors import InputError
-from .files import atomic_path
+from .files import write_bytes
 from .hub import check_manifest
 from .pipeline import SHIPPED
 
@@ -213,7 +213,6 @@ def write_slides(wanted: list[str], out: Path, notebooks: Path | None = None) ->
         if not notebook.cells or notebook.cells[0].cell_type != "markdown":
             raise InputError(f"{path} has no title: begin it with a markdown cell.")
         place = out / f"{path.stem}.html"
-        with atomic_path(place) as partial:
-            partial.write_text(slides(notebook), encoding="utf-8")
+        write_bytes(place, slides(notebook).encode())
         written.append(place)
     return written
