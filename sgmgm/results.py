@@ -318,17 +318,21 @@ def in_front(text: str, folder: str | Path = FOLDER) -> str:
     return put_between(put_between(text, told), minutes(folder), MINUTES)
 
 
+def card(place: Path, rows: list[dict]) -> str:
+    """The card of a pipeline folder, with these rows as its scores."""
+    return model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
+
+
 def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> list[Path]:
     """Write the card and draw the samples of every shipped model; returns the cards."""
     written = []
-    for place in sorted(card.parent for card in Path(shipped).glob("*/pipeline.json")):
+    for place in sorted(file.parent for file in Path(shipped).glob("*/pipeline.json")):
         path = Path(folder) / f"sweep-{place.name}.jsonl"
         rows = reported(path)[0] if path.exists() else []
         ways = best(rows, "none"), best(rows, "self")
         draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", ways)
         written.append(place / "README.md")
-        card = model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
-        write_bytes(written[-1], card.encode())
+        write_bytes(written[-1], card(place, rows).encode())
     return written
 
 

@@ -228,6 +228,7 @@ def test_minutes_are_those_of_a_run(tmp_path):
 def test_the_records_are_of_the_models_that_ship(path):
     rows, _ = results.reported(path)
     folder = SHIPPED / path.stem.removeprefix("sweep-")
+    assert (folder / "README.md").read_text(encoding="utf-8") == results.card(folder, rows)
     for row in rows:
         assert row["weights"] == fingerprint(folder, Sampling(**row["settings"])), row["settings"]
         assert row["seeds"] >= 3
