@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from .masking import masked_after, random_mask
 from .metrics import precision_recall
@@ -50,6 +51,26 @@ def _number(value, what: str) -> float:
         raise NotYet(f"{what} returns a {type(value).__name__}, not a number.") from None
 
 
+def _numbers(value, what: str) -> list[float]:
+    _want(value is not None, f"{what} returns None: write its body, and return the result.")
+    try:
+        return [float(each) for each in value]
+    except (TypeError, ValueError, RuntimeError):
+        raise NotYet(f"{what} returns a {type(value).__name__}, not a list of numbers.") from None
+
+
+def _asked(function: Callable, *given):
+    """The function's answer; it must leave the tensors that it is given as they are."""
+    own = [g.clone() if isinstance(g, Tensor) else g for g in given]
+    answer = function(*own)
+    for mine, before in zip(own, given, strict=True):
+        if isinstance(before, Tensor):
+            _want(
+                torch.equal(mine, before), "it changes a tensor that it was given: make a new one."
+            )
+    return answer
+
+
 def _same(a, b, tolerance: float = 1e-4) -> bool:
     a, b = (torch.as_tensor(t).double() for t in (a, b))
     return torch.allclose(a, b, atol=tolerance, rtol=tolerance)
@@ -68,14 +89,14 @@ def _right(what: str) -> None:
 
 def saving(function: Callable[[int, int, int], float]) -> None:
     """(side, N, K) -> how many times smaller a picture is as N tokens out of K codes."""
-    for side, count, codes in ((32, 64, 1024), (256, 256, 1024), (32, 64, 2)):
+    for side, count, codes in ((32, 64, 1024), (256, 256, 1024), (32, 64, 1000)):
         pixels, bits = side * side * 24, count * math.log2(codes)
         found = _number(function(side, count, codes), "saving")
         mistakes = {
             "a pixel has three colours of 8 bits each": pixels / 3 / bits,
             "one of K codes takes log2(K) bits, not K": pixels / (count * codes),
             "that is the inverse: divide the pixels' bits by the tokens'": bits / pixels,
-            "count bits, not numbers": side * side * 3 / count,
+            "count bits on both sides; a token has log2(K)": side * side * 3 / count,
         }
         for words, value in mistakes.items():
             _want(not _same(found, value), f"you get {found:.4g}: {words}.")
@@ -91,16 +112,14 @@ def hide(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """(tokens, hidden, id of [MASK]) -> the canvas that the model sees."""
     tokens = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
     hidden = torch.tensor([[True, False, False, True], [False, True, False, False]])
-    before = tokens.clone()
-    canvas = _tensor(function(tokens, hidden, 10), tokens, "hide")
-    _want(_same(tokens, before), "it changes the tokens that it was given: make a new tensor.")
+    canvas = _tensor(_asked(function, tokens, hidden, 17), tokens, "hide")
     _want(
-        not _same(canvas, torch.where(hidden, tokens, 10)),
+        not _same(canvas, torch.where(hidden, tokens, 17)),
         "you hide what should be seen, and show what should be hidden.",
     )
     _want(
-        bool((canvas[hidden] == 10).all()),
-        f"a hidden place must hold the id of [MASK], 10; yours holds {canvas[hidden].tolist()}.",
+        bool((canvas[hidden] == 17).all()),
+        f"a hidden place must hold the id of [MASK], 17; yours holds {canvas[hidden].tolist()}.",
     )
     _want(_same(canvas[~hidden], tokens[~hidden]), "a visible token must stay as it is.")
     _right("hide")
@@ -114,10 +133,10 @@ def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     vectors, codebook = _random(20, 3), _random(8, 3, seed=1)
     distance = torch.cdist(vectors, codebook)
     wanted = distance.argmin(1)
-    found = _tensor(function(vectors, codebook), wanted, "nearest_code")
+    found = _tensor(_asked(function, vectors, codebook), wanted, "nearest_code")
     _want(
         bool(((found >= 0) & (found < 8)).all()),
-        f"there are 8 codes, 0 to 7, but you chose number {int(found.max())}.",
+        f"there are 8 codes, 0 to 7; yours go from {int(found.min())} to {int(found.max())}.",
     )
     for i in (found != wanted).nonzero().flatten().tolist():
         far, near = distance[i, found[i]], distance[i, wanted[i]]
@@ -131,14 +150,21 @@ def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
 def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """(z (B, D), e (B, D)) -> the value of e, with a gradient that goes to z as if it were z."""
     z, e = _random(4, 3).requires_grad_(), _random(4, 3, seed=1).requires_grad_()
+    before = z.detach().clone()
     out = _tensor(function(z, e), z, "straight_through")
+    _want(_same(z.detach(), before), "it overwrites z, which the commitment loss still needs.")
     _want(_same(out.detach(), e.detach()), "forward, the result must be the codes e; it is not.")
     _want(out.requires_grad, "no gradient comes back at all: something is detached that is needed.")
-    out.backward(torch.ones_like(out))
+    back = _random(4, 3, seed=2)
+    out.backward(back)
     _want(
-        z.grad is not None and _same(z.grad, torch.ones_like(z)),
+        z.grad is not None and _same(z.grad, back),
         "backward, z must receive the result's gradient unchanged; "
-        + ("it receives none." if z.grad is None else f"of a 1 it receives {z.grad[0, 0]:.2g}."),
+        + (
+            "it receives none."
+            if z.grad is None
+            else f"of {back[0, 0]:.2f} it receives {z.grad[0, 0]:.2f}."
+        ),
     )
     _want(
         e.grad is None or not e.grad.any(),
@@ -149,7 +175,7 @@ def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 def perplexity(function: Callable[[Tensor, int], float]) -> None:
     """(tokens (B, N), K) -> how many codes are in use, as exp of the entropy in nats."""
-    even = torch.arange(8).repeat(2, 4)  # 8 of 16 codes, equally often
+    even = torch.arange(8).repeat_interleave(8).view(2, 32)  # 8 of 16 codes, 4 in each picture
     skewed = torch.tensor([[0] * 30 + [1, 2]])
     p = torch.tensor([30.0, 1.0, 1.0]) / 32
     for tokens, wanted in ((even, 8.0), (skewed, float((-(p * p.log()).sum()).exp()))):
@@ -192,6 +218,18 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
             torch.equal(masks[0], masks[2]),
             "the same seed gives two masks: draw everything from the generator.",
         )
+    one = torch.Generator().manual_seed(0)
+    first, second = function(0.5, 64, one), function(0.5, 64, one)
+    _want(
+        not torch.equal(first, second),
+        "the same generator gives the same mask again: do not seed it anew.",
+    )
+    _want(
+        int((first != first.roll(1)).sum()) > 2,
+        "the hidden places lie side by side: choose each of them at random.",
+    )
+    other = int(function(0.5, 36, one).sum())
+    _want(other == 25, f"of 36 tokens {other} are hidden at t = 0.5, where 25 should be: use N.")
     _right("cosine_mask")
 
 
@@ -200,7 +238,7 @@ def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     logits, tokens = _random(2, 6, 5), torch.arange(12).view(2, 6) % 5
     hidden = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]).bool()
     each = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")  # (2, 6)
-    found = _number(function(logits, tokens, hidden), "masked_loss")
+    found = _number(_asked(function, logits, tokens, hidden), "masked_loss")
     per_image = torch.stack([each[i][hidden[i]].mean() for i in (0, 1)]).mean()
     mistakes = {
         "that is the mean over all positions; the visible ones can be read off": each.mean(),
@@ -219,6 +257,8 @@ def one_step_chance(function: Callable[[Tensor], float]) -> None:
     """(all images there are, int64 (M, N)) -> the probability that one step draws one of them."""
     worlds = {
         "AAAA": ([[0, 0, 0, 0]], 1.0),
+        "AAAA, BBBB and ABAB": ([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]], 24 / 81),
+        "AC and CD": ([[0, 2], [2, 3]], 1 / 2),
         "ABAB and BABA": ([[0, 1, 0, 1], [1, 0, 1, 0]], 1 / 8),
         "ABAB, BABA and AAAA": ([[0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]], 24 / 81),
     }
@@ -237,12 +277,15 @@ def one_step_chance(function: Callable[[Tensor], float]) -> None:
 
 def settled(function: Callable[[int, int], list]) -> None:
     """(T, N) -> how many tokens each of T rounds settles under the cosine schedule."""
-    for steps, n in ((4, 16), (8, 64), (1, 64)):
+    for steps, n in ((4, 16), (8, 64), (1, 64), (8, 4)):
         left = [n] + [masked_after(k, steps, n) for k in range(1, steps + 1)]
         wanted = [a - b for a, b in zip(left[:-1], left[1:], strict=True)]
-        found = function(steps, n)
-        _want(found is not None, "settled returns None: write its body, and return the result.")
-        found = [int(count) for count in found]
+        counts = _numbers(function(steps, n), "settled")
+        found = [int(count) for count in counts]
+        _want(
+            found == counts,
+            "a round settles a whole number of tokens: round down what stays hidden.",
+        )
         _want(
             len(found) == steps,
             f"{steps} rounds settle {steps} numbers of tokens, not {len(found)}.",
@@ -262,28 +305,37 @@ def settled(function: Callable[[int, int], list]) -> None:
 
 def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """(score (B, N), known bool (B, N), left) -> bool (B, N), what stands: all but `left`."""
-    score = _random(3, 10).log_softmax(-1)
+    score = _random(3, 10) + 100 * torch.arange(3)[:, None]  # noise can lift a score anywhere
     known = torch.zeros(3, 10, dtype=torch.bool)
-    known[:, :3] = True
-    score[:, :3] -= 20  # what stands may have been unlikely
-    free = score.masked_fill(known, torch.inf)
-    wanted = free.argsort(1).argsort(1) >= 4
-    found = _tensor(function(score.clone(), known.clone(), 4), wanted, "keep")
-    _want(
-        bool(found[known].all()), "a token that was known is hidden again: known ones always stand."
-    )
-    counts = (~found).sum(1)
-    _want(bool((counts == 4).all()), f"{int(counts[0])} positions stay hidden, where left = 4.")
-    _want(torch.equal(found, wanted), "you keep draws with a low score and hide better ones.")
+    known[0, :3], known[1, 5:], known[2, ::4] = True, True, True
+    score -= 20 * known  # what stands may have been unlikely
+    places = score.masked_fill(known, torch.inf).argsort(1)
+    for left in (4, 0):
+        wanted = places.argsort(1) >= left
+        found = _tensor(_asked(function, score, known, left), wanted, "keep")
+        mistakes = {
+            "True is what stands; you return what stays hidden": ~wanted,
+            "argsort lists places in order; a place's rank is the argsort of that": places >= left,
+        }
+        for words, value in mistakes.items():
+            _want(not left or not torch.equal(found, value), f"{words}.")
+        for row, count in enumerate((~found).sum(1).tolist()):
+            _want(
+                count == left,
+                f"in row {row} {count} positions stay hidden, where left = {left}.",
+            )
+        _want(
+            bool(found[known].all()),
+            "a token that was known is hidden again: known ones stand, whatever their score.",
+        )
+        _want(torch.equal(found, wanted), "you keep draws with a low score and hide better ones.")
     _right("keep")
 
 
 def compounding(function: Callable[[float, int], list]) -> None:
     """(tau, T) -> the temperature of each step, when the factors (1 - k / T) multiply up."""
     for tau, steps in ((25.0, 4), (45.0, 12)):
-        found = function(tau, steps)
-        _want(found is not None, "compounding returns None: write its body, and return the result.")
-        found = [float(value) for value in found]
+        found = _numbers(function(tau, steps), "compounding")
         _want(len(found) == steps, f"{steps} steps have {steps} temperatures, not {len(found)}.")
         _want(
             not _same(found, temperatures(tau, steps, "linear")),
@@ -305,10 +357,14 @@ def compounding(function: Callable[[float, int], list]) -> None:
 def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """(plain, smooth, s) -> guided, all (B, N, K)."""
     plain, smooth = _random(2, 4, 5), _random(2, 4, 5, seed=1)
-    landmarks = {0.0: ("plain", plain), -1.0: ("smooth", smooth), 3.0: ("plain + 3 differences",
-                 plain + 3 * (plain - smooth))}  # fmt: skip
+    landmarks = {
+        0.0: ("plain", plain),
+        -1.0: ("smooth", smooth),
+        3.0: ("plain + 3 differences", plain + 3 * (plain - smooth)),
+        0.5: ("plain + half a difference", plain + 0.5 * (plain - smooth)),
+    }
     for s, (name, wanted) in landmarks.items():
-        found = _tensor(function(plain, smooth, s), plain, "guide")
+        found = _tensor(_asked(function, plain, smooth, s), plain, "guide")
         known = {"smooth": smooth, "plain": plain, "-plain": -plain}
         yours = [word for word, value in known.items() if _same(found, value)]
         _want(
@@ -321,7 +377,7 @@ def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
 def equal_temperature(function: Callable[[float], float]) -> None:
     """(s) -> the temperature T for which softmax(plain / T) is guidance away from uniform."""
     plain = _random(1, 6)
-    for s in (1.0, 3.0, 0.5):
+    for s in (1.5, 3.0, -0.5):
         found = _number(function(s), "equal_temperature")
         _want(found > 0, f"a temperature is above 0; for s = {s:g} you return {found:g}.")
         uniform = torch.full_like(plain, -math.log(6))
@@ -345,19 +401,34 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
     found = _tensor(function(spot), spot, "box_blur")
     _want(
         found[0, 4, 0] == 0,
-        "what stands at position 3 leaks to position 4. They are neighbours in the list, but 3 "
-        "ends a row of the grid and 4 begins the next.",
+        "what stands at position 3 reaches position 4, but 3 is the right end of a row of the "
+        "grid, and 4 the left end of the next.",
     )
-    found = _tensor(function(logits), logits, "box_blur")
+    found = _tensor(_asked(function, logits), logits, "box_blur")
     codes = logits.mean(-1, keepdim=True).expand_as(logits)
     _want(not _same(found, codes), "you blur over the codes; blur over the places, code by code.")
-    flat = function(torch.ones(1, 16, 1))
+    flat = function(torch.ones(1, 16, 1)).flatten()
+    worst = int((flat - 1).abs().argmax())
     _want(
-        _same(flat, torch.ones(1, 16, 1)),
-        f"where all logits are 1, a corner becomes {float(flat[0, 0, 0]):.2f}: at the edge, divide "
-        "by the number of neighbours that exist.",
+        _same(flat[worst], 1.0),
+        f"where all logits are 1, position {worst} becomes {float(flat[worst]):.2f}: divide by the "
+        "number of positions that exist.",
+    )
+    inner = [5, 6, 9, 10]
+    _want(
+        _same(found, wanted) or not _same(found[:, inner], wanted[:, inner]),
+        "right in the middle, not at the edge: what is outside the grid does not count.",
+    )
+    apart = torch.tensor([0.0, 1.0]).expand(1, 16, 2)
+    _want(
+        _same(function(apart.clone()), apart),
+        "the codes are mixed up: from (B, N, K) to (B, K, h, w) one has to transpose.",
     )
     _want(_same(found, wanted), "the means are not those of 3 x 3 positions of the grid.")
+    one = torch.ones(1, 9, 1)
+    _want(
+        _same(function(one.clone()), one), "on a grid of 3 x 3 it is wrong: take the side from N."
+    )
     _right("box_blur")
 
 
@@ -369,28 +440,32 @@ def lie(function: Callable) -> None:
     tokens = torch.randint(4, (50, 64), generator=torch.Generator().manual_seed(0))
     hidden = torch.zeros(50, 64, dtype=torch.bool)
     hidden[:, :32] = True
-    before = tokens.clone()
 
-    def answer(rate: float = 0.3, seed: int = 1) -> Tensor:
-        said = function(tokens, hidden, rate, 4, torch.Generator().manual_seed(seed))
-        return _tensor(said, before, "lie")
+    def answer(rate: float = 0.3, seed: int = 1, codes: int = 4) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return _tensor(_asked(function, tokens, hidden, rate, codes, generator), tokens, "lie")
 
     found = answer()
-    _want(torch.equal(tokens, before), "you changed the caller's tokens; work on a copy.")
     wrong = found != tokens
     _want(not wrong[hidden].any(), "a hidden token was changed: lie about the visible ones only.")
     _want(
         bool(((found >= 0) & (found < 4)).all()),
-        f"there are 4 codes, 0 to 3; you put in {int(found.max())}.",
+        f"there are 4 codes, 0 to 3; yours go from {int(found.min())} to {int(found.max())}.",
     )
+    _want(len(wrong.unique(dim=0)) > 40, "all images are wrong at the same places: draw for each.")
     share = wrong[~hidden].double().mean().item()
     _want(
         0.26 < share < 0.34,
         f"{share:.0%} of the visible tokens are wrong, where 30 % should be"
         + (": a random code is at times the true one." if 0.18 < share < 0.26 else "."),
     )
-    more = (answer(0.6) != tokens)[~hidden].double().mean().item()
-    _want(0.55 < more < 0.65, f"at a rate of 60 % you make {more:.0%} of them wrong.")
+    for rate in (0.6, 1.0):
+        more = (answer(rate) != tokens)[~hidden].double().mean().item()
+        _want(
+            abs(more - rate) < 0.05 * (rate < 1) + 1e-6,
+            f"at a rate of {100 * rate:g} % you make {more:.0%} of them wrong.",
+        )
+    _want(bool((answer(codes=5) == 4).any()), "with K = 5 code 4 never comes: use K.")
     for shift in (1, 2, 3):
         part = ((found - tokens) % 4 == shift)[wrong].double().mean().item()
         _want(
@@ -409,7 +484,7 @@ def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """(x (B, N, D), anchor (B, 1, D)) -> x times its cosine to the anchor, clamped to [0, 1]."""
     x, anchor = _random(2, 5, 4), _random(2, 1, 4, seed=1)
     cosine = F.cosine_similarity(x, anchor, dim=-1)[..., None]  # (2, 5, 1)
-    found = _tensor(function(x, anchor), x, "select")
+    found = _tensor(_asked(function, x, anchor), x, "select")
     _want(
         not _same(found, x * cosine),
         f"a token with the cosine {cosine.min():.2f} is turned round; clamp the weight to [0, 1].",
@@ -430,16 +505,23 @@ def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
 def lora(function: Callable) -> None:
     """(x (B, I), weight (O, I), a (r, I), b (O, r), alpha) -> x through weight + alpha / r b a."""
     x, weight, a, b = _random(3, 6), _random(5, 6), _random(2, 6, seed=1), _random(5, 2, seed=2)
-    zero = _tensor(function(x, weight, a, torch.zeros_like(b), 8.0), x @ weight.T, "lora")
+    nothing = torch.zeros_like(b)
+    zero = _tensor(_asked(function, x, weight, a, nothing, 7.0), x @ weight.T, "lora")
     _want(_same(zero, x @ weight.T), "with b = 0 an adapter must change nothing: x @ weight.T.")
-    found = _tensor(function(x, weight, a, b, 8.0), zero, "lora")
+    found = _tensor(function(x, weight, a, b, 7.0), zero, "lora")
     low = x @ a.T @ b.T
-    for factor, words in ((1, "alpha is not used"), (8, "alpha must be divided by the rank r")):
+    for factor, words in ((1, "alpha is not used"), (7, "alpha must be divided by the rank r")):
         _want(not _same(found, zero + factor * low), f"you add {factor} x (x a b): {words}.")
-    _want(_same(found, zero + 4 * low), "the adapter's part is not alpha / r times x a^T b^T.")
-    thin = _tensor(function(x, weight, a[:1], b[:, :1], 3.0), zero, "lora")
-    one = 3 * x @ a[:1].T @ b[:, :1].T
+    _want(_same(found, zero + 3.5 * low), "the adapter's part is not alpha / r times x a^T b^T.")
+    thin = _tensor(function(x, weight, a[:1], b[:, :1], 2.5), zero, "lora")
+    one = 2.5 * x @ a[:1].T @ b[:, :1].T
     _want(_same(thin, zero + one), "alpha and r must come from the arguments: r is a's first size.")
+    with FlopCounterMode(display=False) as counter:
+        function(_random(1, 64), _random(64, 64), _random(2, 64), _random(64, 2), 1.0)
+    _want(
+        counter.get_total_flops() < 2 * 2 * 64 * 64,
+        "you build the large matrix b a: send x through a, and the result through b.",
+    )
     _right("lora")
 
 
@@ -475,7 +557,8 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
         mistakes = {
             "a multiplication and an addition are two operations": right / 2,
             "attention has products without weights, too": right - 4 * pairs,
-            "scores and weighted sum are two products": right - 2 * pairs,
+            "scores and weighted sum are two products, and each multiplies and adds": right
+            - 2 * pairs,
             "that is the layer for all its tokens": 2
             * length
             * (every + some + 2 * length * width),
@@ -500,7 +583,7 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
 
 def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     """(x (N,), y (M,)) -> the Fréchet distance of two samples of numbers."""
-    x, y = 2 * _random(500).double(), 3 + _random(400, seed=1).double()
+    x, y = 4 * _random(500).double(), 3 + _random(400, seed=1).double()
     mean, spread = (x.mean() - y.mean()) ** 2, (x.std() - y.std()) ** 2
     found = _number(function(x, y), "frechet_1d")
     mistakes = {
@@ -513,7 +596,7 @@ def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     for words, value in mistakes.items():
         _want(not _same(found, value), f"you get {found:.2f}: {words}.")
     wanted = float(mean + spread)
-    _want(_same(found, wanted, 0.02), f"the distance is {wanted:.2f}, yours is {found:.2f}.")
+    _want(_same(found, wanted, 0.003), f"the distance is {wanted:.2f}, yours is {found:.2f}.")
     _right("frechet_1d")
 
 
@@ -530,6 +613,12 @@ def to_infinity(function: Callable[[list, list], float]) -> None:
             f"the distances are exactly {limit:g} + {slope:g} / N, so the limit is {limit:g}; you "
             f"get {found:.3f}. Is the line drawn over 1 / N, and on to 0?",
         )
+    found = _number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2]), "to_infinity")
+    _want(
+        abs(found + 0.277) < 1e-3,
+        "the best line through four points that lie on none (least squares) ends at -0.277; you "
+        f"get {found:.3f}. Use all points, and let the end be below 0.",
+    )
     _right("to_infinity")
 
 
@@ -547,9 +636,11 @@ def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
         "your balls reach to neighbour k + 1": right[4]["coverage"],
     }
     for words, value in mistakes.items():
-        _want(abs(found - value) > 1e-9, f"you get {found:.3f}: {words}.")
+        _want(abs(found - value) > 1e-6, f"you get {found:.3f}: {words}.")
     wanted = right[3]["coverage"]
-    _want(abs(found - wanted) < 1e-9, f"coverage is {wanted:.3f} here, you get {found:.3f}.")
+    _want(abs(found - wanted) < 1e-6, f"coverage is {wanted:.3f} here, you get {found:.3f}.")
+    found = _number(function(real, fake, 2), "coverage")
+    _want(abs(found - right[2]["coverage"]) < 1e-6, "with k = 2 it is wrong: use k.")
     _right("coverage")
 
 
@@ -559,24 +650,24 @@ def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
 def honest(function: Callable[[dict, int], float]) -> None:
     """({setting: {seed: distance}}, tuning seed) -> what may be reported of the best setting."""
     table = {
-        "tau 2": {0: 4.0, 1: 5.0, 9: 3.0},
-        "tau 4": {0: 3.0, 1: 3.4, 9: 3.1},
-        "tau 8": {0: 6.0, 1: 2.0, 9: 8.0},
+        "tau 2": {0: 4.1, 1: 5.4, 3: 6.1, 9: 3.0},
+        "tau 4": {0: 3.2, 1: 3.7, 3: 3.3, 9: 3.1},
+        "tau 8": {0: 6.3, 1: 2.0, 3: 7.1, 9: 8.2},
     }
-    wanted = {9: 4.5, 0: 3.25, 1: 7.0}
+    wanted = {9: 5.2, 0: 10.1 / 3, 1: 7.2}
     copy = {name: dict(row) for name, row in table.items()}
     for tuning, value in wanted.items():
         found = _number(function(table, tuning), "honest")
         _want(table == copy, "it changes the table that it was given.")
         chosen = min(table, key=lambda name: table[name][tuning])
-        rest = [sum(v for s, v in row.items() if s != tuning) / 2 for row in table.values()]
+        rest = [sum(v for s, v in row.items() if s != tuning) / 3 for row in table.values()]
         _want(
             not _same(found, min(rest)) or _same(value, min(rest)),
             "you choose the setting by the seeds that you report: that rewards luck. Choose by the "
             "tuning seed.",
         )
         _want(
-            not _same(found, sum(table[chosen].values()) / 3),
+            not _same(found, sum(table[chosen].values()) / 4),
             "your mean contains the tuning seed, which chose the setting and is too good: leave it "
             "out.",
         )
@@ -586,8 +677,8 @@ def honest(function: Callable[[dict, int], float]) -> None:
         )
         _want(
             _same(found, value),
-            f"tuned on seed {tuning}, {chosen!r} is best, and its other seeds give {value:g}; you "
-            f"get {found:g}.",
+            f"tuned on seed {tuning}, {chosen!r} is best, and its other seeds give {value:.3g}; "
+            f"you get {found:g}.",
         )
     _right("honest")
 
@@ -600,12 +691,18 @@ def verdict(function: Callable[[list, list], str]) -> None:
         ([1.0, 1.4, 0.6], [1.2, 1.6, 0.8], "tie"),
         ([2.0, 2.0, 2.0], [2.0, 2.0, 2.0], "tie"),
         ([1.0, 3.0, 2.0], [2.9, 3.1, 3.0], "tie"),
+        ([1.0, 1.0, 1.9], [1.8, 1.8, 1.8], "tie"),  # no medians, no ranges
         ([1.0, 1.0, 1.9], [1.8, 3.0, 3.0], "A"),  # one stray seed decides nothing
         ([1.0, 3.0, 2.0], [3.1, 3.1, 4.0], "tie"),  # nor does the gap between the nearest two
     ]
     for a, b, wanted in cases:
         found = function(list(a), list(b))
-        _want(found is not None, "verdict returns None: write its body, and return the result.")
+        _want(
+            found is not None,
+            "verdict returns None: write its body, and return the result."
+            if (a, b, wanted) == cases[0]
+            else f"for A = {a}, B = {b} it returns None.",
+        )
         _want(found in ("A", "B", "tie"), f"the answer is 'A', 'B' or 'tie', not {found!r}.")
         flipped = {"A": "B", "B": "A", "tie": "tie"}[wanted]
         _want(

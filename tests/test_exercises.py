@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from statistics import mean
+from statistics import mean, median, stdev
 
 import nbformat
 import pytest
@@ -147,6 +147,11 @@ def mean_but(row, tuning):
     return mean([value for seed, value in row.items() if seed != tuning])
 
 
+def apart(a, b, spread):
+    gap = abs(mean(a) - mean(b)) > spread(a) + spread(b)
+    return gap and ("A" if mean(a) < mean(b) else "B")
+
+
 def frame(side, width):
     hidden = torch.ones(side, side, dtype=torch.bool)
     hidden[width : side - width, width : side - width] = False
@@ -165,6 +170,25 @@ def some_wrong(tokens, where, rate, generator, shift):
     return torch.where(
         (torch.rand(tokens.shape, generator=generator) < rate) & where, tokens + shift, tokens
     )
+
+
+def lies(tokens, hidden, rate, codes, generator):
+    chosen = (torch.rand(tokens.shape, generator=generator) < rate) & ~hidden
+    shift = torch.randint(1, codes, tokens.shape, generator=generator)
+    return torch.where(chosen, (tokens + shift) % codes, tokens)
+
+
+def one_place(tokens, hidden, rate, codes, generator):
+    chosen = (torch.rand(tokens.shape[1], generator=generator) < rate) & ~hidden
+    shift = torch.randint(1, codes, tokens.shape, generator=generator)
+    return torch.where(chosen, (tokens + shift) % codes, tokens)
+
+
+def redrawn(tokens, hidden, rate, codes, generator):
+    first, second = (torch.randint(codes, tokens.shape, generator=generator) for _ in range(2))
+    other = torch.where(first == tokens, second, first)
+    chosen = torch.rand(tokens.shape, generator=generator) < rate
+    return torch.where(chosen & ~hidden, other, tokens)
 
 
 def unseeded_lies(tokens, hidden, rate, codes, generator):
@@ -189,6 +213,40 @@ def each_loss(logits, tokens):
 
 def ranks(score):
     return score.argsort(1).argsort(1)
+
+
+def overwritten(z, e):
+    z.data = e.data
+    return z
+
+
+def perplexity_of(tokens):
+    p = tokens.bincount() / tokens.numel()
+    return float((-torch.xlogy(p, p).sum()).exp())
+
+
+def pooled(images):
+    share = images.flatten().bincount().double() / images.numel()
+    return share[images].prod(1).sum()
+
+
+def busy(steps, n):
+    """The sampler's own rule, which settles at least one token a round."""
+    left = [n]
+    for k in range(1, steps + 1):
+        floor = math.floor(n * math.cos(math.pi * k / 2 / steps))
+        left.append(max(0, min(left[-1] - 1, floor)))
+    return [a - b for a, b in zip(left, left[1:], strict=False)]
+
+
+def whole_blur(x, grid):
+    mean = F.avg_pool2d(grid, 3, 1, 1, count_include_pad=False)
+    return mean.flatten(2).transpose(1, 2).reshape(x.shape)
+
+
+def edge_blur(x):
+    grid = F.pad(x.transpose(1, 2).unflatten(2, (4, 4)), (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(grid, 3, 1).flatten(2).transpose(1, 2)
 
 
 def flat_blur(x):
@@ -226,13 +284,15 @@ WRONG = {
     "hide": [
         (lambda tokens, hidden, mask: torch.where(hidden, tokens, mask), "hide what should be"),
         (lambda tokens, hidden, mask: torch.where(hidden, 0, tokens), "yours holds [0, 0, 0]"),
-        (lambda tokens, hidden, mask: tokens.masked_fill_(hidden, mask), "make a new tensor"),
+        (lambda tokens, hidden, mask: tokens.masked_fill_(hidden, mask), "make a new one"),
         (lambda tokens, hidden, mask: torch.full_like(tokens, mask), "must stay as it is"),
         (lambda tokens, hidden, mask: tokens[~hidden], "shape"),
     ],
     "honest": [
         (lambda table, tuning: min(mean_but(row, tuning) for row in table.values()), "luck"),
-        (lambda table, tuning: sum(chosen(table, tuning).values()) / 3, "leave it out"),
+        (lambda table, tuning: mean(chosen(table, tuning).values()), "leave it out"),
+        (lambda table, tuning: median([v for s, v in chosen(table, tuning).items() if s != tuning]),
+         "is best, and its other seeds give"),
         (lambda table, tuning: chosen(table, tuning)[tuning], "report the others"),
         (lambda table, tuning: 4.5, "you get 4.5"),
     ],
@@ -242,6 +302,9 @@ WRONG = {
         (lambda a, b: "tie", "lie apart"),
         (lambda a, b: "A" if max(a) < min(b) else "B" if max(b) < min(a) else "tie", "lie apart"),
         (lambda a, b: a, "the answer is"),
+        (lambda a, b: None, "write its body"),
+        (lambda a, b: apart(a, b, stdev) or None, "it returns None"),
+        (lambda a, b: apart(a, b, lambda x: (max(x) - min(x)) / 2) or "tie", "is a tie"),
     ],
     "border": [
         (lambda side, width: ~frame(side, width), "in-painting"),
@@ -255,6 +318,10 @@ WRONG = {
         (lambda v, c: torch.cdist(v, c), "shape (20, 8) where (20,)"),
         (lambda v, c: c[torch.cdist(v, c).argmin(1)][:, 0], "torch.float32 where torch.int64"),
         (lambda v, c: torch.cdist(v, c).argmin(1) + 8, "8 codes"),
+        (lambda v, c: torch.cdist(v, c).argmin(1) - 1, "yours go from -1"),
+        (lambda v, c: torch.zeros(len(v)).long(), "you chose code 0"),
+        (lambda v, c: torch.cdist(v, c, p=1).argmin(1), "you chose code"),
+        (lambda v, c: (c.square().sum(1) - v @ c.T).argmin(1), "you chose code"),
         (lambda v, c: [0] * len(v), "returns a list"),
     ],
     "straight_through": [
@@ -262,6 +329,8 @@ WRONG = {
         (lambda z, e: z, "forward"),
         (lambda z, e: z + (e - z), "it receives 0"),
         (lambda z, e: e.detach(), "no gradient comes back"),
+        (overwritten, "it overwrites z"),
+        (lambda z, e: (z - z.detach()).mean(0) + e.detach(), "gradient unchanged"),
         (lambda z, e: z - z.detach() + e, "the codes e receive"),
     ],
     "perplexity": [
@@ -270,11 +339,17 @@ WRONG = {
         (lambda t, k: (lambda p: (-(p * p.log()).sum()).exp())(
             t.flatten().bincount(minlength=k) / t.numel()), "0 log 0"),
         (lambda t, k: "many", "not a number"),
+        (lambda t, k: mean(perplexity_of(row) for row in t), "is 8.00, yours 4.00"),
     ],
     "cosine_mask": [
         (lambda t, n, g: places(n, max(1, round((1 - t) * n)), g), "the cosine schedule hides 59"),
         (lambda t, n, g: ~places(n, cosine_hidden(t, n), g), "hides 0 of 64 tokens and keeps 64"),
         (lambda t, n, g: torch.arange(n) < cosine_hidden(t, n), "at random"),
+        (lambda t, n, g: (torch.arange(n) < cosine_hidden(t, n)).roll(
+            int(torch.randint(n, (1,), generator=g))), "side by side"),
+        (lambda t, n, g: places(n, cosine_hidden(t, n), g.manual_seed(g.initial_seed())),
+         "do not seed it anew"),
+        (lambda t, n, g: places(n, cosine_hidden(t, 64), g), "use N"),
         (lambda t, n, g: torch.randperm(n) < cosine_hidden(t, n), "the same seed gives two masks"),
         (lambda t, n, g: places(n, round(math.cos(math.pi * t / 2) * n), g), "hides 1 and"),
         (lambda t, n, g: places(n, math.floor(max(1, math.cos(math.pi * t / 2) * n)), g),
@@ -289,20 +364,30 @@ WRONG = {
         (lambda x, t, h: 7.0, "your loss is 7.000, the right one"),
     ],
     "one_step_chance": [
-        (lambda images: 1.0, "ABAB and BABA one step is right with probability 0.1250, not 1"),
-        (lambda images: 1 / len(images), "not 0.5"),
+        (lambda images: 1.0, "BBBB and ABAB one step is right with probability 0.2963, not 1"),
+        (lambda images: 1 / len(images), "not 0.3"),
+        (pooled, "not 0.1875"),
         (lambda images: (images[:, None] == images[None]).double().mean(1).prod(1).mean(), "add"),
     ],
     "settled": [
         (lambda steps, n: [n // steps] * steps, "round 1 settles 4"),
         (lambda steps, n: [n], "settle 4 numbers"),
         (lambda steps, n: [1] * steps, "settle 4 tokens in all; there are 16"),
+        (lambda steps, n: n // steps, "returns a int, not a list of numbers"),
+        (lambda steps, n: [n / (steps + 1)] * (steps + 1), "a whole number of tokens"),
+        (busy, "with T = 8 round 2 settles 1 of 4"),
         (lambda steps, n: (lambda left: [a - b for a, b in zip(left, left[1:], strict=False)])(
             [round(n * math.cos(math.pi * k / 2 / steps)) for k in range(steps + 1)]),
          "rounded down"),
     ],
     "keep": [
         (lambda s, known, left: ranks(s) >= left, "known"),
+        (lambda s, known, left: ranks(s.masked_fill(known, 88.7)) >= left, "whatever their score"),
+        (lambda s, known, left: ranks(s.masked_fill(known, torch.inf)) < left, "True is what"),
+        (lambda s, known, left: s.masked_fill(known, torch.inf).argsort(1) >= left, "rank is the"),
+        (lambda s, known, left: torch.ones_like(known).scatter(
+            1, s.masked_fill(known, torch.inf).argsort(1)[:, : left or None], False),
+         "in row 0 10 positions stay hidden, where left = 0"),
         (lambda s, known, left: (ranks(s.masked_fill(known, -9e9)) < s.shape[1] - left) | known,
          "low score"),
         (lambda s, known, left: ranks(s.masked_fill(known, torch.inf)) >= left + 1, "5 positions"),
@@ -312,29 +397,38 @@ WRONG = {
         (lambda tau, steps: [tau * math.prod(1 - i / steps for i in range(k))
                              for k in range(1, steps + 1)], "step 1"),
         (lambda tau, steps: [tau], "4 temperatures, not 1"),
+        (lambda tau, steps: tau, "returns a float, not a list of numbers"),
     ],
     "guide": [
         (lambda plain, smooth, s: smooth + s * (plain - smooth), "at s = 0 guided must be plain; "
          "yours is smooth"),
+        (lambda plain, smooth, s: plain.add_(s * (plain - smooth)), "make a new one"),
         (lambda plain, smooth, s: smooth - (1 + s) * (plain - smooth), "at s = 0"),
         (lambda plain, smooth, s: plain + s * (smooth - plain), "at s = -1 guided must be smooth"),
         (lambda plain, smooth, s: plain, "at s = -1 guided must be smooth; yours is plain"),
     ],
     "equal_temperature": [
-        (lambda s: 1 + s, "for s = 1"),
-        (lambda s: 1 / s, "for s = 1"),
+        (lambda s: 1 + s, "for s = 1.5"),
+        (lambda s: 1 / s, "for s = 1.5"),
+        (lambda s: 1 / (1 + abs(s)), "for s = -0.5"),
         (lambda s: -s, "above 0"),
     ],
     "box_blur": [
-        (flat_blur, "position 3 leaks to position 4"),
+        (flat_blur, "position 3 reaches position 4"),
+        (lambda x: whole_blur(x, x.unflatten(1, (4, 4)).flatten(1).reshape(len(x), -1, 4, 4)),
+         "the codes are mixed up"),
+        (edge_blur, "right in the middle, not at the edge"),
         (lambda x: x.mean(-1, keepdim=True).expand_as(x), "over the codes"),
-        (padded_blur, "a corner becomes 0.44"),
+        (padded_blur, "position 0 becomes 0.44"),
         (lambda x: x, "3 x 3"),
     ],
     "lie": [
         (lambda t, h, rate, k, g: some_wrong(t, h | ~h, rate, g, 1) % k, "hidden token"),
         (random_codes, "at times the true one"),
-        (in_place, "caller's"),
+        (in_place, "make a new one"),
+        (one_place, "the same places"),
+        (redrawn, "at a rate of 100 %"),
+        (lambda t, h, rate, k, g: lies(t, h, rate, 4, g), "with K = 5"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1), "4 codes"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, 1 - rate, g, 1) % k, "are wrong, where 30 %"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, 0.3, g, 1) % k, "at a rate of 60 %"),
@@ -351,6 +445,8 @@ WRONG = {
     "lora": [
         (lambda x, w, a, b, alpha: x @ w.T + x @ a.T @ b.T, "alpha is not used"),
         (lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T @ b.T), "divided by the rank"),
+        (lambda x, w, a, b, alpha: x @ w.T + alpha / 2 * (x @ a.T @ b.T), "from the arguments"),
+        (lambda x, w, a, b, alpha: x @ (w + alpha / len(a) * b @ a).T, "the large matrix"),
         (lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T @ b.T), "change nothing"),
     ],
     "passes": [
@@ -379,6 +475,9 @@ WRONG = {
         (lambda counts, distances: distances[-1], "over 1 / N"),
         (lambda counts, distances: (distances[0] - distances[1]) / (1 / 100 - 1 / 200), "slope"),
         (lambda counts, distances: sum(distances) / 4, "is 2; you get"),
+        (lambda counts, distances: 2 * distances[-1] - distances[-2], "Use all points"),
+        (lambda counts, distances: max(0, distances[-1] + (distances[-1] - distances[0])
+         * counts[0] / (counts[-1] - counts[0])), "Use all points"),
     ],
     "coverage": [
         (lambda real, fake, k: ball_share(fake, real, k + 1), "that is precision"),
@@ -386,6 +485,7 @@ WRONG = {
         (lambda real, fake, k: covered(real, fake, k), "k - 1"),
         (lambda real, fake, k: covered(real, fake, k + 2), "k + 1"),
         (lambda real, fake, k: 1.0, "you get 1.000"),
+        (lambda real, fake, k: covered(real, fake, 4), "with k = 2"),
     ],
 }  # fmt: skip
 
