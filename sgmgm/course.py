@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import doctor, gallery, workflow
+from . import datasets, doctor, gallery, workflow
 from .devices import check_device, default_device, describe_device, has_bf16
 from .errors import InputError, check_choice
 from .files import atomic_path, read_json, write_json
@@ -34,12 +34,14 @@ def workspace() -> Path:
     return ROOT if (ROOT / "notebooks").is_dir() else Path.cwd()
 
 
-def preflight(device: str | None = None) -> str:
+def preflight(device: str | None = None, profile: str = "smoke", dataset: str = "sprites") -> str:
     """Say in one line what this lesson runs on, and what is in its way; returns the device.
 
     Downloads go to the repository's `data/raw` wherever Jupyter was started. InputError if there
-    is no such device.
+    is no such device, profile or data set.
     """
+    check_choice("profile", profile, PRESETS)
+    datasets.check_name(dataset)
     os.environ.setdefault("SGMGM_DATA", str(workspace() / "data" / "raw"))
     device = device or default_device()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED[:2])

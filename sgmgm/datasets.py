@@ -81,13 +81,19 @@ def load(
         check_count("count", count)  # before anything is downloaded
     if isinstance(name, str) and name.startswith("folder:"):
         return _load_folder(name, split, count, resolution)
-    check_choice("data set", name, (*DATASETS, "folder:PATH"))
+    check_name(name)
     if resolution != RESOLUTION:
         raise InputError(
             f"{name} has {RESOLUTION} x {RESOLUTION} pixels, not {resolution} x {resolution}; only "
             "folder:PATH takes another resolution."
         )
     return DATASETS[name](split, count)
+
+
+def check_name(name: str) -> None:
+    """InputError if there is no data set of this name."""
+    if not name.startswith("folder:"):
+        check_choice("data set", name, (*DATASETS, "folder:PATH"))
 
 
 def data_root() -> Path:

@@ -196,6 +196,8 @@ class VQTokenizer(Pretrained):
     """Images (B, 3, H, W) in [0, 1] <-> tokens int64 (B, N) in 0..K-1, row-major."""
 
     config_class = TokenizerConfig
+    # numbers in a layer that are decoded at once: above 2^31 a GPU counts in 64 bits, if at all
+    LARGEST = 2**29
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
@@ -241,8 +243,7 @@ class VQTokenizer(Pretrained):
             )
         grid = self.config.grid
         states = self.quantize.embedding(tokens).view(len(tokens), grid, grid, -1)
-        # at most 2^29 numbers in a layer: above 2^31 a GPU counts in 64 bits, slower if at all
-        most = max(1, 2**29 // (self.config.hidden_channels * self.config.resolution**2))
+        most = max(1, self.LARGEST // (self.config.hidden_channels * self.config.resolution**2))
         parts = [self.decoder(part) for part in states.permute(0, 3, 1, 2).split(most)]
         return torch.cat(parts).float().clamp(0, 1)
 

@@ -42,7 +42,9 @@ def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[
     """
     path = course.find_lessons([lesson], Path(notebooks or course.ROOT / "notebooks"))[0]
     parts = needed(course.read_lesson(path, parameters))
-    parameters["device"] = course.preflight(parameters["device"])
+    parameters["device"] = course.preflight(
+        *(parameters[name] for name in ("device", "profile", "dataset"))
+    )
     datasets.load(parameters["dataset"], "test", count=10)  # downloads what is absent
     folder = course.models(*parts, **parameters)
     if folder.parent == SHIPPED:

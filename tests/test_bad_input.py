@@ -265,10 +265,6 @@ def test_commands(case, places, tmp_path, monkeypatch, capsys):
     assert everything(places["model"].parent) == before
 
 
-def test_there_are_enough_of_them():
-    assert len(CALLS) + len(COMMANDS) >= 40
-
-
 # ------------------------------------------------------------------------------------------- files
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sgmgm import cli, datasets, presets, tasks, training, workflow
+from sgmgm import cli, datasets, metrics, presets, tasks, training, workflow
 from sgmgm.classifier import Features
 from sgmgm.cli import main, parser
 from sgmgm.hub import check_manifest, write_manifest
+from sgmgm.metrics import Reference
 from sgmgm.pipeline import Pipeline, read_card, write_card
-from sgmgm.samples import save_samples
+from sgmgm.samples import save_samples, to_uint8
 
 from .test_datasets import write_pictures
 
@@ -80,12 +81,15 @@ def test_train_says_what_is_done_already(trained, capsys):
 def test_sample_a_grid(trained, tmp_path, capsys):
     out = tmp_path / "new folder" / "Bild ü.png"
     code, text, _ = run(
-        capsys, "sample", "--model", trained, "--num", 5, "--steps", 2, "--out", out
+        capsys, "sample", "--model", trained, "--num", 5, "--steps", 2, "--seed", 7, "--out", out
     )
     assert code == 0 and "5 of 5 images" in text and "2 network passes an image" in text
+    first = to_uint8(Pipeline.from_pretrained(trained, "cpu")([0], seeds=[7], steps=2).images)[0]
     with Image.open(out) as picture:
         assert picture.format == "PNG"
         assert picture.size == (3 * (32 * 3 + 2) + 2, 2 * (32 * 3 + 2) + 2)
+        tile = np.asarray(picture)[3:98:3, 3:98:3]  # the middle of each enlarged pixel
+        assert np.abs(tile.astype(int) - first).max() <= 1
     assert [f.name for f in out.parent.iterdir()] == ["Bild ü.png"]
 
 
@@ -115,6 +119,9 @@ def test_sample_a_file_and_evaluate_it(trained, tmp_path, capsys):
     # without an own reference it is the model's; a shipped model has a name
     code, text, _ = run(capsys, "evaluate", "--samples", out, "--model", "fashion-mnist", "--json")
     assert code == 0 and json.loads(text)["reference"] == "fashion-mnist"
+    # whose classifier knows nothing of these labels
+    options = ("--reference", "sprites", "--model", "fashion-mnist", "--json")
+    assert json.loads(run(capsys, "evaluate", "--samples", out, *options)[1])["accuracy"] is None
 
 
 def test_evaluate_against_another_samples_file(trained, tmp_path, capsys):
@@ -216,7 +223,13 @@ def test_run_is_everything_in_one_command(own, capsys):
                   "evaluate", "Frechet distance", "real test images", "coherence"):  # fmt: skip
         assert words in text
     assert (own / "samples.npz").is_file() and (own / "samples.png").is_file()
-    assert (own / "reference.safetensors").is_file()
+    assert Reference.load(own / "reference.safetensors").count == 2000  # the training set
+    eye = workflow.find_classifier("sprites", own)
+    test = metrics.GaussianStats()
+    for batch in workflow.float_batches(datasets.load("sprites", "test"), "test"):
+        test.update(eye(batch).features.detach())
+    stats = Reference.load(own / "reference.safetensors").stats
+    assert f"real test images: {metrics.frechet_distance(test, stats):.2f})" in text
     assert not list(own.rglob("*.partial*"))
 
 

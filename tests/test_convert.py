@@ -214,7 +214,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("name", "value"), HOSTILE)
 def test_impossible_sizes(models, tmp_path, name, value):
-    with refused("m"):
+    huge = isinstance(value, int) and value >= 10**9
+    with refused("impossible sizes" if huge else name):
         load_released(write(tmp_path / "m", state(*models), CONFIG | {name: value}))
 
 
@@ -268,7 +269,7 @@ def test_truncated_files(models, tmp_path, weights):
         whole = path.read_bytes()
         for length in (0, 10, len(whole) // 2, len(whole) - 5):
             path.write_bytes(whole[:length])
-            with refused("m"):
+            with refused(path.name):
                 load_released(load)
 
 

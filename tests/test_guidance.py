@@ -121,6 +121,14 @@ def test_the_table_names_every_guidance():
     assert PASSES.keys() == GUIDANCES.keys()
 
 
+def test_spatial_smoothing_is_a_blur_of_sigma_1(model):
+    canvas, labels = inputs()
+    plain, smooth = make_guidance("spatial", model).both(canvas, labels)
+    torch.testing.assert_close(smooth, blur(plain, 1.0))
+    _, smooth = make_guidance("spatial-embeddings", model).both(canvas, labels)
+    torch.testing.assert_close(smooth, blur_embeddings(model, canvas, labels, 1.0).logits)
+
+
 def test_classifier_free_guidance_takes_the_class_away(model):
     canvas, labels = inputs()
     plain, smooth = make_guidance("cfg", model).both(canvas, labels)

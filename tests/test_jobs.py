@@ -35,7 +35,7 @@ def plainly(trained):
     return np.concatenate([to_uint8(part.images) for part in parts])
 
 
-def interrupted(monkeypatch, pipe, path, after):
+def interrupted(monkeypatch, pipe, path, after, **settings):
     """A job that ends after some batches, as Ctrl-C would end it."""
     usual, count = Pipeline.__call__, []
 
@@ -48,7 +48,7 @@ def interrupted(monkeypatch, pipe, path, after):
     with monkeypatch.context() as patch:
         patch.setattr(Pipeline, "__call__", call)
         with pytest.raises(KeyboardInterrupt):
-            jobs.draw_to(path, pipe, LABELS, **OPTIONS)
+            jobs.draw_to(path, pipe, LABELS, **OPTIONS | settings)
     assert not path.exists()
 
 
@@ -92,6 +92,15 @@ def test_another_job_is_not_mixed_in(change, pipe, tmp_path, monkeypatch):
     pipe.transformer.mlm_layer.mlm_dense.bias.data += 1
     with pytest.raises(InputError, match="another weights"):
         jobs.draw_to(path, pipe, LABELS, **OPTIONS)
+
+
+def test_a_smoother_that_was_trained_anew_is_another_job(trained, tmp_path, monkeypatch):
+    pipe, path = Pipeline.from_pretrained(trained, "cpu"), tmp_path / "samples.npz"
+    options = OPTIONS | {"guidance": "self"}
+    interrupted(monkeypatch, pipe, path, after=1, guidance="self")
+    next(pipe.helper("smoother").parameters()).data += 1
+    with pytest.raises(InputError, match="another weights"):
+        jobs.draw_to(path, pipe, LABELS, **options)
 
 
 def test_what_a_kill_left_of_a_finished_job_is_no_part_of_the_next(pipe, expected, tmp_path):

@@ -348,6 +348,8 @@ def test_evaluate_gathers_the_scores():
     assert scores.frechet == metrics.frechet_distance(stats(fake), stats(real))
     assert scores.kid == metrics.kid(fake, reference.features)
     assert scores.inception_score == metrics.inception_score(logits)[0]
+    shares = metrics.precision_recall(metrics._subset(reference.features, 300), fake, 5)
+    assert {name: getattr(scores, name) for name in shares} == shares
     assert scores.accuracy == (logits.argmax(1) == labels).sum().item() / 300
     assert scores == metrics.evaluate(fake.numpy(), logits.numpy(), labels.numpy(), reference, k=5)
 

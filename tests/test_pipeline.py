@@ -116,6 +116,9 @@ def test_settings_reach_the_sampler(pipe):
     smoothers = [pipe([1, 2], steps=3, guidance="self", scale=30.0, smoother=name).trajectory
                  for name in ("smoother", "smoother-lora")]  # fmt: skip
     assert not smoothers[0].tokens.equal(smoothers[1].tokens)
+    ways = [pipe([1, 2], steps=3, guidance="cfg", scale=30.0, scale_schedule=name).trajectory
+            for name in ("constant", "interval")]  # fmt: skip
+    assert not ways[0].tokens.equal(ways[1].tokens)
     zero = pipe([1, 2], steps=3, guidance="self", scale=0.0).trajectory
     assert zero.tokens.equal(plain.tokens)
 

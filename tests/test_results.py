@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgmgm import results
+from sgmgm import plots, results
 from sgmgm.cli import main
 from sgmgm.errors import DataError
 from sgmgm.files import write_json
 from sgmgm.pipeline import SHIPPED
 from sgmgm.presets import Sampling
-from sgmgm.sweep import TUNING_SEED, fingerprint
+from sgmgm.sweep import TUNING_SEED, fingerprint, read_records
 
 from .test_sweep import record
 
@@ -169,7 +169,9 @@ def test_float32_stands_beside_bfloat16(folder):
     assert results.precision(folder) == f"Fréchet distance {said}"
 
 
-def test_the_block_replaces_what_stood_there(folder, tmp_path):
+def test_the_block_replaces_what_stood_there(folder, tmp_path, monkeypatch):
+    picture = plots.bars({"a": [1.0]}, ["b"], "x", "y")  # the real one is drawn below
+    monkeypatch.setattr(results, "gallery", lambda *_: picture)
     readme = tmp_path / "FRONT.md"
     marked = "\n".join(f"{begin}\nold\n{end}" for begin, end in (results.RESULTS, results.MINUTES))
     readme.write_text(f"before\n{marked}\nafter\n")
@@ -230,5 +232,14 @@ def test_the_records_are_of_the_models_that_ship(path):
     folder = SHIPPED / path.stem.removeprefix("sweep-")
     assert (folder / "README.md").read_text(encoding="utf-8") == results.card(folder, rows)
     for row in rows:
-        assert row["weights"] == fingerprint(folder, Sampling(**row["settings"])), row["settings"]
         assert row["seeds"] >= 3
+
+
+@pytest.mark.parametrize("path", sorted(results.FOLDER.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_all_points_are_of_the_models_that_ship(path):
+    folder = SHIPPED / path.stem.partition("-")[2]
+    points = {json.dumps(r["settings"]): r["weights"] for r in read_records(path)}
+    for words, weights in points.items():
+        point = Sampling(**json.loads(words))
+        if not point.helper or (folder / point.helper).is_dir():
+            assert weights == fingerprint(folder, point), words

@@ -430,6 +430,10 @@ def test_logits_that_are_not_finite_name_the_step(value):
 
 
 def test_half_precision_logits_are_ranked_in_single():
-    t = decode(lambda c, x: torch.zeros(*c.shape, K, dtype=torch.bfloat16), torch.zeros(2).long(),
-               blank(2, 16), 3)  # fmt: skip
-    assert t.confidence.dtype == torch.float32
+    rough = torch.randn(2, 16, K, generator=torch.Generator().manual_seed(0)).bfloat16()
+    half, single = (
+        decode(lambda c, x, of=of: of, torch.zeros(2).long(), blank(2, 16), 3)
+        for of in (rough, rough.float())
+    )
+    assert half.confidence.dtype == torch.float32 and half.confidence.equal(single.confidence)
+    assert half.tokens.equal(single.tokens)

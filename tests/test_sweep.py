@@ -38,9 +38,10 @@ def test_a_sweep_goes_on_where_it_stopped(trained, tmp_path, monkeypatch):
     out.write_text(out.read_text() + '{"key": "cut o')  # a crash while the next line was written
     calls = []
     draw = sweep.draw
-    monkeypatch.setattr(sweep, "draw", lambda *a, **k: calls.append(k) or draw(*a, **k))
+    monkeypatch.setattr(sweep, "draw", lambda *a, **k: calls.append((a[2], k)) or draw(*a, **k))
     records = sweep.sweep(pipeline, points, 20, [0, 1], out)
-    assert [call["guidance"] for call in calls] == ["self", "self"]
+    assert [settings["guidance"] for _, settings in calls] == ["self", "self"]
+    assert abs(calls[1][0] - calls[0][0]) >= 20  # no image has the seed of another one
     assert records[:2] == first
     assert sweep.sweep(pipeline, points, 20, [0, 1], out) == records and len(calls) == 2
     assert [r["nfe"] for r in records] == [6, 6, 12, 12]

@@ -46,6 +46,15 @@ def test_grid_and_shapes(tokenizer):
     assert images.equal(before)
 
 
+def test_many_images_are_decoded_in_parts(tokenizer, monkeypatch):
+    tokens = tokenizer.encode(pictures(5))
+    whole, parts = tokenizer.decode(tokens), []
+    monkeypatch.setattr(VQTokenizer, "LARGEST", 2 * CONFIG.hidden_channels * 16**2)
+    tokenizer.decoder.register_forward_hook(lambda net, given, made: parts.append(len(made)))
+    torch.testing.assert_close(tokenizer.decode(tokens), whole)
+    assert parts == [2, 2, 1]
+
+
 def test_training_pass_and_use_agree(tokenizer):
     images = pictures()
     with torch.no_grad():

@@ -307,9 +307,12 @@ def test_everything_learns(trained):
     assert last < first - 0.1
 
 
-@pytest.mark.parametrize("kind", ["toast", "lora"])
-def test_smoothers_learn(trained, tmp_path, kind):
-    """Judged on one fixed batch, where the noise of the masks cannot hide it."""
+@pytest.mark.parametrize("kind, rate, least", [("toast", 3e-2, 0.003), ("lora", 1e-2, 0.1)])
+def test_smoothers_learn(trained, tmp_path, kind, rate, least):
+    """Judged on one fixed batch, where the noise of the masks cannot hide it.
+
+    This generator knows little more than how frequent each code is, and so does a fresh TOAST.
+    """
     images = datasets.load("sprites", "train", 256)
     tokenizer = VQTokenizer.from_pretrained(trained / "tokenizer")
     model = MaskedTransformer.from_pretrained(trained / "transformer")
@@ -323,17 +326,18 @@ def test_smoothers_learn(trained, tmp_path, kind):
     def loss():
         generator = torch.Generator().manual_seed(0)
         smoother.train(kind == "toast")  # which tells its reconstruction loss in training only
-        return task.losses(smoother, torch.arange(256), slice(None), generator)["loss"]
+        return task.losses(smoother, torch.arange(256), slice(None), generator)["auxiliary"]
 
     before = loss()
-    recipe = Recipe(40, 32, 1e-2, warmup=4, weight_decay=0.0, ema=0.5)
+    recipe = Recipe(40, 32, rate, warmup=4, weight_decay=0.0, ema=0.5)
     fit(task, recipe, tmp_path, device="cpu")
-    assert loss() < before - 0.01
+    assert loss() < before - least
 
 
 def test_the_reports_of_classifier_and_tokenizer(trained):
     report = json.loads((trained / "classifier" / "training.json").read_text())
-    assert report["test_accuracy"] > 0.15
+    eye = workflow.find_classifier("sprites", trained)
+    assert report["test_accuracy"] == workflow.accuracy(eye, datasets.load("sprites", "test"))
     report = json.loads((trained / "tokenizer" / "training.json").read_text())
     assert 10 < report["psnr"] < 40 and report["rfid"] > 0
     assert 0.2 < report["codes_used"] <= 1 and 1 < report["perplexity"] <= 64
@@ -355,6 +359,10 @@ def test_an_unwritable_folder(images, tmp_path):
 
 
 # ----------------------------------------------------------------------------------- the pieces
+
+
+def test_a_power_cut_costs_a_minute_at_most():
+    assert training.SAVE_SECONDS <= 60  # docs/reliability.md
 
 
 def test_every_epoch_is_a_permutation():
@@ -521,6 +529,13 @@ def test_the_gpu_preset_runs_from_end_to_end(tmp_path, monkeypatch):
     short = {f.name: replace(getattr(plan, f.name), steps=2, batch_size=2)
              for f in fields(plan) if f.name.endswith("_recipe")}  # fmt: skip
     monkeypatch.setitem(presets.TABLE, ("any", "gpu"), replace(plan, **short, images=8))
+    few = datasets.load("sprites", "test", 8)
+    load = datasets.load
+    monkeypatch.setattr(
+        datasets,
+        "load",
+        lambda name, split="train", *a, **k: few if split == "test" else load(name, split, *a, **k),
+    )
     for part in workflow.PARTS:
         report = workflow.train(part, "sprites", "gpu", tmp_path, device="cpu")
         assert all(math.isfinite(h["loss"]) for h in report["history"])

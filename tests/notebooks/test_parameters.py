@@ -3,7 +3,9 @@
 import ast
 import contextlib
 import io
+import itertools
 import os
+import time
 
 import nbformat
 import pytest
@@ -18,6 +20,8 @@ LESSONS = course.find_lessons([], course.ROOT / "notebooks")
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     monkeypatch.setattr(os, "environ", os.environ | {"TQDM_DISABLE": "1"})
+    # else a stopwatch would already show something else
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
 
 
 def steps(path, **parameters):
