@@ -155,7 +155,7 @@ def token_grid(image: Tensor, tokens: Tensor) -> Plot:
             line(cut * image.shape[-1] / side - 0.5, color="white", linewidth=0.7, alpha=0.8)
     left.set_title("the image and the grid")
     _bare(right)
-    right.imshow(torch.zeros(side, side), cmap=ListedColormap(["white"]))
+    right.imshow(torch.zeros(side, side).numpy(), cmap=ListedColormap(["white"]))
     for row, column in itertools.product(range(side), repeat=2):
         right.text(column, row, int(numbers[row, column]), ha="center", va="center", size=8)
     right.set_title("its tokens")
@@ -214,7 +214,7 @@ def colour_codes(image: Tensor, quantised: Tensor, tokens: Tensor, codes: Tensor
     line[1].add_patch(Rectangle((top - 0.5, top - 0.5), part, part, **frame))
     numbers = tokens.view(size, size)[top : top + part, top : top + part]
     shown = codes.clamp(0, 1)[numbers]  # (part, part, 3)
-    line[2].imshow(shown)
+    line[2].imshow(shown.cpu().numpy())
     for row, column in itertools.product(range(part), repeat=2):
         ink = "black" if shown[row, column].mean() > 0.45 else "white"
         place = {"ha": "center", "va": "center", "size": 8, "color": ink}
@@ -243,7 +243,9 @@ def masks(hidden: Tensor, titles: Sequence[str]) -> Plot:
     )
     for axes, mask, title in zip(line, hidden.cpu(), titles, strict=True):
         _bare(axes)
-        axes.imshow(mask.view(side, side), cmap=ListedColormap(["#F0E442", "0.35"]), vmin=0, vmax=1)
+        axes.imshow(
+            mask.view(side, side).numpy(), cmap=ListedColormap(["#F0E442", "0.35"]), vmin=0, vmax=1
+        )
         axes.set_title(title)
     return plot
 
@@ -271,7 +273,7 @@ def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str])
         _bare(below)
         above.imshow(picture)
         above.set_title(title)
-        shown = below.imshow(numbers.view(side, side), vmin=0, vmax=top)
+        shown = below.imshow(numbers.view(side, side).numpy(), vmin=0, vmax=top)
     plot.colorbar(shown, ax=[*upper, *lower], label=label, shrink=0.9)
     return plot
 
@@ -515,9 +517,9 @@ def decoding(seen: Tensor, drawn: Tensor, confidence: Tensor, kept: Tensor) -> P
         column[0].set_title(f"step {k + 1}")
         column[0].imshow(_pixels(seen[k : k + 1])[0])
         column[1].imshow(_pixels(drawn[k : k + 1])[0])
-        column[2].imshow(rank[k].view(side, side), vmin=0, vmax=1)
+        column[2].imshow(rank[k].view(side, side).numpy(), vmin=0, vmax=1)
         colours = ListedColormap(["0.35", "0.85", "#F0E442"])  # hidden, known before, new
-        column[3].imshow(fates[k].view(side, side), cmap=colours, vmin=0, vmax=2)
+        column[3].imshow(fates[k].view(side, side).numpy(), cmap=colours, vmin=0, vmax=2)
     for axes, name in zip(grid[:, 0], names, strict=True):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return plot
@@ -601,7 +603,9 @@ def fields(maps: dict[str, Tensor], label: str) -> Plot:
     top = max(float(values.max()) for values in maps.values())
     for axes, (name, values) in zip(line, maps.items(), strict=True):
         _bare(axes)
-        shown = axes.imshow(values.detach().cpu(), vmin=0, vmax=top, cmap="magma", origin="lower")
+        shown = axes.imshow(
+            values.detach().cpu().numpy(), vmin=0, vmax=top, cmap="magma", origin="lower"
+        )
         axes.set_title(name)
     plot.colorbar(shown, ax=list(line), label=label, shrink=0.8, ticks=MaxNLocator(4))
     return plot
