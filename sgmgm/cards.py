@@ -25,7 +25,9 @@ ABOUT = {
         "its authors state none and ask to be cited",
         "Trained on a CPU: shapes are soft, many animals cannot be told apart, and legs and faces "
         "rarely come out right. Vehicles and backgrounds are best. With strong classifier-free "
-        "guidance, its default, the pictures of a class look alike (see the recall).",
+        "guidance, its default, the pictures of a class look alike (see the recall). The tokenizer "
+        "is small and loses detail: 1,000 further steps for squared error alone gave 23.6 dB, and "
+        "with four times the codes, or a decoder of twice the depth, it was 23.6 as well.",
     ),
     "fashion-mnist": (
         "Fashion-MNIST (Xiao et al. 2017), 60,000 training images, padded to 32 x 32",
