@@ -253,9 +253,11 @@ def run(args) -> None:
     rows, settings = [], chosen_settings(args)
     plan = presets.get(args.dataset, args.preset, 2).sampling.but(**settings)
     if plan.helper and not (folder / plan.helper).is_dir():
+        known = plan.helper in presets.PARTS
         raise InputError(
             f"guidance {plan.guidance!r} needs a {plan.helper}, which `sgmgm run` does not train: "
-            f"`sgmgm train all` does, then `sgmgm sample --model {folder}`."
+            f"first run `sgmgm train {'all' if known else f'smoother --name {plan.helper}'} "
+            f"--dataset {args.dataset} --preset {args.preset} --out {folder}`."
         )
     for part in workflow.SPINE:
         shipped = part == "classifier" and (SHIPPED / args.dataset / part).is_dir()

@@ -92,7 +92,7 @@ def load(
 
 def check_name(name: str) -> None:
     """InputError if there is no data set of this name."""
-    if not name.startswith("folder:"):
+    if not (isinstance(name, str) and name.startswith("folder:")):
         check_choice("data set", name, (*DATASETS, "folder:PATH"))
 
 

@@ -98,9 +98,8 @@ def part_file(folder: Path, start: int) -> Path:
 def begin(folder: Path, identity: dict) -> None:
     """Note what this job is, or find that the noted job is this one."""
     note = folder / "job.json"
-    if not note.is_file() or not any(folder.glob("*.npy")):
-        # nothing yet, or what a kill left of a finished job
-        shutil.rmtree(folder, ignore_errors=True)
+    if not note.is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left of a finished job
         write_json(note, identity)
         return
     noted = read_json(note)

@@ -323,10 +323,10 @@ def card(place: Path, rows: list[dict]) -> str:
     return model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
 
 
-def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> list[Path]:
+def write_cards(folder: str | Path = FOLDER) -> list[Path]:
     """Write the card and draw the samples of every shipped model; returns the cards."""
     written = []
-    for place in sorted(file.parent for file in Path(shipped).glob("*/pipeline.json")):
+    for place in sorted(file.parent for file in SHIPPED.glob("*/pipeline.json")):
         path = Path(folder) / f"sweep-{place.name}.jsonl"
         rows = reported(path)[0] if path.exists() else []
         ways = best(rows, "none"), best(rows, "self")
@@ -336,12 +336,10 @@ def write_cards(folder: str | Path = FOLDER, shipped: str | Path = SHIPPED) -> l
     return written
 
 
-def gallery(
-    folder: str | Path = FOLDER, shipped: str | Path = SHIPPED, seed: int = 0, device: str = "cpu"
-) -> Plot:
+def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> Plot:
     """One picture of every class from every shipped model: plain, and with its best guidance."""
     rows = {}
-    places = sorted((c.parent for c in Path(shipped).glob("*/pipeline.json")), reverse=True)
+    places = sorted((c.parent for c in SHIPPED.glob("*/pipeline.json")), reverse=True)
     for place in places:
         pipeline = Pipeline.from_pretrained(place, device)
         labels = list(range(len(pipeline.card.classes)))

@@ -143,7 +143,7 @@ def read_records(path: str | Path) -> list[dict]:
         record = _record(line)
         if record:
             records[record["key"]] = record
-        elif number <= len(lines) or not b'{"key": '.startswith(line[:8]):
+        elif number <= len(lines) or not b'{"key": '.startswith(line.strip(b"\0 \t\r")[:8]):
             raise DataError(f"line {number} of {path} is damaged or no sweep's: delete it.")
     return list(records.values())
 

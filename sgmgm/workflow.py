@@ -7,6 +7,7 @@ result, so a chain of steps can be stopped and started again anywhere.
 import math
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from . import datasets, presets, sprites
 from .classifier import Classifier
 from .datasets import RESOLUTION, ImageSet
 from .devices import default_device
-from .errors import CheckpointError, InputError, check_choice, check_count
+from .errors import CheckpointError, DataError, InputError, check_choice, check_count
 from .files import atomic_path, check_writable, read_json, write_json
 from .hub import (
     check_manifest,
@@ -119,6 +120,8 @@ def train(
     identity = plain({"recipe": asdict(recipe), "seed": seed} | about)
     if (place / "training.json").is_file():
         report = read_json(place / "training.json")
+        if "smoothing" not in (report.get("start") or ()):  # once it was not kept of earlier rounds
+            (identity["start"] or {}).pop("smoothing", None)
         unsaid = set(SPINE) - report.keys()  # the first models do not say what they rest on
         other = [k for k in identity if k not in unsaid and report.get(k) != identity[k]]
         if not other:
@@ -323,8 +326,9 @@ def reference_for(
     places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p and usual]
     images, data = None, ""
     if dataset.startswith("folder:") and not (folder and is_packed(folder)):
-        images = datasets.load(dataset, resolution=resolution)
-        data = images.fingerprint()  # its pictures may have changed
+        with suppress(DataError):  # without its pictures the kept statistics have to do
+            images = datasets.load(dataset, resolution=resolution)
+            data = images.fingerprint()  # they may have changed
     for place in places:
         if place.is_file():
             reference = Reference.load(place)

@@ -90,6 +90,7 @@ CALLS = {
     "part": (lambda p: workflow.train("head", "sprites", "smoke", "x"), "unknown part 'head'"),
     "preset": (lambda p: workflow.train("classifier", "sprites", "xl", "x"), "unknown preset 'xl'"),
     "data set": (lambda p: workflow.train("classifier", "cats", "smoke", "x"), "unknown data set"),
+    "no data set": (lambda p: load(None), "unknown data set None"),
     "split": (lambda p: load("sprites", "valid"), "unknown split 'valid'"),
     "extractor": (
         lambda p: workflow.make_extractor("eye", "sprites", None, None, "cpu"),

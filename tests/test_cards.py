@@ -68,4 +68,8 @@ def test_rounds_and_names_of_their_own(own):
     assert f"sgmgm train smoother {where} --rate 0.6 --name deep-1 --steps 2" in made
     again = f"sgmgm train smoother {where} --rate 0.9 --name deep --steps 2"
     assert f"{again} --start runs/sprites-smoke/deep-1" in made
+    report = json.loads((own / "deep" / "training.json").read_text())
+    del report["start"]["smoothing"]  # as reports once were
+    (own / "deep" / "training.json").write_text(json.dumps(report))
+    assert main(["train", "smoother", *options, "--steps", "2", "--name", "deep", *start]) == 0
     assert f"sgmgm train transformer {where} --name generator --steps 2" in made

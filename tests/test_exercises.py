@@ -349,7 +349,10 @@ WRONG = {
             int(torch.randint(n, (1,), generator=g))), "side by side"),
         (lambda t, n, g: places(n, cosine_hidden(t, n), g.manual_seed(g.initial_seed())),
          "do not seed it anew"),
-        (lambda t, n, g: places(n, cosine_hidden(t, 64), g), "use N"),
+        (lambda t, n, g: places(n, cosine_hidden(t, 64), g), "from N"),
+        (lambda t, n, g: places(64, cosine_hidden(t, n), g), "from N"),
+        (lambda t, n, g: torch.zeros(n).bool().index_fill(
+            0, torch.randperm(64, generator=g)[: cosine_hidden(t, n)], True), "from N"),
         (lambda t, n, g: torch.randperm(n) < cosine_hidden(t, n), "the same seed gives two masks"),
         (lambda t, n, g: places(n, round(math.cos(math.pi * t / 2) * n), g), "hides 1 and"),
         (lambda t, n, g: places(n, math.floor(max(1, math.cos(math.pi * t / 2) * n)), g),
@@ -374,6 +377,7 @@ WRONG = {
         (lambda steps, n: [n], "settle 4 numbers"),
         (lambda steps, n: [1] * steps, "settle 4 tokens in all; there are 16"),
         (lambda steps, n: n // steps, "returns a int, not a list of numbers"),
+        (lambda steps, n: [math.nan] * steps, "not finite"),
         (lambda steps, n: [n / (steps + 1)] * (steps + 1), "a whole number of tokens"),
         (busy, "with T = 8 round 2 settles 1 of 4"),
         (lambda steps, n: (lambda left: [a - b for a, b in zip(left, left[1:], strict=False)])(
@@ -418,6 +422,7 @@ WRONG = {
         (lambda x: whole_blur(x, x.unflatten(1, (4, 4)).flatten(1).reshape(len(x), -1, 4, 4)),
          "the codes are mixed up"),
         (edge_blur, "right in the middle, not at the edge"),
+        (lambda x: whole_blur(x, x.transpose(1, 2).reshape(len(x), -1, 4, 4)), "the side from N"),
         (lambda x: x.mean(-1, keepdim=True).expand_as(x), "over the codes"),
         (padded_blur, "position 0 becomes 0.44"),
         (lambda x: x, "3 x 3"),

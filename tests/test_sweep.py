@@ -96,6 +96,8 @@ def test_damaged_results_are_named(tmp_path):
 
 def test_only_what_a_crash_cut_off_is_lost(tmp_path):
     path, (first, second, third) = tmp_path / "r.jsonl", RECORDS[:3]
+    path.write_bytes(json.dumps(first).encode() + b"\n" + bytes(5))  # a power cut leaves zeros
+    assert sweep.read_records(path) == [first]
     whole = json.dumps(first) + "\n" + json.dumps(second)
     for end in (len(whole), len(whole) - 1, len(json.dumps(first)) + 3):
         path.write_text(whole[:end])
