@@ -17,7 +17,7 @@ def few_sprites():
     kept = lru_cache(maxsize=None)(whole)
 
     def load(name, split="train", count=None, resolution=32):
-        if name == "sprites" and count in (None, FEW.get(split)) and resolution == 32:
+        if name == "sprites" and split in FEW and count in (None, FEW[split]) and resolution == 32:
             return kept(name, split, FEW[split])
         return whole(name, split, count, resolution)
 
