@@ -335,7 +335,8 @@ def reference_for(
             same = (reference.dataset, reference.extractor) == (dataset, extractor.name)
             if same and data in ("", reference.data):
                 return reference
-    images = images or datasets.load(dataset, resolution=resolution)
+    if images is None:
+        images = datasets.load(dataset, resolution=resolution)
     batches = float_batches(images, progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
     reference = Reference.from_features(features, dataset, extractor.name)

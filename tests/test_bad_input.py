@@ -4,6 +4,7 @@ What single modules refuse is listed beside their other tests; here is what a us
 two front doors, `Pipeline` and the command line.
 """
 
+import errno
 import json
 import math
 import os
@@ -286,6 +287,20 @@ def test_places_where_nothing_can_be_written(name, tmp_path):
         write_json(tmp_path / name, {})
     check_sentence(str(caught.value), "cannot write")
     assert sorted(f.name for f in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_disk_that_is_full_at_the_last_moment_leaves_the_old_file(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"old": 1})
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SgmgmError) as caught:
+        write_json(tmp_path / "a.json", {"new": 1})
+    check_sentence(str(caught.value), "No space left on device; choose another place or make room")
+    assert read_json(tmp_path / "a.json") == {"old": 1}
+    assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
 
 
 @posix
