@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """The command line; if it cannot even be imported, what the doctor says about that."""
     try:
-        from .cli import main as run
+        from .commands.cli import main as run
     except Exception:  # torch, torchvision or another library is missing or broken
         from . import doctor
 

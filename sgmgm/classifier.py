@@ -1,4 +1,4 @@
-"""A small image classifier: the course's eye.
+"""A small image classifier, which is also the feature extractor of all scores.
 
 Three uses: its features stand in for the Inception network's in the Fréchet distance, its logits
 give the inception score and the class accuracy of samples, and the distance between its
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError
-from .hub import Pretrained
-from .processes import rank_and_size, total
+from .utils.distributed import rank_and_size, total
+from .utils.errors import InputError
+from .utils.hub import Pretrained
 
 
 @dataclass

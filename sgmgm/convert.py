@@ -24,15 +24,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .devices import default_device
-from .errors import CheckpointError, InputError, check_choice
-from .files import read_json
-from .hub import Pretrained, at_most, check_sizes
 from .pipeline import Card, Pipeline
-from .presets import Sampling
+from .settings import Sampling
 from .smoothing import ToastSmoother
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
+from .utils.devices import default_device
+from .utils.errors import CheckpointError, InputError, check_choice
+from .utils.files import read_json
+from .utils.hub import Pretrained, at_most, check_sizes
 
 MAX_BYTES = 8 * 2**30  # of an unpacked checkpoint; the largest published one has about 1 GB
 WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
@@ -448,7 +448,7 @@ def published_pipeline(
     tokenizer.config = replace(tokenizer.config, resolution=side * shrink)
     sampling = PUBLISHED[model]
     if smoother is None:
-        sampling = sampling.but(guidance="none", temperature=4.5, anneal="linear")
+        sampling = sampling.updated(guidance="none", temperature=4.5, anneal="linear")
     classes = [str(number) for number in range(transformer.config.num_classes)]
     card = Card("imagenet", "published", classes, sampling)
     pipeline = Pipeline(card, tokenizer, transformer, None, device or default_device(), bf16)

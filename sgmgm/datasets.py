@@ -22,8 +22,8 @@ from torchvision.datasets.utils import check_integrity
 from torchvision.transforms.functional import pil_to_tensor
 
 from . import sprites
-from .errors import DataError, InputError, check_choice, check_count
-from .processes import is_loss_of_another, main_first
+from .utils.distributed import is_loss_of_another, main_first
+from .utils.errors import DataError, InputError, check_choice, check_count
 
 SPLITS = ("train", "test")
 RESOLUTION = 32  # pixels of every set but `folder:PATH`, whose pictures are scaled to any size
@@ -142,7 +142,7 @@ def _load_sprites(split: str, count: int | None) -> ImageSet:
     labels = torch.empty(len(images), dtype=torch.int64)
     for start in range(0, len(images), sprites.CHUNK):
         part = slice(start, min(start + sprites.CHUNK, len(images)))
-        drawn, labels[part] = sprites.draw(range(part.start, part.stop), seed)
+        drawn, labels[part] = sprites.render(range(part.start, part.stop), seed)
         images[part] = (drawn * 255).round()
     return ImageSet("sprites", split, images, labels, sprites.CLASSES)
 

@@ -77,8 +77,8 @@ def check_data(folder: Path, device: str | None) -> tuple[str, str]:
 
 
 def check_models(folder: Path, device: str | None) -> tuple[str, str]:
-    from .hub import check_manifest
     from .pipeline import SHIPPED
+    from .utils.hub import check_manifest
 
     shipped = sorted(card.parent for card in SHIPPED.glob("*/pipeline.json"))
     for each in shipped:
@@ -88,8 +88,8 @@ def check_models(folder: Path, device: str | None) -> tuple[str, str]:
 
 
 def check_speed(folder: Path, device: str | None) -> tuple[str, str]:
-    from .devices import check_device, default_device, describe_device
-    from .files import read_json
+    from .utils.devices import check_device, default_device, describe_device
+    from .utils.files import read_json
 
     chosen = check_device(device or default_device())
     now = speed(chosen)

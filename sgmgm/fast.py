@@ -1,8 +1,8 @@
-"""Fast decoding: the same pictures as `sampling.decode`, for less work.
+"""Fast decoding: the same images as `sampling.decode`, for less work.
 
-What is saved: logits and draws at masked positions only; half the bits (bfloat16 weights and
-activations, draws in float32); TOAST's chain of matrices, A_l, B_l and W_v, multiplied out to one
-for each layer; its first layer's attention, which no image changes, computed once; guidance on
+What is saved: logits and sampling at masked positions only; half the bits (bfloat16 weights and
+activations, sampling in float32); TOAST's chain of matrices, A_l, B_l and W_v, multiplied out to
+one for each layer; its first layer's attention, which no image changes, computed once; guidance on
 features before the last linear layer, which need not run twice. On a CPU the products are oneDNN's
 with GELU and residual sums fused; on CUDA the layers are compiled, and the whole trajectory is one
 CUDA graph.
@@ -19,22 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.ops import mkldnn
 
-from .devices import has_bf16
-from .errors import InputError
-from .guidance import (
-    AutoGuidance,
-    ClassifierFree,
-    Guidance,
-    SelfAndClassifierFree,
-    SelfGuidance,
-    Sharpened,
-)
-from .sampling import Trajectory, draw, leave_masked, prepare, rank
+from .guidance import Guidance
+from .sampling import Trajectory, check_finite, fill, prepare, sample_tokens
 from .smoothing import LoraSmoother, ToastSmoother
-from .transformer import MaskedTransformer, TransformerLayer
+from .transformer import MaskedTransformer, Prediction, TransformerLayer
+from .utils.devices import has_bf16
 
 
-def take(x: Tensor, at: Tensor) -> Tensor:
+def gather_positions(x: Tensor, at: Tensor) -> Tensor:
     """Rows at (B, M) of x (B or 1, L, D): (B, M, D)."""
     return x.expand(len(at), -1, -1).gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
 
@@ -57,14 +49,14 @@ def can_compile() -> bool:
     return True
 
 
-def quicken(decoder: nn.Module) -> None:
+def prepare_decoder(decoder: nn.Module) -> None:
     """Ready a tokenizer's decoder on CUDA for bfloat16, in place: channels last, and compiled."""
     decoder.to(memory_format=torch.channels_last)
     if can_compile():
         decoder.compile()
 
 
-class Product(nn.Module):
+class FusedLinear(nn.Module):
     """x W^T + b, then GELU or + y; on a CPU in bfloat16 one fused oneDNN call."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
@@ -97,28 +89,32 @@ class FastLayer(nn.Module):
         scale = (d // a.heads) ** -0.5
         weight = torch.cat((a.query.weight * scale, a.key.weight, a.value.weight))
         bias = torch.cat((a.query.bias * scale, a.key.bias, a.value.bias))
-        self.qkv = Product(weight, bias, dtype)
-        self.q, self.kv = (Product(weight[p], bias[p], dtype) for p in (slice(d), slice(d, None)))
-        self.out = Product(a.out.weight, a.out.bias, dtype)
-        self.up = Product(f.intermediate_output.weight, f.intermediate_output.bias, dtype)
-        self.down = Product(f.layer_output.weight, f.layer_output.bias, dtype)
+        self.qkv = FusedLinear(weight, bias, dtype)
+        self.q, self.kv = (
+            FusedLinear(weight[p], bias[p], dtype) for p in (slice(d), slice(d, None))
+        )
+        self.out = FusedLinear(a.out.weight, a.out.bias, dtype)
+        self.up = FusedLinear(f.intermediate_output.weight, f.intermediate_output.bias, dtype)
+        self.down = FusedLinear(f.layer_output.weight, f.layer_output.bias, dtype)
         self.norms = copy.deepcopy(nn.ModuleList((layer.attn_layer_norm, f.layer_norm))).to(dtype)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, heads, L, D / heads)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(self, x: Tensor, push: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """The layer's output at positions `at` (B, M), or at all; `push` is added to the values.
+    def forward(
+        self, x: Tensor, top_down: Tensor | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """The layer's output at positions `at` (B, M), or at all; `top_down` is added to the values.
 
-        x is (B, L, D), or (1, L, D) if it is the same for all images, which `push` tells apart.
+        x is (B, L, D), or (1, L, D) if it is the same for all images, which `top_down` tells apart.
         """
-        rows = x if at is None else take(x, at)
+        rows = x if at is None else gather_positions(x, at)
         if at is None:
             q, k, v = self.qkv(x).chunk(3, -1)
         else:
             q, (k, v) = self.q(rows), self.kv(x).chunk(2, -1)
-        v = v if push is None else v + push
+        v = v if top_down is None else v + top_down
         return self.finish(attend(self.split(q), self.split(k), self.split(v)), rows)
 
     def finish(self, y: Tensor, rows: Tensor) -> Tensor:
@@ -136,42 +132,73 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class FastTransformer:
-    """A `MaskedTransformer` with weights in `dtype`, asked for some positions."""
+    """A `MaskedTransformer` with weights in `dtype`, which answers at some positions only.
+
+    Whatever else a guidance looks for in the model it finds in the model itself.
+    """
 
     def __init__(self, model: MaskedTransformer, dtype: torch.dtype):
-        self.config, self.model, self.dtype = model.config, model, dtype
+        self.model, self.dtype = model, dtype
+        self.at: Any = None  # int64 (B, M), the image positions that are asked for; None: all
+        self.features_only = False  # leave out the last layer of the head
+        self.all_hidden = False  # hidden states of all positions are wanted
         self.embeddings = copy.deepcopy(model.embed).to(dtype)
         head, codes = model.mlm_layer, model.config.codebook_size
-        self.dense = Product(head.mlm_dense.weight, head.mlm_dense.bias, dtype)
+        self.dense = FusedLinear(head.mlm_dense.weight, head.mlm_dense.bias, dtype)
         self.norm = copy.deepcopy(head.mlm_ln).to(dtype)
-        self.last = Product(head.to_logits.weight[:codes], head.to_logits.bias[:codes], dtype)
+        self.last = FusedLinear(head.to_logits.weight[:codes], head.to_logits.bias[:codes], dtype)
         self.layers = [FastLayer(layer, dtype) for layer in model.transformer_layers]
         if model.blank.is_cuda and can_compile():
             for layer in self.layers:
                 layer.compile()
 
-    def embed(self, canvas: Tensor, labels: Tensor) -> Tensor:
+    def __getattr__(self, name: str):
+        if name == "model":  # not there yet: a copy in the making
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def __call__(self, canvas: Tensor, labels: Tensor) -> Prediction:
+        """The prediction for canvas (B, N) and labels (B,), at the positions `at`."""
+        at = self.places(len(canvas))  # (B, M)
+        x = self.first_input(canvas, labels)  # (B, N + 1, D)
+        hidden = self.run_layers(x, None if self.all_hidden else at)  # (B, N + 1 or M, D)
+        chosen = gather_positions(hidden, at) if self.all_hidden else hidden  # (B, M, D)
+        return Prediction(self.predict(chosen), hidden)
+
+    def places(self, batch: int) -> Tensor:
+        """The positions asked for, int64 (batch, M), in a sequence that begins with the class."""
+        if self.at is None:
+            n = self.model.config.num_vq_tokens
+            return torch.arange(1, n + 1, device=self.model.blank.device).expand(batch, -1)
+        return (self.at + 1).repeat(batch // len(self.at), 1)
+
+    def first_input(self, canvas: Tensor, labels: Tensor) -> Tensor:
         """Canvas (B, N) and labels (B,) -> the first layer's input (B, N + 1, D)."""
-        classes = (labels + self.config.codebook_size)[:, None]
+        classes = (labels + self.model.config.codebook_size)[:, None]  # (B, 1)
         return self.embeddings(self.embeddings.word_embeddings(torch.cat((classes, canvas), 1)))
 
-    def encode(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+    def run_layers(self, x: Tensor, at: Tensor | None = None) -> Tensor:
         """Last hidden states (B, M, D) at `at` (B, M), or (B, N + 1, D)."""
         for layer in self.layers[:-1]:
             x = layer(x)
         return self.layers[-1](x, at=at)
 
-    def features(self, hidden: Tensor) -> Tensor:
-        """The head without its last linear layer."""
-        return self.norm(self.dense(hidden, gelu=True))
+    def predict(self, hidden: Tensor) -> Tensor:
+        """Hidden states (B, M, D) -> logits float32 (B, M, K), or features (B, M, D)."""
+        features = self.norm(self.dense(hidden, gelu=True))  # (B, M, D)
+        return features if self.features_only else self.finish(features)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """The head's last linear layer: float32 (B, M, K)."""
+    def finish(self, features: Tensor) -> Tensor:
+        """The head's last linear layer: features (B, M, D) -> logits float32 (B, M, K)."""
         return self.last(features.to(self.dtype)).float()
 
-    def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
-        """Logits float32 (B, M, K) of the image positions `at` (B, M)."""
-        return self.logits(self.features(self.encode(self.embed(canvas, labels), at + 1)))
+
+class FastLora(FastTransformer):
+    """A `LoraSmoother`: its adapter merged into a copy of the weights."""
+
+    def inputs(self, model, canvas: Tensor, labels: Tensor, hidden=None) -> tuple:
+        """What `__call__` takes."""
+        return canvas, labels
 
 
 class FastToast:
@@ -179,51 +206,60 @@ class FastToast:
 
     def __init__(self, smoother: ToastSmoother, net: FastTransformer):
         self.smoother, self.net = smoother, net
-        self.pushes: list[Product] = []
-        chain = smoother.top_down_transform.detach().double().T  # acts on columns
+        self.top_downs: list[FusedLinear] = []
+        # in float64, which not every device has
+        chain = smoother.top_down_transform.detach().cpu().double().T  # (D, D), acts on columns
         for decoder, layer in zip(
             reversed(smoother.decoders), reversed(net.model.transformer_layers), strict=True
         ):
-            chain = decoder.linear.weight.detach().double() @ chain
+            chain = decoder.linear.weight.detach().cpu().double() @ chain
             value = layer.attention.value
-            matrix = value.weight.detach().double() @ decoder.linear2.weight.detach().double()
-            self.pushes.insert(0, Product(matrix @ chain, value.bias, net.dtype))
+            matrix = value.weight.detach().cpu().double()
+            matrix = matrix @ decoder.linear2.weight.detach().cpu().double() @ chain
+            matrix = matrix.to(net.dtype).to(value.weight.device)
+            self.top_downs.insert(0, FusedLinear(matrix, value.bias, net.dtype))
         self.blank = None
         if not smoother.config.keep_class:  # then no image and no class changes the first layer
-            blank, config = net.model.blank, net.config
-            nobody = torch.full((1,), config.num_classes, device=blank.device)
-            self.blank = net.embed(blank, nobody)
+            blank, config = net.model.blank, net.model.config
+            no_class = torch.full((1,), config.num_classes, device=blank.device)
+            self.blank = net.first_input(blank, no_class)  # (1, N + 1, D)
             first = net.layers[0]
             q, k, self.values = first.qkv(self.blank).chunk(3, -1)
             self.weights = (first.split(q) @ first.split(k).transpose(-1, -2)).softmax(-1)
 
-    def encode(self, hidden: Tensor, labels: Tensor, at: Tensor) -> Tensor:
-        """Pass 2's hidden states at `at`, from pass 1's (B, N + 1, D)."""
-        anchor = self.smoother.cls_anchor_gen(labels)
-        similarity = F.cosine_similarity(hidden.float(), anchor.float(), dim=-1)
-        selected = hidden * similarity.clamp(0, 1)[..., None].to(hidden.dtype)
-        pushes = [push(selected) for push in self.pushes]
+    def inputs(self, model, canvas: Tensor, labels: Tensor, hidden: Tensor) -> tuple:
+        """What `__call__` takes."""
+        return hidden, labels
+
+    def __call__(self, hidden: Tensor, labels: Tensor) -> Prediction:
+        """Pass 2 from pass 1's hidden states (B, N + 1, D), at the net's positions."""
+        states = self.run_layers(hidden, labels, self.net.places(len(labels)))  # (B, M, D)
+        return Prediction(self.net.predict(states), states)
+
+    def run_layers(self, hidden: Tensor, labels: Tensor, at: Tensor) -> Tensor:
+        """Pass 2's last hidden states (B, M, D) at `at` (B, M)."""
+        anchor = self.smoother.cls_anchor_gen(labels)  # (B, 1, D)
+        similarity = F.cosine_similarity(hidden.float(), anchor.float(), dim=-1)  # (B, N + 1)
+        selected = hidden * similarity.clamp(0, 1)[..., None].to(hidden.dtype)  # (B, N + 1, D)
+        top_downs = [top_down(selected) for top_down in self.top_downs]
         layers = list(self.net.layers)
         if self.blank is None:
-            x = self.net.embed(self.net.model.blank.expand(len(labels), -1), labels)
+            x = self.net.first_input(self.net.model.blank.expand(len(labels), -1), labels)
         else:
-            first, v = layers.pop(0), self.values + pushes.pop(0)
+            first, v = layers.pop(0), self.values + top_downs.pop(0)
             x = first.finish(self.weights @ first.split(v), self.blank)
         if not layers:
-            return take(x, at)
-        for layer, push in zip(layers[:-1], pushes, strict=False):
-            x = layer(x, push)
-        return layers[-1](x, pushes[-1], at)
-
-
-FAST = (Guidance, Sharpened, ClassifierFree, AutoGuidance, SelfGuidance, SelfAndClassifierFree)
+            return gather_positions(x, at)
+        for layer, top_down in zip(layers[:-1], top_downs, strict=False):
+            x = layer(x, top_down)
+        return layers[-1](x, top_downs[-1], at)
 
 
 class FastGuidance:
     """A `Guidance` asked for M positions: (canvas, labels, at (B, M)) -> float32 (B, M, K).
 
-    Guidances that are not in `FAST` (those that look at neighbouring positions) run as they are,
-    and so do those with another kind of smoother.
+    The guidance itself runs, on fast networks in place of its own (see `Guidance.combine_at`).
+    One with another kind of smoother than TOAST and LoRA runs as it is.
     """
 
     @torch.no_grad()
@@ -231,102 +267,93 @@ class FastGuidance:
         if dtype is None:  # the fastest
             half = has_bf16(guidance.model.blank.device.type)
             dtype = torch.bfloat16 if half else torch.float32
-        self.guidance, self.dtype = guidance, dtype
-        self.codes = guidance.model.config.codebook_size
-        self.net: Any = None  # a FastTransformer, or None: asked without any haste
-        self.other: Any = None  # what gives the smooth answer
+        self.dtype, self.codes = dtype, guidance.model.config.codebook_size
+        self.guidance = copy.copy(guidance)
+        self.net: Any = None  # a FastTransformer, or None: the guidance runs as it is
         self.graphs: dict = {}
         self.records = True  # until a recording fails
-        smoother = getattr(guidance, "smoother", None)
-        known = type(smoother) in (type(None), LoraSmoother, ToastSmoother)
-        if type(guidance) in FAST and known:
-            self.net = FastTransformer(guidance.model, dtype)
-        if self.net and isinstance(guidance, AutoGuidance):
-            self.other = FastTransformer(guidance.weak, dtype)
-        elif self.net and isinstance(smoother, LoraSmoother):
+        smoother, weak = (getattr(guidance, name, None) for name in ("smoother", "weak"))
+        if type(smoother) not in (type(None), LoraSmoother, ToastSmoother):
+            return
+        self.net = self.guidance.model = FastTransformer(guidance.model, dtype)
+        if weak is not None:
+            self.guidance.weak = FastTransformer(weak, dtype)
+        if isinstance(smoother, LoraSmoother):
             merged = copy.deepcopy(smoother.peft).merge_and_unload()
-            self.other = FastTransformer(merged, dtype)
-        elif self.net and smoother is not None:
-            self.other = FastToast(smoother, self.net)
+            self.guidance.smoother = FastLora(merged, dtype)
+        elif smoother is not None:
+            self.guidance.smoother = FastToast(smoother, self.net)
+            self.net.all_hidden = True
+        others = (getattr(self.guidance, name, None) for name in ("smoother", "weak"))
+        self.nets = [self.net, *(o for o in others if isinstance(o, FastTransformer))]
+        for net in self.nets:
+            net.features_only = guidance.combine_at == "features"
+
+    def adopt(self, other: Guidance) -> "FastGuidance":
+        """Take another guidance's scale and schedule; the networks stay as they are."""
+        self.guidance.scale, self.guidance.weight = other.scale, other.weight
+        return self
 
     def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
         guidance, net = self.guidance, self.net
         cpu, all_of_them = canvas.device.type == "cpu", at.shape == canvas.shape
         if cpu and all_of_them and (canvas >= self.codes).all():
-            # a blank canvas is told by its class alone
+            # the prediction for a blank canvas depends on its class alone
             classes, of = labels.unique(return_inverse=True)
             if len(classes) < len(labels):
                 few = slice(len(classes))
                 return self(canvas[few], classes, at[few])[of]
-        if net is None:
+        if net is None or guidance.combine_at == "grid":
             with torch.autocast(canvas.device.type, self.dtype, self.dtype != torch.float32):
-                return take(guidance(canvas, labels), at)
-        if type(guidance) is Guidance:
-            return net(canvas, labels, at)
-        known = (canvas < self.codes).float().mean(1)
-        scale = guidance.scale * guidance.weight(known)[:, None, None]
-        if isinstance(guidance, Sharpened):
-            return (1 + scale) * net(canvas, labels, at)
-        if isinstance(guidance, AutoGuidance):
-            plain = net(canvas, labels, at)
-            return plain + scale * (plain - self.other(canvas, labels, at))
-        # one head for both: guide its features, so that its largest product runs once
-        plain, smooth = self.both(canvas, labels, at + 1)
-        return net.logits(plain.float() + scale * (plain.float() - smooth.float()))
+                return gather_positions(guidance(canvas, labels), at)
+        for each in self.nets:
+            each.at = at
+        guided = guidance(canvas, labels)  # (B, M, K), or features (B, M, D)
+        return net.finish(guided) if net.features_only else guided
 
     def replay(self, inputs: tuple[Tensor, ...], settings: tuple) -> tuple[Trajectory, Tensor]:
-        """`run` on CUDA, all its steps recorded once as one graph."""
-        shapes = tuple(tuple(x.shape) for x in inputs)
-        key = (shapes, settings, self.guidance.scale, self.guidance.weight)
-        if key not in self.graphs:
-            if any(held > shapes and rest == list(key[1:]) for held, *rest in self.graphs):
-                # the last batch of a job is smaller, and not worth a recording of its own
-                return run(self, *inputs, *settings)
+        """`run` on CUDA, all its steps recorded once as one graph.
+
+        The guidance scale is an input of the graph. A batch smaller than the recorded one is
+        filled up with copies of its first image.
+        """
+        (labels, canvas, keys, counts), scale = inputs, self.guidance.scale
+        key = (canvas.shape[1:], keys.shape[:2], settings, self.guidance.weight)
+        batch = len(labels)
+        if key not in self.graphs or batch > len(self.graphs[key][1][0]):
             self.graphs.clear()  # one at a time: each holds the memory of a whole trajectory
-            mine = [x.clone() for x in inputs]
+            mine = [x.clone() for x in (*inputs, torch.tensor(scale, device=canvas.device))]
+            self.guidance.scale = mine[-1]
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(2):  # compile, and let libraries choose, before recording
-                    run(self, *mine, *settings)
+                    run(self, *mine[:-1], *settings)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph):
-                    results = run(self, *mine, *settings)
+                    results = run(self, *mine[:-1], *settings)
             except RuntimeError as error:
                 warnings.warn(f"no CUDA graph: {error}; its steps run one by one.", stacklevel=2)
                 self.records = False
                 return run(self, *inputs, *settings)
+            finally:
+                self.guidance.scale = scale
             self.graphs[key] = graph, mine, results
         graph, mine, (trajectory, finite) = self.graphs[key]
-        for old, new in zip(mine, inputs, strict=True):
+        labels, canvas, keys = (
+            torch.cat((x, x.narrow(dim, 0, 1).repeat_interleave(len(mine[0]) - batch, dim)), dim)
+            for x, dim in ((labels, 0), (canvas, 0), (keys, 2))
+        )
+        for old, new in zip(mine, (labels, canvas, keys, counts), strict=False):
             old.copy_(new)
+        mine[-1].fill_(scale)
         graph.replay()
-        return Trajectory(*(part.clone() for part in trajectory)), finite.clone()
-
-    def both(self, canvas: Tensor, labels: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Plain and smooth features (B, M, D) at `at` (B, M), the class being position 0."""
-        net, x = self.net, self.net.embed(canvas, labels)
-        free: Any = None  # the features without the class, for the guidances that ask
-        recycle = isinstance(self.other, FastToast)
-        if isinstance(self.guidance, ClassifierFree | SelfAndClassifierFree):
-            nobody = torch.full_like(labels, net.config.num_classes)
-            x = torch.cat((x, net.embed(canvas, nobody)))
-            hidden = net.encode(x) if recycle else net.encode(x, at.repeat(2, 1))
-            hidden, free = hidden.chunk(2)
-            free = net.features(take(free, at) if recycle else free)
-            x = x.chunk(2)[0]
-        else:
-            hidden = net.encode(x) if recycle else net.encode(x, at)
-        plain = net.features(take(hidden, at) if recycle else hidden)
-        if self.other is None:
-            return plain, free
-        rest = self.other.encode(hidden, labels, at) if recycle else self.other.encode(x, at)
-        smooth = net.features(rest)
-        if isinstance(self.guidance, SelfAndClassifierFree):
-            smooth = smooth + free - plain
-        return plain, smooth
+        tokens, *steps = trajectory
+        return Trajectory(tokens[:batch].clone(), *(x[:, :batch].clone() for x in steps)), (
+            finite.clone()
+        )
 
 
 @torch.no_grad()
@@ -343,44 +370,29 @@ def decode(
     remask_known: bool = False,
 ) -> Trajectory:
     """`sampling.decode`, with the same arguments but for the first, and the same result."""
-    taus, keys = prepare(labels, canvas, steps, temperature, anneal, order, generators)
-    to_fill = canvas >= guided.codes
-    leaves = leave_masked(to_fill.sum(1), steps, schedule)
-    widths = [max(1, int(to_fill.sum(1).max())), *leaves[:-1].amax(1).clamp_min(1).tolist()]
-    inputs = (labels, canvas, keys, to_fill, leaves)
-    settings = (tuple(widths), tuple(taus), order, remask_known)
+    taus, keys, counts = prepare(
+        labels, canvas, steps, schedule, temperature, anneal, order, generators
+    )
+    to_fill = (canvas >= guided.codes).sum(1)  # (B,)
+    widths = [to_fill.max(), *counts[:-1, to_fill].amax(1)]
+    settings = tuple(max(1, int(w)) for w in widths), tuple(taus), order, remask_known
+    inputs = (labels, canvas, keys, counts)
     if canvas.is_cuda and guided.net is not None and guided.records:
-        trajectory, finite = guided.replay(inputs, settings)
-    else:
-        trajectory, finite = run(guided, *inputs, *settings)
-    if not finite.all():
-        step = int(finite.int().argmin()) + 1
-        raise InputError(f"the logits of step {step} hold NaN or infinity.")
-    return trajectory
+        return check_finite(*guided.replay(inputs, settings))
+    return check_finite(*run(guided, *inputs, *settings))
 
 
 def run(
-    guided, labels, first, keys, to_fill, leaves, widths, taus, order, remask_known
+    guided, labels, first, keys, counts, widths, taus, order, remask_known
 ) -> tuple[Trajectory, Tensor]:
-    """All steps without a look at a value, so that the host never waits.
+    """`sampling.fill`, asking for the masked positions only: `widths` many at each step."""
 
-    Returns the trajectory and whether each step's logits were finite, bool (T,).
-    """
-    canvas, held = first, torch.zeros(first.shape, device=first.device)
-    trace, finite = [], []
-    for step, tau in enumerate(taus):
-        masked = canvas >= guided.codes
-        # the masked positions of each image, filled up with known ones if it has fewer
+    def propose(canvas: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        masked = canvas >= guided.codes  # (B, N)
+        # the masked positions of each image, filled up with known ones if it has fewer: (B, M)
         at = masked.int().argsort(dim=1, descending=True, stable=True)[:, : widths[step]]
-        logits = guided(canvas, labels, at)
-        tokens, log_p = draw(logits, keys[step, 0].gather(1, at))
-        finite.append(log_p.isfinite().all())
-        drawn = torch.where(masked, canvas.scatter(1, at, tokens), canvas)
-        held = torch.where(masked, held.scatter(1, at, log_p), held)
-        score, kept = rank(
-            held, keys[step, 1], masked, to_fill, leaves[step], tau, order, remask_known
-        )
-        trace.append((canvas, drawn, score, kept))
-        canvas = torch.where(kept, drawn, first)
-    parts = (torch.stack(each) for each in zip(*trace, strict=True))
-    return Trajectory(canvas, *parts), torch.stack(finite)
+        tokens, log_p = sample_tokens(guided(canvas, labels, at), keys[step, 0].gather(1, at))
+        some = torch.zeros(canvas.shape, device=canvas.device)
+        return masked, canvas.scatter(1, at, tokens), some.scatter(1, at, log_p)
+
+    return fill(propose, first, keys, counts, taus, order, remask_known)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, check_choice, is_finite
 from .smoothing import blur, blur_embeddings
 from .transformer import MaskedTransformer, Prediction
+from .utils.errors import InputError, check_choice, is_finite
 
 # The share of known tokens, in [0, 1], tells how far sampling has come.
 SCALE_SCHEDULES = {
@@ -29,7 +29,11 @@ def check_scale(scale: float) -> None:
 
 
 class Guidance:
-    """No guidance, and the frame of all others.
+    """The frame of every guidance: a subclass says what `plain` and `smooth` are.
+
+    `combine_at` tells the fast path where the two may be combined: "features" (before the last
+    layer of the head, if both come from this model's head), "logits" (position by position), or
+    "grid", which is always right: the logits of all positions.
 
     Args:
         model: the generator.
@@ -37,7 +41,8 @@ class Guidance:
         scale_schedule: how s changes while the canvas fills, a name in `SCALE_SCHEDULES`.
     """
 
-    passes = 1  # through the network, an image and step
+    passes = 1  # network passes for an image and step
+    combine_at = "grid"
 
     def __init__(
         self, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant"
@@ -50,25 +55,38 @@ class Guidance:
 
     def __call__(self, canvas: Tensor, labels: Tensor) -> Tensor:
         """Guided logits (B, N, K) of canvas int64 (B, N) and labels int64 (B,)."""
-        plain, smooth = self.both(canvas, labels)
-        if smooth is None:
-            return plain.float()
-        known = (canvas < self.model.config.codebook_size).float().mean(1)
-        scale = self.scale * self.weight(known)[:, None, None]
-        # eq. 6 with the brackets opened, so that s = 0 gives `plain` to the last bit
-        return plain.float() + scale * (plain.float() - smooth.float())
+        return self.combine(canvas, *self.both(canvas, labels))
 
     def both(self, canvas: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Plain and smooth logits (B, N, K)."""
+        """Plain and smooth logits (B, N, K); None where nothing is to be combined."""
+        raise NotImplementedError
+
+    def combine(self, canvas: Tensor, plain: Tensor, smooth: Tensor | None) -> Tensor:
+        """plain + s (plain - smooth): eq. 6, opened up so that s = 0 gives `plain` to the bit."""
+        if smooth is None:
+            return plain.float()
+        known = (canvas < self.model.config.codebook_size).float().mean(1)  # (B,)
+        scale = self.scale * self.weight(known)[:, None, None]  # (B, 1, 1)
+        return plain.float() + scale * (plain.float() - smooth.float())
+
+
+class Unguided(Guidance):
+    """The plain prediction."""
+
+    combine_at = "logits"
+
+    def both(self, canvas, labels):
         return self.model(canvas, labels).logits, None
 
 
 class Sharpened(Guidance):
-    """smooth = the uniform prediction: guided = (1 + s) plain, a draw temperature of 1 / (1 + s).
+    """smooth = the uniform prediction: guided = (1 + s) plain.
 
-    It points nowhere, so it is the control of every other guidance: what this reaches too was
-    only a lower temperature.
+    The control of every other guidance: it only rescales the logits, which is the same as
+    lowering the sampling temperature to 1 / (1 + s).
     """
+
+    combine_at = "logits"
 
     def both(self, canvas, labels):
         plain = self.model(canvas, labels).logits
@@ -79,10 +97,11 @@ class ClassifierFree(Guidance):
     """smooth = the prediction without the class (Ho & Salimans 2022), in one batch of 2 B."""
 
     passes = 2
+    combine_at = "features"
 
     def both(self, canvas, labels):
-        nobody = torch.full_like(labels, self.model.config.num_classes)
-        logits = self.model(torch.cat((canvas, canvas)), torch.cat((labels, nobody))).logits
+        no_class = torch.full_like(labels, self.model.config.num_classes)
+        logits = self.model(torch.cat((canvas, canvas)), torch.cat((labels, no_class))).logits
         return tuple(logits.chunk(2))
 
 
@@ -118,21 +137,22 @@ class SelfAttentionGuidance(Guidance):
 
     def both(self, canvas, labels):
         model = self.model
-        x = model.embed(model.words(canvas, labels))
+        x = model.embed(model.embed_tokens(canvas, labels))
         for layer in model.transformer_layers[:-1]:
             x = layer(x)
         last = model.transformer_layers[-1]
         received = last.attention.weights(x).mean((1, 2))[:, 1:]  # (B, N)
-        plain = model.codes(last(x))
+        plain = model.logits(last(x))
         salient = received > received.mean(1, keepdim=True)
-        hidden_canvas = torch.where(salient, model.config.mask_id, canvas)
-        return plain, model(hidden_canvas, labels).logits
+        masked_canvas = torch.where(salient, model.config.mask_id, canvas)
+        return plain, model(masked_canvas, labels).logits
 
 
 class AutoGuidance(Guidance):
     """smooth = the prediction of a weaker copy (Karras et al. 2024)."""
 
     passes = 2
+    combine_at = "logits"
 
     def __init__(self, model, scale=1.0, scale_schedule="constant", *, weak: MaskedTransformer):
         super().__init__(model, scale, scale_schedule)
@@ -149,6 +169,7 @@ class SelfGuidance(Guidance):
     """
 
     passes = 2
+    combine_at = "features"
 
     def __init__(
         self,
@@ -173,15 +194,15 @@ class SelfGuidance(Guidance):
 class SelfAndClassifierFree(SelfGuidance):
     """Self- and classifier-free guidance together.
 
-    Two guidances compose by the sum of their pushes, so the smooth prediction that stands for
-    both is smooth + no_class - plain.
+    The two directions add up, so the smooth prediction that stands for both is
+    smooth + no_class - plain.
     """
 
     passes = 3
 
     def both(self, canvas, labels):
-        nobody = torch.full_like(labels, self.model.config.num_classes)
-        both = self.model(torch.cat((canvas, canvas)), torch.cat((labels, nobody)))
+        no_class = torch.full_like(labels, self.model.config.num_classes)
+        both = self.model(torch.cat((canvas, canvas)), torch.cat((labels, no_class)))
         plain = Prediction(*(part.chunk(2)[0] for part in both))
         free = both.logits.chunk(2)[1]
         return plain.logits, self.smooth(plain, canvas, labels) + free - plain.logits
@@ -189,7 +210,7 @@ class SelfAndClassifierFree(SelfGuidance):
 
 # name -> class, and the keyword argument for the other network that it needs, if any
 GUIDANCES: dict[str, tuple[type[Guidance], str | None]] = {
-    "none": (Guidance, None),
+    "none": (Unguided, None),
     "sharpened": (Sharpened, None),
     "cfg": (ClassifierFree, None),
     "spatial": (SpatialLogits, None),

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from .errors import InputError, check_choice
+from .utils.errors import InputError, check_choice
 
 SCHEDULES = {
     "cosine": lambda r, n: math.cos(math.pi * r / 2),

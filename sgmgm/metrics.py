@@ -5,25 +5,22 @@ alone, computed in float64 and in blocks, so that 50,000 rows of 2048 features f
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .classifier import Features
-from .errors import CheckpointError, DataError, InputError, check_count
-from .hub import read_tensors, save_tensors
-from .processes import rank_and_size, total
+from .utils.errors import CheckpointError, DataError, InputError, check_count
+from .utils.hub import read_tensors, save_tensors
 
 BLOCK = 2048  # rows that are in float64 at once
 MAX_ROWS = 5_000  # feature rows that KID and precision/recall look at
 
 
-def _rows(name: str, features, least: int = 1) -> Tensor:
+def check_rows(name: str, features, least: int = 1) -> Tensor:
     """`features` as a finite tensor (N, D) with at least `least` rows, else an InputError."""
     features = torch.as_tensor(features).detach()
     if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
@@ -73,7 +70,7 @@ class GaussianStats:
     def update(self, features) -> "GaussianStats":
         """Add a batch (B, D) and return self; InputError if it is empty, of another width or
         not finite, and nothing is added then."""
-        features = _rows("features", features)
+        features = check_rows("features", features)
         if self.count:
             _check_same_width(features.shape[1], len(self._mean))
         else:
@@ -158,7 +155,7 @@ def kid(x, y, degree: int = 3, block: int = BLOCK) -> float:
     random subsets. Unbiased: it is around 0, and at times below, for two samples of one
     distribution. InputError on bad rows or fewer than two of them.
     """
-    x, y = _rows("x", x, least=2), _rows("y", y, least=2)
+    x, y = check_rows("x", x, least=2), check_rows("y", y, least=2)
     _check_same_width(x.shape[1], y.shape[1])
     width = x.shape[1]
 
@@ -187,7 +184,7 @@ def inception_score(
     shuffled first as torch-fidelity does, because samples are often sorted by class; seed=None
     leaves them in order. InputError on bad rows or fewer rows than splits.
     """
-    rows = _rows("logits", probabilities_or_logits, least=check_count("splits", splits))
+    rows = check_rows("logits", probabilities_or_logits, least=check_count("splits", splits))
     is_probability = bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < 1e-3).all())
     if seed is not None:
         order = np.random.RandomState(seed).permutation(len(rows))
@@ -240,7 +237,7 @@ def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, fl
     (N + M)^2 D, memory does not grow. InputError on bad rows or fewer than k + 1 of them.
     """
     least = check_count("k", k) + 1
-    real, fake = _rows("real features", real, least), _rows("fake features", fake, least)
+    real, fake = check_rows("real features", real, least), check_rows("fake features", fake, least)
     _check_same_width(real.shape[1], fake.shape[1])
     centre = real.mean(0, dtype=torch.float64)  # distances keep more digits around the origin
     real_radius, fake_radius = _radii(real, k, centre, block), _radii(fake, k, centre, block)
@@ -265,100 +262,6 @@ def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, fl
 
 
 # --- from images to features -----------------------------------------------------------------
-
-
-class Extractor(Protocol):
-    """A callable: images float32 (B, 3, H, W) in [0, 1] -> Features."""
-
-    name: str
-    labels_known: bool  # the logits' classes are the data set's own, so accuracy has a meaning
-
-    def __call__(self, images: Tensor) -> Features: ...
-
-
-class InceptionExtractor:
-    """Inception-v3 of the published FIDs, from torch-fidelity ('inception-v3-compat').
-
-    Features are the 2048 pooled activations, logits the 1008 without bias; images of any size
-    are resized to 299 x 299 inside, as TensorFlow 1 did. `weights` is the file that
-    torch-fidelity publishes; None takes torch.hub's cache and downloads into it if need be.
-    DataError if torch-fidelity or the weights are absent or damaged.
-    """
-
-    name = "inception-v3-compat"
-    labels_known = False  # its classes are ImageNet's
-
-    def __init__(self, weights: str | Path | None = None, device: str = "cpu"):
-        try:
-            from torch_fidelity import feature_extractor_inceptionv3 as inception
-        except ImportError:
-            raise DataError(
-                "Inception scores need torch-fidelity: in the course's folder, "
-                "pip install -e '.[inception]'."
-            ) from None
-        url = inception.URL_INCEPTION_V3
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-        path = cache if weights is None else Path(weights)
-        try:
-            if weights is None and not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, str(path))
-            if not path.is_file():
-                raise FileNotFoundError
-        except OSError:
-            raise DataError(f"no Inception weights at {path}: put {url} there.") from None
-        try:
-            torch.load(path, weights_only=True)  # torch-fidelity's own load would run any pickle
-            self.net = inception.FeatureExtractorInceptionV3(
-                self.name, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
-            ).to(device)
-        except Exception as error:  # a damaged pickle can raise anything
-            raise DataError(
-                f"{path} is damaged or holds no Inception weights: replace it by {url}."
-            ) from error
-        self.device = device
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Features:
-        """Images float32 (B, 3, H, W) in [0, 1]; they are rounded to 8 bits."""
-        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
-        return Features(*self.net(pixels.to(self.device)))
-
-
-@torch.no_grad()
-def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (N, D) float32 and logits (N, C) on the CPU of batches float32 (B, 3, H, W).
-
-    Several processes share the batches, and each gets all rows.
-
-    InputError, with the number of the batch, if images are not in [0, 1] or not of that shape,
-    or if features or logits are not finite.
-    """
-    features: list[Tensor] = []
-    logits: list[Tensor] = []
-    me, processes = rank_and_size()
-    for i, batch in enumerate(images):
-        if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch) or batch.dtype != torch.float32:
-            raise InputError(
-                f"batch {i} must be float32 images (B, 3, H, W), "
-                f"not {batch.dtype} {tuple(batch.shape)}."
-            )
-        if not (batch.min() >= 0 and batch.max() <= 1):  # in this form NaN fails, too
-            raise InputError(f"batch {i} has pixels outside [0, 1].")
-        mine, where = i % processes == me, batch.device
-        if mine or i == 0:  # the first tells every process how wide the rows are
-            out = extractor(batch)
-            rows = (
-                _rows(f"features of batch {i}", out.features).float().cpu(),
-                _rows(f"logits of batch {i}", out.logits).float().cpu(),
-            )
-        for kept, row in zip((features, logits), rows, strict=True):
-            kept.append(row if mine else row.new_zeros(len(batch), row.shape[1]))
-    if not features:
-        raise InputError("there are no images to extract features from.")
-    if processes == 1:
-        return torch.cat(features), torch.cat(logits)
-    return total(torch.cat(features).to(where)).cpu(), total(torch.cat(logits).to(where)).cpu()
 
 
 # --- the report ------------------------------------------------------------------------------
@@ -389,7 +292,7 @@ class Reference:
     @classmethod
     def from_features(cls, features, dataset: str, extractor: str) -> "Reference":
         """From all feature rows (N, D); the rows kept are drawn with a fixed seed."""
-        features = _rows("reference features", features, least=2)
+        features = check_rows("reference features", features, least=2)
         kept = _compact(_subset(features, MAX_ROWS).cpu())
         return cls(GaussianStats().update(features), kept, dataset, extractor)
 
@@ -409,7 +312,7 @@ class Reference:
         try:
             tensors, notes = read_tensors(Path(path))
             about = json.loads(notes["sgmgm.reference"])
-            features = _rows("features", tensors.pop("features"))
+            features = check_rows("features", tensors.pop("features"))
             stats = GaussianStats.from_state(tensors)
             _check_same_width(features.shape[1], len(stats.mean))
             return cls(stats, features, about["dataset"], about["extractor"], about.get("data", ""))
@@ -474,8 +377,8 @@ def evaluate(
     whose `labels_known` is False. InputError on fewer than k + 1 samples, other widths,
     labels out of range, or values that are not finite.
     """
-    features = _rows("sample features", sample_features, least=check_count("k", k) + 1).cpu()
-    logits = _rows("sample logits", sample_logits).cpu()
+    features = check_rows("sample features", sample_features, least=check_count("k", k) + 1).cpu()
+    logits = check_rows("sample logits", sample_logits).cpu()
     count, width = features.shape
     _check_same_width(width, reference.features.shape[1])
     if len(logits) != count:

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from . import fast
-from .devices import check_device, default_device, has_bf16
-from .errors import CheckpointError, InputError, check_count
-from .files import read_json, write_json
 from .guidance import GUIDANCES, Guidance, make_guidance
-from .hub import check_manifest
-from .presets import PARTS, Sampling
 from .sampling import Trajectory, decode, generators_for
+from .settings import PARTS, Sampling
 from .smoothing import load_smoother
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
+from .utils.devices import check_device, default_device, has_bf16
+from .utils.errors import CheckpointError, InputError, check_count
+from .utils.files import ROOT, read_json, write_json
+from .utils.hub import check_manifest
 
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+SHIPPED = ROOT / "data" / "checkpoints"
 
 
 class Samples(NamedTuple):
@@ -111,7 +111,7 @@ class Pipeline:
                 f"{tokenizer.num_codes} and {len(card.classes)}: the parts do not belong together."
             )
         if bf16 and self.device.type == "cuda":
-            fast.quicken(self.tokenizer.decoder)
+            fast.prepare_decoder(self.tokenizer.decoder)
         self.helpers: dict = {}  # smoothers and weaker models, loaded when first asked for
         self.halves: dict = {}  # guidances in bfloat16
 
@@ -169,7 +169,7 @@ class Pipeline:
 
     def passes(self, **settings) -> int:
         """Network passes per image with these changes to the pipeline's `Sampling`."""
-        chosen = self.card.sampling.but(**settings)
+        chosen = self.card.sampling.updated(**settings)
         return chosen.steps * GUIDANCES[chosen.guidance][0].passes
 
     def labels(self, labels) -> Tensor:
@@ -233,7 +233,7 @@ class Pipeline:
             InputError: labels out of range, unknown settings or names, wrong counts.
         """
         labels = self.labels(labels).to(self.device)
-        chosen = self.card.sampling.but(**settings)
+        chosen = self.card.sampling.updated(**settings)
         generators = generators_for(range(len(labels)) if seeds is None else seeds)
         if len(generators) != len(labels):
             raise InputError(f"give one seed for each label: {len(labels)}, not {len(generators)}.")
@@ -241,7 +241,7 @@ class Pipeline:
         guidance = self.guidance(chosen)
         rest = (
             *(labels, canvas, chosen.steps, chosen.schedule),
-            *(chosen.temperature, chosen.anneal, chosen.order, generators),
+            *(chosen.temperature, chosen.anneal, chosen.order, generators, chosen.remask_known),
         )
         if self.bf16:
             trajectory = fast.decode(self.in_bf16(chosen, guidance), *rest)
@@ -259,10 +259,12 @@ class Pipeline:
     def in_bf16(self, settings: Sampling, guidance: Guidance) -> fast.FastGuidance:
         """The fast form of a guidance; its weights are made once for all scales."""
         key = settings.guidance, settings.smoother
-        if key not in self.halves:
-            self.halves[key] = fast.FastGuidance(guidance)
-        self.halves[key].guidance = guidance
-        return self.halves[key]
+        others = [self.helper(settings.helper)] if settings.helper else []
+        weights = [p for model in (self.transformer, *others) for p in model.parameters()]
+        versions = [(p.data_ptr(), p._version) for p in weights]  # they may have been trained on
+        if self.halves.get(key, (None,))[0] != versions:
+            self.halves[key] = versions, fast.FastGuidance(guidance)
+        return self.halves[key][1].adopt(guidance)
 
     def stream(
         self, labels, *, first_seed: int = 0, batch_size: int = 64, **settings

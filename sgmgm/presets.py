@@ -4,70 +4,19 @@
 cores, in an hour for the simplest data, `gpu` is for a graphics card.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from .classifier import ClassifierConfig
-from .errors import InputError, check_choice, check_count
-from .guidance import GUIDANCES, SCALE_SCHEDULES, check_scale
-from .masking import SCHEDULES
-from .sampling import ANNEALS, ORDERS, temperatures
+from .settings import Sampling, updated
 from .smoothing import SMOOTHERS
 from .tasks import LOSS_ON, WRONG_TOKENS
 from .tokenizer import TokenizerConfig
-from .training import Recipe
+from .training import TrainingConfig
 from .transformer import TransformerConfig
+from .utils.errors import InputError, check_choice, check_count
 
 PRESETS = ("smoke", "laptop", "gpu")
-SPINE = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
 # what can be trained; "smoother" is the preset's own kind
-PARTS = (*SPINE, "weak", "smoother", *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"))
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to draw images: everything that `decode` and the guidance take."""
-
-    steps: int = 12
-    temperature: float = 6.0
-    anneal: str = "linear"
-    order: str = "confidence"
-    schedule: str = "cosine"
-    guidance: str = "none"
-    scale: float = 1.0
-    scale_schedule: str = "constant"
-    smoother: str = "smoother"  # which of the pipeline's smoothers self-guidance uses
-
-    def __post_init__(self):
-        check_choice("anneal", self.anneal, ANNEALS)
-        check_choice("order", self.order, ORDERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("guidance", self.guidance, GUIDANCES)
-        check_choice("scale schedule", self.scale_schedule, SCALE_SCHEDULES)
-        if GUIDANCES[self.guidance][1] == "smoother" and self.smoother in (*SPINE, "weak"):
-            raise InputError(f"{self.smoother!r} is no smoother: name one of the pipeline's.")
-        check_scale(self.scale)
-        temperatures(self.temperature, self.steps, self.anneal)
-
-    @property
-    def helper(self) -> str | None:
-        """The part these settings need besides tokenizer and transformer: its name, or None."""
-        needs = GUIDANCES[self.guidance][1]
-        return self.smoother if needs == "smoother" else needs
-
-    def but(self, **changes) -> "Sampling":
-        """A copy with some settings changed; None leaves a setting as it is."""
-        return _but(self, "sampling", changes)
-
-
-def _but(settings, what: str, changes: dict):
-    """A copy of a dataclass with some fields changed, None excepted; InputError on other names."""
-    names = [f.name for f in fields(settings)]
-    unknown = sorted(changes.keys() - set(names))
-    if unknown:
-        raise InputError(
-            f"unknown {what} setting {', '.join(unknown)}: choose from {', '.join(names)}."
-        )
-    return replace(settings, **{k: v for k, v in changes.items() if v is not None})
 
 
 @dataclass(frozen=True)
@@ -92,9 +41,9 @@ class Smoothing:
         check_choice("wrong tokens", self.wrong, WRONG_TOKENS)
         check_choice("loss", self.loss_on, LOSS_ON)
 
-    def but(self, **changes) -> "Smoothing":
+    def updated(self, **changes) -> "Smoothing":
         """A copy with some settings changed; None leaves a setting as it is."""
-        return _but(self, "smoothing", changes)
+        return updated(self, "smoothing", changes)
 
 
 @dataclass(frozen=True)
@@ -104,11 +53,11 @@ class Preset:
     classifier: ClassifierConfig
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
-    classifier_recipe: Recipe
-    tokenizer_recipe: Recipe
-    transformer_recipe: Recipe
-    weak_recipe: Recipe  # an undertrained transformer, for autoguidance
-    smoother_recipe: Recipe
+    classifier_training: TrainingConfig
+    tokenizer_training: TrainingConfig
+    transformer_training: TrainingConfig
+    weak_training: TrainingConfig  # an undertrained transformer, for autoguidance
+    smoother_training: TrainingConfig
     sampling: Sampling
     smoothing: Smoothing = Smoothing()
     images: int | None = None  # how many training images to use; None for all
@@ -157,35 +106,37 @@ SMOKE = Preset(
     classifier=ClassifierConfig(widths=(8, 16, 32)),
     tokenizer=_tokenizer(8, (1, 1, 2), 1, 64, 8),
     transformer=_transformer(48, 2, 4, 64),
-    classifier_recipe=Recipe(40, 64, 3e-3, warmup=10, ema=0.9),
-    tokenizer_recipe=Recipe(40, 32, 3e-3, warmup=10, ema=0.9),
-    transformer_recipe=Recipe(60, 64, 2e-3, warmup=10, ema=0.9),
-    weak_recipe=Recipe(12, 64, 2e-3, warmup=4, ema=0.9),
-    smoother_recipe=Recipe(12, 64, 1e-3, warmup=4, ema=0.9),
+    classifier_training=TrainingConfig(40, 64, 3e-3, warmup=10, ema=0.9),
+    tokenizer_training=TrainingConfig(40, 32, 3e-3, warmup=10, ema=0.9),
+    transformer_training=TrainingConfig(60, 64, 2e-3, warmup=10, ema=0.9),
+    weak_training=TrainingConfig(12, 64, 2e-3, warmup=4, ema=0.9),
+    smoother_training=TrainingConfig(12, 64, 1e-3, warmup=4, ema=0.9),
     sampling=Sampling(steps=6, temperature=4.0),
     images=2000,
 )
-EYE = Recipe(1500, 128, 3e-3, 200, betas=(0.9, 0.99), weight_decay=0.05, ema=0.998)
+CLASSIFIER = TrainingConfig(1500, 128, 3e-3, 200, betas=(0.9, 0.99), weight_decay=0.05, ema=0.998)
 LAPTOP = Preset(
     classifier=ClassifierConfig(),
     tokenizer=_tokenizer(16, (1, 2, 4), 1, 1024, 8),
     transformer=_transformer(192, 4, 4, 1024),
-    classifier_recipe=EYE,
-    tokenizer_recipe=Recipe(8000, 32, 1.7e-3, warmup=50, ema=0.998),
-    transformer_recipe=Recipe(4000, 64, 2e-3, warmup=200, weight_decay=0.05, ema=0.998),
-    weak_recipe=Recipe(400, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
-    smoother_recipe=Recipe(400, 64, 1e-3, warmup=50, ema=0.99),
+    classifier_training=CLASSIFIER,
+    tokenizer_training=TrainingConfig(8000, 32, 1.7e-3, warmup=50, ema=0.998),
+    transformer_training=TrainingConfig(4000, 64, 2e-3, warmup=200, weight_decay=0.05, ema=0.998),
+    weak_training=TrainingConfig(400, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
+    smoother_training=TrainingConfig(400, 64, 1e-3, warmup=50, ema=0.99),
     sampling=Sampling(),
 )
 GPU = Preset(
     classifier=ClassifierConfig(widths=(64, 128, 256, 512)),
     tokenizer=_tokenizer(64, (1, 2, 4), 2, 1024, 32),
     transformer=_transformer(384, 8, 6, 1024, dropout=0.1),
-    classifier_recipe=Recipe(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
-    tokenizer_recipe=Recipe(30_000, 256, 1e-3, warmup=500),
-    transformer_recipe=Recipe(80_000, 256, 1e-3, warmup=2000, weight_decay=0.05, ema=0.9998),
-    weak_recipe=Recipe(4000, 256, 1e-3, warmup=500, weight_decay=0.05),
-    smoother_recipe=Recipe(8000, 256, 3e-4, warmup=500),
+    classifier_training=TrainingConfig(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
+    tokenizer_training=TrainingConfig(30_000, 256, 1e-3, warmup=500),
+    transformer_training=TrainingConfig(
+        80_000, 256, 1e-3, warmup=2000, weight_decay=0.05, ema=0.9998
+    ),
+    weak_training=TrainingConfig(4000, 256, 1e-3, warmup=500, weight_decay=0.05),
+    smoother_training=TrainingConfig(8000, 256, 3e-4, warmup=500),
     sampling=Sampling(steps=18),
 )
 TABLE = {
@@ -194,18 +145,18 @@ TABLE = {
     ("any", "gpu"): GPU,
     ("sprites", "laptop"): replace(
         LAPTOP,
-        classifier_recipe=replace(EYE, steps=400),
-        tokenizer_recipe=replace(LAPTOP.tokenizer_recipe, steps=4000),
+        classifier_training=replace(CLASSIFIER, steps=400),
+        tokenizer_training=replace(LAPTOP.tokenizer_training, steps=4000),
         # tuned: at 400 steps and 30 % wrong tokens TOAST gains nothing here
-        smoother_recipe=replace(LAPTOP.smoother_recipe, steps=100),
+        smoother_training=replace(LAPTOP.smoother_training, steps=100),
         smoothing=Smoothing(rate=0.6),
     ),
     ("fashion-mnist", "laptop"): replace(
-        LAPTOP, transformer_recipe=replace(LAPTOP.transformer_recipe, steps=5000)
+        LAPTOP, transformer_training=replace(LAPTOP.transformer_training, steps=5000)
     ),
     ("cifar10", "laptop"): replace(
         LAPTOP,
-        classifier_recipe=replace(EYE, steps=5470),
-        transformer_recipe=replace(LAPTOP.transformer_recipe, steps=10_000),
+        classifier_training=replace(CLASSIFIER, steps=5470),
+        transformer_training=replace(LAPTOP.transformer_training, steps=10_000),
     ),
 }

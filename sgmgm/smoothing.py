@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from .errors import CheckpointError, InputError
-from .files import read_json, write_json
-from .hub import Pretrained, read_tensors, save_tensors
 from .transformer import MaskedTransformer, Prediction
+from .utils.errors import CheckpointError, InputError
+from .utils.files import read_json, write_json
+from .utils.hub import Pretrained, read_tensors, save_tensors
 
 # ------------------------------------------------------------------------------------ on the grid
 
@@ -61,10 +60,10 @@ def blur_embeddings(
     model: MaskedTransformer, canvas: Tensor, labels: Tensor, sigma: float = 1.0
 ) -> Prediction:
     """Prediction of a canvas whose token embeddings are blurred over the grid (one pass)."""
-    words = model.words(canvas, labels)
+    words = model.embed_tokens(canvas, labels)
     words = torch.cat((words[:, :1], blur(words[:, 1:], sigma)), 1)
     hidden = model.encode(words)
-    return Prediction(model.codes(hidden), hidden)
+    return Prediction(model.logits(hidden), hidden)
 
 
 # ------------------------------------------------------------------------------------ in meaning
@@ -173,7 +172,7 @@ class ToastSmoother(Pretrained):
         """What `forward` takes; `hidden` are the states of pass 1, if that has run already."""
         if hidden is None:
             with torch.no_grad():
-                hidden = model.encode(model.words(canvas, labels))
+                hidden = model.encode(model.embed_tokens(canvas, labels))
         return model, hidden, labels
 
     def select(self, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -202,7 +201,7 @@ class ToastSmoother(Pretrained):
         """
         canvas = model.blank.expand(len(labels), -1)
         nobody = torch.full_like(labels, model.config.num_classes)
-        x = model.embed(model.words(canvas, labels if self.config.keep_class else nobody))
+        x = model.embed(model.embed_tokens(canvas, labels if self.config.keep_class else nobody))
         reconstruction = x.new_zeros((), dtype=torch.float32)
         layers = zip(
             model.transformer_layers, self.decoders, self.signals(hidden, labels), strict=True
@@ -213,7 +212,7 @@ class ToastSmoother(Pretrained):
                 back = decoder.linear(out.detach()).float()
                 reconstruction = reconstruction + F.mse_loss(back, x.detach().float())
             x = out
-        return Smoothed(model.codes(x, only), x, reconstruction)
+        return Smoothed(model.logits(x, only), x, reconstruction)
 
 
 CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"  # peft's names
@@ -231,6 +230,8 @@ class LoraSmoother(nn.Module):
 
     def __init__(self, model: MaskedTransformer, rank: int = 8):
         super().__init__()
+        from peft import LoraConfig, get_peft_model  # a second to import, for LoRA alone
+
         shared = copy.deepcopy(model, {id(p): p for p in model.parameters()})
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=self.TARGETS)
         self.peft = get_peft_model(shared, config)
@@ -247,6 +248,8 @@ class LoraSmoother(nn.Module):
         Of peft's configuration, which can ask for other methods, sizes and files, only the rank
         counts, and only if the weights have it too.
         """
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
         config, (weights, _) = read_json(folder / CONFIG), read_tensors(folder / ADAPTER)
         have = {name: tuple(value.shape) for name, value in weights.items()}
         ranks = {shape[:1] for name, shape in have.items() if name.endswith("lora_A.weight")}
@@ -278,6 +281,8 @@ class LoraSmoother(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Keep the adapter in peft's own format."""
+        from peft import get_peft_model_state_dict
+
         config = self.peft.peft_config["default"].to_dict()
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
         save_tensors(Path(folder) / ADAPTER, get_peft_model_state_dict(self.peft))
@@ -290,7 +295,7 @@ class LoraSmoother(nn.Module):
 SMOOTHERS: dict[str, Any] = {"toast": ToastSmoother, "lora": LoraSmoother}
 
 
-def kept_kind(folder: str | Path) -> str:
+def smoother_kind(folder: str | Path) -> str:
     """The name in `SMOOTHERS` of the smoother in a folder. Released ones say none: they are TOAST.
 
     Raises:
@@ -309,4 +314,4 @@ def kept_kind(folder: str | Path) -> str:
 
 def load_smoother(folder: str | Path, model: MaskedTransformer) -> nn.Module:
     """The smoother kept in a folder, of whichever kind, for this transformer."""
-    return SMOOTHERS[kept_kind(folder)].load(Path(folder), model)
+    return SMOOTHERS[smoother_kind(folder)].load(Path(folder), model)

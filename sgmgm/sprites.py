@@ -10,7 +10,7 @@ few tensor operations and each edge is anti-aliased by `clamp(0.5 - distance, 0,
 
 import torch
 
-from .errors import InputError
+from .utils.errors import InputError
 
 SIZE = 32
 CLASSES = (
@@ -35,7 +35,7 @@ PURITY = 0.75  # the share of a half's accent pixels that must have one hue
 CHUNK = 1280  # images drawn at once: 128 a class keep the tensors inside the cache
 
 
-def draw(indices, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def render(indices, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the sprites with these indices; sprite i of a seed is always the same, bit by bit.
 
     indices: whole numbers >= 0, as an int64 tensor (B,), a range or a list.

@@ -14,17 +14,17 @@ from tqdm import tqdm
 
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
-from .errors import InputError, check_choice
 from .masking import corrupt, drop_labels, random_mask
-from .processes import in_turn
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
+from .utils.distributed import in_turn
+from .utils.errors import InputError, check_choice
 
 
 class Task:
     """What `fit` trains: a model, `size` examples and a loss.
 
-    `losses(model, rows, part, generator)` gets the global batch's example numbers, this process'
+    `losses(model, indices, shard, generator)` gets the global batch's example numbers, this process'
     slice of them and a generator for whatever is drawn per example; it returns named scalars of
     which "loss" is minimised, and whose means over all processes are those of the whole batch.
     `state` holds tensors that must survive a restart.
@@ -42,7 +42,7 @@ class Task:
         self.device = device
         self.state = {k: v.to(device) for k, v in self.state.items()}
 
-    def losses(self, model, rows: Tensor, part: slice, generator) -> dict[str, Tensor]:
+    def losses(self, model, indices: Tensor, shard: slice, generator) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def after_step(self, step: int, steps: int, accelerator, generator) -> None:
@@ -61,10 +61,10 @@ class ClassifierTask(Task):
         super().__init__()
         self.model, self.images, self.size = model, images, len(images)
 
-    def losses(self, model, rows, part, generator):
-        images, labels = self.images.batch(rows)
+    def losses(self, model, indices, shard, generator):
+        images, labels = self.images.batch(indices)
         images = augment(images, generator, flip=self.images.flip, shift=4)
-        images, labels = images[part].to(self.device), labels[part].to(self.device)
+        images, labels = images[shard].to(self.device), labels[shard].to(self.device)
         logits = model(images).logits
         return {
             "loss": F.cross_entropy(logits, labels, label_smoothing=0.1),
@@ -140,9 +140,9 @@ class TokenizerTask(Task):
         if self.classifier:
             self.classifier.to(device)
 
-    def losses(self, model, rows, part, generator):
-        images, _ = self.images.batch(rows)
-        images = augment(images, generator, flip=self.images.flip)[part].to(self.device)
+    def losses(self, model, indices, shard, generator):
+        images, _ = self.images.batch(indices)
+        images = augment(images, generator, flip=self.images.flip)[shard].to(self.device)
         reconstruction, self.quantized = model(images)
         reconstruction = reconstruction.float()
         difference = reconstruction - images
@@ -205,17 +205,17 @@ class TransformerTask(Task):
         self.model, self.tokens, self.labels, self.size = model, tokens, labels, len(labels)
         self.class_dropout, self.schedule = class_dropout, schedule
 
-    def examples(self, rows: Tensor, generator) -> tuple[Tensor, Tensor]:
+    def examples(self, indices: Tensor, generator) -> tuple[Tensor, Tensor]:
         """Tokens int64 (B, N), one random view of each image, and labels (B,)."""
-        view = torch.randint(len(self.tokens), rows.shape, generator=generator)
-        return self.tokens[view, rows].long(), self.labels[rows]
+        view = torch.randint(len(self.tokens), indices.shape, generator=generator)
+        return self.tokens[view, indices].long(), self.labels[indices]
 
-    def losses(self, model, rows, part, generator):
-        tokens, labels = self.examples(rows, generator)
+    def losses(self, model, indices, shard, generator):
+        tokens, labels = self.examples(indices, generator)
         mask = random_mask(*tokens.shape, generator, self.schedule)
         labels = drop_labels(labels, self.class_dropout, self.model.config.num_classes, generator)
-        hidden = mask.sum().item() / (part.step or 1)  # of the whole batch, over the processes
-        tokens, labels, mask = (x[part].to(self.device) for x in (tokens, labels, mask))
+        hidden = mask.sum().item() / (shard.step or 1)  # of the whole batch, over the processes
+        tokens, labels, mask = (x[shard].to(self.device) for x in (tokens, labels, mask))
         canvas = torch.where(mask, self.model.config.mask_id, tokens)
         logits = model(canvas, labels, mask).logits.float()
         sums = {"label_smoothing": self.LABEL_SMOOTHING, "reduction": "sum"}
@@ -302,22 +302,22 @@ class SmootherTask(Task):
         super().to(device)
         self.transformer.to(device)
 
-    def losses(self, model, rows, part, generator):
-        tokens, labels = self.examples(rows, generator)
+    def losses(self, model, indices, shard, generator):
+        tokens, labels = self.examples(indices, generator)
         mask = random_mask(*tokens.shape, generator)
         wrong = self.wrong(tokens, labels, generator, self)
         corrupted, replaced = corrupt(tokens, mask, self.rate, wrong, generator)
         canvas = torch.where(mask, self.model_config.mask_id, corrupted)
-        judged = replaced if self.loss_on == "substituted" else mask
-        count = max(1, judged.sum().item()) / (part.step or 1)  # see `TransformerTask`
-        tokens, labels, canvas, judged = (
-            x[part].to(self.device) for x in (tokens, labels, canvas, judged)
+        scored = replaced if self.loss_on == "substituted" else mask
+        count = max(1, scored.sum().item()) / (shard.step or 1)  # see `TransformerTask`
+        tokens, labels, canvas, scored = (
+            x[shard].to(self.device) for x in (tokens, labels, canvas, scored)
         )
-        smooth = model(*self.model.inputs(self.transformer, canvas, labels), judged)
+        smooth = model(*self.model.inputs(self.transformer, canvas, labels), scored)
         # a batch of almost blank canvases may have nothing to judge: its loss is 0, not NaN
         summed = F.cross_entropy(
             smooth.logits.float(),
-            tokens[judged],
+            tokens[scored],
             label_smoothing=self.LABEL_SMOOTHING,
             reduction="sum",
         )
@@ -334,10 +334,10 @@ def tokenize(tokenizer: VQTokenizer, images: ImageSet, batch: int = 250) -> Tens
     device = next(tokenizer.parameters()).device
     views = []
     for flip in (False, True) if images.flip else (False,):
-        rows = []
+        indices = []
         for start in tqdm(range(0, len(images), batch), desc="tokenize", leave=False):
             pixels, _ = images.batch(slice(start, start + batch))
             pixels = pixels.flip(-1) if flip else pixels
-            rows.append(tokenizer.encode(pixels.to(device)).cpu().short())
-        views.append(torch.cat(rows))
+            indices.append(tokenizer.encode(pixels.to(device)).cpu().short())
+        views.append(torch.cat(indices))
     return torch.stack(views)

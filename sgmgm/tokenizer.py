@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError
-from .hub import Pretrained, check_sizes
+from .utils.errors import InputError
+from .utils.hub import Pretrained, check_sizes
 
 
 @dataclass

@@ -18,14 +18,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .devices import check_device, default_device, describe_device, has_bf16
-from .errors import CheckpointError, InputError, check_count, is_finite
-from .files import check_writable, clear_partials, write_json
-from .hub import read_tensors, save_tensors
+from .utils.devices import check_device, default_device, describe_device, has_bf16
+from .utils.errors import CheckpointError, InputError, check_count, is_finite
+from .utils.files import check_writable, clear_partials, read_json, write_json
+from .utils.hub import read_tensors, save_tensors
 
 
 @dataclass
-class Recipe:
+class TrainingConfig:
     """How long and how fast to train."""
 
     steps: int
@@ -61,12 +61,12 @@ SAVE_SECONDS = 60  # how often a checkpoint is written: what a power cut can cos
 
 def fit(
     task,
-    recipe: Recipe,
+    config: TrainingConfig,
     folder: str | Path,
     seed: int = 0,
     device: str | None = None,
-    about: dict | None = None,
-    judge: Callable[[nn.Module], dict] | None = None,
+    metadata: dict | None = None,
+    evaluate: Callable[[nn.Module], dict] | None = None,
 ) -> dict:
     """Train `task.model`, or go on where an earlier run stopped, and keep it in `folder`.
 
@@ -76,11 +76,11 @@ def fit(
 
     Args:
         seed: all randomness follows from it, 0 or more.
-        about: what else tells this run from others (JSON), for the report.
-        judge: scores the finished model; what it returns joins the report.
+        metadata: what else tells this run from others (JSON), for the report.
+        evaluate: scores the finished model; what it returns joins the report.
 
     Returns:
-        {"recipe", "seed", "seconds", "images_per_second", "device", "history"} and the above.
+        {"training", "seed", "seconds", "images_per_second", "device", "history"} and the above.
 
     Raises:
         CheckpointError: the folder holds an unfinished run with other settings, or a damaged one.
@@ -90,20 +90,20 @@ def fit(
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         # accelerate keeps precision and device for the whole process; another run may want others
         AcceleratorState._reset_state(reset_partial_state=True)
-    half = recipe.bf16 and has_bf16(where.type)
+    half = config.bf16 and has_bf16(where.type)
     accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=where.type == "cpu")
     model = task.model.to(accelerator.device).train()
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(f"all weights of this {task.name} are frozen: load it anew to train it.")
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay), recipe.learning_rate, recipe.betas, fused=True
+        parameter_groups(model, config.weight_decay), config.learning_rate, config.betas, fused=True
     )
-    identity = plain({"recipe": asdict(recipe), "seed": seed} | (about or {}))
+    identity = plain({"training": asdict(config), "seed": seed} | (metadata or {}))
     report = identity | {"step": 0, "seconds": 0.0, "history": []}
-    if recipe.batch_size % accelerator.num_processes:
+    if config.batch_size % accelerator.num_processes:
         raise InputError(
-            f"{accelerator.num_processes} processes cannot share a batch of {recipe.batch_size} "
+            f"{accelerator.num_processes} processes cannot share a batch of {config.batch_size} "
             "evenly: start another number of them."
         )
     state = folder / "training.safetensors"
@@ -116,7 +116,7 @@ def fit(
     task.to(accelerator.device)
     main = accelerator.is_main_process
     progress = tqdm(
-        total=recipe.steps,
+        total=config.steps,
         initial=report["step"],
         desc=f"train {task.name}",
         mininterval=1.0,
@@ -124,32 +124,32 @@ def fit(
     )
     begun = saved = time.perf_counter()
     first, earlier = report["step"], report["seconds"]
-    log_every = max(1, recipe.steps // 100)
-    for step in range(first, recipe.steps):
+    log_every = max(1, config.steps // 100)
+    for step in range(first, config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
+            group["lr"] = config.rate(step)
         # The whole batch's randomness is drawn on every process, then each takes its part: the
         # result does not depend on the number of processes.
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
-        rows = batch_rows(task.size, recipe.batch_size, step, seed)
-        part = slice(accelerator.process_index, None, accelerator.num_processes)
+        indices = batch_indices(task.size, config.batch_size, step, seed)
+        shard = slice(accelerator.process_index, None, accelerator.num_processes)
         with accelerator.autocast():
-            losses = task.losses(wrapped, rows, part, generator)
+            losses = task.losses(wrapped, indices, shard, generator)
         optimizer.zero_grad()
         accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip)
+        accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
         optimizer.step()
-        task.after_step(step, recipe.steps, accelerator, generator)
-        decay = min(recipe.ema, (1 + step) / (10 + step))
+        task.after_step(step, config.steps, accelerator, generator)
+        decay = min(config.ema, (1 + step) / (10 + step))
         move_average(average, model.state_dict(), decay)
         progress.update()
         now = time.perf_counter()
-        if step % log_every == 0 or step == recipe.steps - 1:
+        if step % log_every == 0 or step == config.steps - 1:
             means = {k: float(accelerator.reduce(v.detach(), "mean")) for k, v in losses.items()}
             report["history"].append({"step": step + 1} | means)
             done = step + 1 - first
-            speed = done * recipe.batch_size / (now - begun)
+            speed = done * config.batch_size / (now - begun)
             progress.set_postfix_str(
                 f"loss {means['loss']:.3f}, {speed:.0f} images/s", refresh=False
             )
@@ -162,14 +162,14 @@ def fit(
             save_state(state, report, model, average, optimizer, task)
             saved = now
     progress.close()
-    report["step"], report["seconds"] = recipe.steps, earlier + time.perf_counter() - begun
-    report["images_per_second"] = recipe.steps * recipe.batch_size / report["seconds"]
+    report["step"], report["seconds"] = config.steps, earlier + time.perf_counter() - begun
+    report["images_per_second"] = config.steps * config.batch_size / report["seconds"]
     report["device"] = describe_device(accelerator.device)
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast was for training
     model.load_state_dict(average)
     task.finish()
     model.eval()
-    report |= judge(model) if judge else {}
+    report |= evaluate(model) if evaluate else {}
     if main:
         model.save_pretrained(folder)
         write_json(folder / "training.json", report)
@@ -187,16 +187,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def batch_rows(size: int, batch: int, step: int, seed: int) -> Tensor:
+def batch_indices(size: int, batch: int, step: int, seed: int) -> Tensor:
     """Which examples step `step` sees, int64 (batch,): every epoch is a fresh permutation."""
-    rows, position = [], step * batch
+    indices, position = [], step * batch
     while batch > 0:
         epoch, offset = divmod(position, size)
         order = _permutation(size, seed * 1_000_003 + epoch)
-        rows.append(order[offset : offset + batch])
-        batch -= len(rows[-1])
-        position += len(rows[-1])
-    return torch.cat(rows)
+        indices.append(order[offset : offset + batch])
+        batch -= len(indices[-1])
+        position += len(indices[-1])
+    return torch.cat(indices)
 
 
 _last_permutation: dict = {}
@@ -233,7 +233,7 @@ def resume(path: Path, identity: dict, model, average: dict, optimizer, task) ->
     """Load what `save_state` wrote into the given objects; returns its report."""
     try:
         tensors, notes = read_tensors(path)
-        report = json.loads(notes["report"])
+        report = _renamed(json.loads(notes["report"]))
         other = [key for key in identity if report[key] != identity[key]]
     except (CheckpointError, KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path} is damaged: delete it to start afresh.") from None
@@ -260,6 +260,22 @@ def resume(path: Path, identity: dict, model, average: dict, optimizer, task) ->
         raise CheckpointError(f"{path} belongs to a model of other sizes: {reason}.") from None
     task.state |= part("task.")
     return report
+
+
+def read_report(place: str | Path) -> dict:
+    """The report of a trained part, from its folder's `training.json`.
+
+    Earlier versions called the entry "training" "recipe".
+    """
+    report = read_json(Path(place) / "training.json")
+    return _renamed(report)
+
+
+def _renamed(report):
+    if not isinstance(report, dict):
+        return report
+    names = {"recipe": "training"}
+    return {names.get(key, key): _renamed(v) if key == "start" else v for key, v in report.items()}
 
 
 def plain(data: dict) -> dict:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InputError
-from .hub import Pretrained, check_sizes
+from .utils.errors import InputError
+from .utils.hub import Pretrained, check_sizes
 
 
 @dataclass
@@ -182,7 +182,7 @@ class MaskedTransformer(Pretrained):
             nn.init.zeros_(module.bias)
 
     @torch.no_grad()
-    def adopt_codebook(self, codebook: Tensor) -> None:
+    def init_from_codebook(self, codebook: Tensor) -> None:
         """Start with embeddings in which near codes are near, instead of all codes unrelated.
 
         The codebook float32 (K, D'), whitened and projected at random, becomes the embedding and
@@ -197,7 +197,7 @@ class MaskedTransformer(Pretrained):
             codes = layer.weight[: self.config.codebook_size]
             codes.mul_(0.1).add_(unit @ projection, alpha=0.02)
 
-    def words(self, canvas: Tensor, labels: Tensor) -> Tensor:
+    def embed_tokens(self, canvas: Tensor, labels: Tensor) -> Tensor:
         """Word embeddings (B, N + 1, D) of canvas int64 (B, N) and labels int64 (B,)."""
         self._check(canvas, labels)
         classes = (labels + self.config.codebook_size).unsqueeze(1)
@@ -210,7 +210,7 @@ class MaskedTransformer(Pretrained):
             x = layer(x)
         return x
 
-    def codes(self, hidden: Tensor, only: Tensor | None = None) -> Tensor:
+    def logits(self, hidden: Tensor, only: Tensor | None = None) -> Tensor:
         """Last hidden states (B, N + 1, D) -> logits (B, N, K) of the image positions.
 
         With `only`, bool (B, N): (M, K), those of the M chosen positions.
@@ -229,8 +229,8 @@ class MaskedTransformer(Pretrained):
         Raises:
             InputError: wrong shapes or types.
         """
-        hidden = self.encode(self.words(canvas, labels))
-        return Prediction(self.codes(hidden, only), hidden)
+        hidden = self.encode(self.embed_tokens(canvas, labels))
+        return Prediction(self.logits(hidden, only), hidden)
 
     @property
     def blank(self) -> Tensor:

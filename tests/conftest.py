@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import pytest
 
-from sgmgm import datasets, workflow
+from sgmgm import datasets, settings, workflow
 
 FEW = {"train": 2000, "test": 500}  # of the sprites; `smoke` trains on 2,000 in any case
 
@@ -30,7 +30,7 @@ def few_sprites():
 def trained(tmp_path_factory):
     """A pipeline folder with every part. Read it only; use `own` to change something."""
     folder = tmp_path_factory.mktemp("trained") / "sprites"
-    for part in workflow.PARTS:
+    for part in settings.PARTS:
         workflow.train(part, "sprites", "smoke", folder, device="cpu")
     return folder
 

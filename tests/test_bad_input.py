@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from sgmgm import workflow
-from sgmgm.cli import main
+from sgmgm import scoring, workflow
+from sgmgm.commands.cli import main
 from sgmgm.datasets import load
-from sgmgm.errors import SgmgmError
-from sgmgm.files import atomic_path, check_writable, read_json, write_json
 from sgmgm.pipeline import Pipeline
-from sgmgm.samples import save_samples
 from sgmgm.tokenizer import VQTokenizer
+from sgmgm.utils import samples
+from sgmgm.utils.errors import SgmgmError
+from sgmgm.utils.files import atomic_path, check_writable, read_json, write_json
+from sgmgm.utils.samples import save_samples
 
 MASKED = torch.full((1, 64), 74)
 
@@ -94,10 +95,10 @@ CALLS = {
     "no data set": (lambda p: load(None), "unknown data set None"),
     "split": (lambda p: load("sprites", "valid"), "unknown split 'valid'"),
     "extractor": (
-        lambda p: workflow.make_extractor("eye", "sprites", None, None, "cpu"),
-        "unknown extractor 'eye': choose one of classifier",
+        lambda p: scoring.make_extractor("classifier", "sprites", None, None, "cpu"),
+        "unknown extractor 'classifier': choose one of classifier",
     ),
-    "picture kind": (lambda p: workflow.save_grid("x.txt", torch.zeros(1, 3, 2, 2)), "end it in"),
+    "picture kind": (lambda p: samples.save_grid("x.txt", torch.zeros(1, 3, 2, 2)), "end it in"),
 }  # fmt: skip
 
 
@@ -319,7 +320,7 @@ def test_a_full_disk_is_one_sentence(trained, tmp_path):
         for write in (
             lambda: model.save_pretrained(tmp_path / "model"),
             lambda: save_samples(tmp_path / "x.npz", images, np.zeros(20, int)),
-            lambda: workflow.save_grid(tmp_path / "x.png", pixels),
+            lambda: samples.save_grid(tmp_path / "x.png", pixels),
         ):
             with pytest.raises(SgmgmError) as caught:
                 write()

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sgmgm import cli, convert
+from sgmgm import convert
+from sgmgm.commands import cli
 from sgmgm.convert import load_maskgit_jax, load_released, load_released_tokenizer
-from sgmgm.errors import CheckpointError
 from sgmgm.smoothing import ToastConfig, ToastSmoother
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import CheckpointError
 
 from .parity.test_transformer_parity import HERE, read
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from sgmgm import datasets, sprites
-from sgmgm.errors import DataError, InputError
+from sgmgm.utils.errors import DataError, InputError
 
 REAL = os.environ.get("SGMGM_DATA", "data/raw")  # as it was before a test changes it
 
@@ -133,7 +133,7 @@ def test_root_is_the_environments_or_the_projects(monkeypatch, tmp_path):
 def test_sprites_are_drawn_as_uint8_with_their_colours_intact():
     data = datasets.load("sprites", count=1500)
     check_whole(data)
-    drawn, labels = sprites.draw(range(1500), seed=0)
+    drawn, labels = sprites.render(range(1500), seed=0)
     assert torch.equal(data.labels, labels)
     assert (data.batch(slice(None))[0] - drawn).abs().max() <= 0.5 / 255 + 1e-6
     assert sprites.coherence(data.batch(slice(None))[0]) >= 0.99

@@ -10,7 +10,11 @@ import warnings
 import pytest
 import torch
 
-from sgmgm import cli, course, datasets, doctor, hub, pipeline
+from sgmgm import datasets, doctor, pipeline
+from sgmgm.commands import cli
+from sgmgm.course import runner
+from sgmgm.course import runner as course
+from sgmgm.utils import hub
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +118,7 @@ def test_the_measured_file_is_a_course_report_with_a_speed():
         pytest.skip("no lesson was measured yet")
     report = json.loads(doctor.MEASURED.read_text())
     assert report["speed"] > 0 and all(e["status"] == "ok" for e in report["lessons"])
-    lessons = {path.stem for path in course.find_lessons([], course.ROOT / "notebooks")}
+    lessons = {path.stem for path in runner.find_lessons([], runner.ROOT / "notebooks")}
     assert {e["name"] for e in report["lessons"]} <= lessons
 
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from sgmgm import course, datasets, guidance, hub, sampling, smoothing, workflow
+from sgmgm import datasets, guidance, sampling, smoothing, workflow
+from sgmgm.course import runner
 from sgmgm.datasets import ImageSet
 from sgmgm.guidance import Guidance
 from sgmgm.pipeline import Pipeline
 from sgmgm.transformer import Prediction
+from sgmgm.utils import hub
 
-from . import test_course
+from .course import test_runner
 
 
 class Cooled(Guidance):
@@ -92,7 +94,7 @@ def add_dataset(patch):
 def add_lesson(folder):
     budget = {"budget": {"smoke": 60, "laptop": 60}}
     first = "from sgmgm import course\ndevice = course.preflight(device)"
-    test_course.write_lesson(folder, "09_more.ipynb", first, "profile, dataset, seed", sgmgm=budget)
+    test_runner.write_lesson(folder, "09_more.ipynb", first, "profile, dataset, seed", sgmgm=budget)
 
 
 PIECES = {
@@ -132,7 +134,7 @@ def test_a_smoother(own, monkeypatch):
     add_smoother(monkeypatch)
     what = ("smoother", "sprites", "smoke", own)
     report = workflow.train(*what, device="cpu", name="mine", kind="bias", loss_on="masked")
-    assert report["step"] == report["recipe"]["steps"]
+    assert report["step"] == report["training"]["steps"]
     pipeline = Pipeline.from_pretrained(own, "cpu")
     assert isinstance(pipeline.helper("mine"), ClassBias) and pipeline.helper("mine").bias.any()
     drawn = {
@@ -155,10 +157,10 @@ def test_a_data_set(tmp_path, monkeypatch):
 def test_a_lesson(tmp_path):
     add_lesson(tmp_path)
     parameters = {"profile": "smoke", "dataset": "sprites", "seed": 0, "device": "cpu"}
-    (done,) = course.run(["09"], tmp_path / "out", tmp_path, **parameters)
+    (done,) = runner.run(["09"], tmp_path / "out", tmp_path, **parameters)
     assert done["status"] == "ok" and done["budget"] == 60
     path = tmp_path / "out" / "09_more.ipynb"
     executed = nbformat.read(path, 4)
     del executed.metadata["papermill"]  # the runner's note of where it ran
     nbformat.write(executed, path)
-    test_course.test_lesson_keeps_the_house_rules(path)
+    test_runner.test_lesson_keeps_the_house_rules(path)

@@ -8,13 +8,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sgmgm import devices, fast, pipeline
+from sgmgm import fast, pipeline
 from sgmgm.guidance import GUIDANCES, make_guidance
 from sgmgm.pipeline import Pipeline
-from sgmgm.sampling import ORDERS, decode, generators_for
+from sgmgm.sampling import ORDERS, decode, generators_for, prepare
 from sgmgm.smoothing import LoraSmoother, ToastSmoother
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils import devices
+from sgmgm.utils.errors import InputError
 
 CONFIG = TransformerConfig(16, 32, 3, 4, 48, 20, 5, dropout=0.1)
 
@@ -82,7 +84,7 @@ def both(found, name, smoother, batch=6, dtype=torch.float32, **options):
 
 def assert_same(slow, quick):
     assert slow.tokens.equal(quick.tokens) and slow.canvases.equal(quick.canvases)
-    assert slow.drawn.equal(quick.drawn) and slow.kept.equal(quick.kept)
+    assert slow.sampled.equal(quick.sampled) and slow.kept.equal(quick.kept)
     torch.testing.assert_close(slow.confidence, quick.confidence, atol=1e-3, rtol=1e-3)
 
 
@@ -139,7 +141,7 @@ def test_logits_that_are_not_finite_name_the_step(deep):
 
     model = deep["model"]
     guided = Broken(make_guidance("none", model), torch.float32)
-    with pytest.raises(fast.InputError, match="logits of step 3 hold NaN or infinity"):
+    with pytest.raises(InputError, match="logits of step 3 hold NaN or infinity"):
         fast.decode(guided, torch.arange(2), model.blank.expand(2, -1), 5)
 
 
@@ -165,8 +167,8 @@ def test_no_step_waits_for_the_host(monkeypatch):
             model = MaskedTransformer(CONFIG).eval()
             toast = ToastSmoother.for_transformer(model).eval()
             canvas, labels = torch.zeros(6, 16).long(), torch.zeros(6).long()
-            leaves = torch.zeros(5, 6).long()
-            inputs = (labels, canvas, torch.zeros(**size), canvas > 20, leaves)
+            counts = torch.zeros(5, 17).long()
+            inputs = (labels, canvas, torch.zeros(**size), counts)
         for name in ("none", "sharpened", "cfg", "auto", "self", "self+cfg"):
             guidance = make_guidance(name, model, weak=model, smoother=toast)
             guided = fast.FastGuidance(guidance, torch.float32)
@@ -220,7 +222,7 @@ def test_a_quickened_decoder_paints_the_same(able, monkeypatch):
     asked = []
     monkeypatch.setattr(fast, "can_compile", lambda: able)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: asked.append(self))
-    fast.quicken(tokenizer.decoder)
+    fast.prepare_decoder(tokenizer.decoder)
     assert asked == [tokenizer.decoder] * able
     weights = [p for p in tokenizer.decoder.parameters() if p.ndim == 4 and p.shape[2] > 1]
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
@@ -299,8 +301,9 @@ def trajectory(deep):
     model = deep["model"]
     guided = fast.FastGuidance(make_guidance("none", model), torch.float32)
     canvas, noise = model.blank.expand(2, -1), torch.zeros(3, 2, 2, 16, dtype=torch.int32)
-    leaves = torch.tensor([[10, 10], [5, 5], [0, 0]])
-    inputs = torch.arange(2), canvas, noise, canvas >= 20, leaves
+    counts = torch.arange(17).expand(3, -1).clone()
+    counts[:, 16] = torch.tensor([10, 5, 0])
+    inputs = torch.arange(2), canvas, noise, counts
     settings = (16, 10, 5), (2.0, 1.0, 0.0), "confidence", False
     with torch.no_grad():
         yield guided, inputs, settings, fast.run(guided, *inputs, *settings)[0].tokens
@@ -314,13 +317,58 @@ def test_a_recording_that_fails_is_said_and_done_without(trajectory, monkeypatch
     assert not guided.records and finite.all() and torch.equal(found.tokens, want)
 
 
-def test_the_last_batch_of_a_job_is_not_recorded(trajectory, monkeypatch):
-    guided, inputs, settings, want = trajectory
-    shapes = tuple((3, *x.shape[1:]) if x.shape[0] == 2 else tuple(x.shape) for x in inputs)
-    held = {(shapes, settings, guided.guidance.scale, guided.guidance.weight): "a recording"}
-    guided.graphs = dict(held)
-    monkeypatch.setattr(fast.torch, "cuda", None)  # whatever asks for it fails
-    found, _ = guided.replay(inputs, settings)
-    assert torch.equal(found.tokens, want) and guided.graphs == held
+class Replays:
+    """Stands for a CUDA graph: computes from its inputs whenever it is replayed."""
+
+    def __init__(self, guided, mine, settings):
+        self.guided, self.mine, self.settings = guided, mine, settings
+        self.results = fast.run(guided, *mine[:-1], *settings)
+
+    def replay(self):
+        self.guided.guidance.scale = self.mine[-1]
+        trajectory, finite = fast.run(self.guided, *self.mine[:-1], *self.settings)
+        for old, new in zip((*self.results[0], self.results[1]), (*trajectory, finite), strict=True):
+            old.copy_(new)
+
+
+def test_one_recording_serves_smaller_batches_and_every_scale(deep, monkeypatch):
+    """A job's last batch is smaller, and a slider moves the scale: neither records anew."""
+    model = deep["model"]
+    guidance = make_guidance("cfg", model, 1.0)
+    guided = fast.FastGuidance(guidance, torch.float32)
+    labels, steps = torch.arange(4), 4
+    taus, keys, counts = prepare(
+        labels, model.blank.expand(4, -1), steps, "cosine", 3.0, "linear", "confidence", None
+    )
+    settings = ((16, *counts[:-1, 16].tolist()), tuple(taus), "confidence", False)
+    inputs = (labels, model.blank.repeat(4, 1), keys, counts)
+    mine = [x.clone() for x in (*inputs, torch.tensor(1.0))]
+    with torch.no_grad():
+        graph = Replays(guided, mine, settings)
+        key = (torch.Size([16]), torch.Size([steps, 2]), settings, guided.guidance.weight)
+        guided.graphs = {key: (graph, mine, graph.results)}
+        monkeypatch.setattr(fast.torch, "cuda", None)  # a new recording would fail
+        for count, scale in ((4, 1.0), (3, 1.0), (1, 2.5), (4, 2.5)):
+            guided.adopt(make_guidance("cfg", model, scale))
+            some = (labels[:count], inputs[1][:count], keys[:, :, :count], counts)
+            found, finite = guided.replay(some, settings)
+            plain = fast.FastGuidance(make_guidance("cfg", model, scale), torch.float32)
+            want, _ = fast.run(plain, *some, *settings)
+            assert finite.all() and found.tokens.equal(want.tokens)
+            assert found.kept.equal(want.kept)
     with pytest.raises(AttributeError):  # other settings are recorded
-        guided.replay(inputs, (settings[0], (1.0, 1.0, 0.0), *settings[2:]))
+        guided.replay(inputs, (settings[0], (1.0, 1.0, 1.0, 0.0), *settings[2:]))
+
+
+def test_weights_that_change_are_not_ignored():
+    """The fast form is made anew when the transformer or a helper was trained on."""
+    pipe = Pipeline.from_pretrained("sprites", "cpu", bf16=True)
+    before = pipe([0], steps=2, guidance="self").trajectory.tokens
+    with torch.no_grad():
+        pipe.helper("smoother").top_down_transform.mul_(-3.0)
+    after = pipe([0], steps=2, guidance="self", scale=3.0).trajectory.tokens
+    slow = Pipeline.from_pretrained("sprites", "cpu")
+    with torch.no_grad():
+        slow.helper("smoother").top_down_transform.mul_(-3.0)
+    assert after.equal(slow([0], steps=2, guidance="self", scale=3.0).trajectory.tokens)
+    assert not after.equal(before)

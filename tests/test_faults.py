@@ -19,19 +19,19 @@ import numpy as np
 import pytest
 from torchvision.datasets import FashionMNIST
 
-from sgmgm import datasets, training, workflow
-from sgmgm.cli import main
-from sgmgm.errors import CheckpointError, DataError, InputError, SgmgmError
-from sgmgm.hub import read_tensors
+from sgmgm import datasets, scoring, training, workflow
+from sgmgm.commands.cli import main
 from sgmgm.metrics import Reference
 from sgmgm.pipeline import Pipeline
 from sgmgm.smoothing import LoraSmoother
 from sgmgm.training import fit
 from sgmgm.transformer import MaskedTransformer
+from sgmgm.utils.errors import CheckpointError, DataError, InputError, SgmgmError
+from sgmgm.utils.hub import read_tensors
 
 from .test_bad_input import check_sentence, posix
 from .test_datasets import pack_fashion, write_fashion
-from .test_training import RECIPE, TASKS, make
+from .test_training import CONFIG, TASKS, make
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,10 +39,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def victim():
+def worker():
     """Trains in a child of its own: (kind, folder, seconds, point, count) -> killed, seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.victim"],
+        [sys.executable, "-m", "tests.killed_worker"],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
         stdin=subprocess.PIPE,
@@ -61,13 +61,13 @@ def victim():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(victim, tmp_path_factory):
+def undisturbed(worker, tmp_path_factory):
     """The folder of a training that nobody disturbed, and how long it took."""
 
     @functools.cache
     def folder(kind):
         whole = tmp_path_factory.mktemp("whole") / kind
-        killed, seconds = victim(kind, whole)
+        killed, seconds = worker(kind, whole)
         assert not killed
         return whole, seconds
 
@@ -85,36 +85,36 @@ def check_same(folder, whole):
 
 @posix
 @pytest.mark.parametrize("kind", TASKS)
-def test_training_survives_twenty_kills_at_random_moments(kind, victim, undisturbed, tmp_path):
+def test_training_survives_twenty_kills_at_random_moments(kind, worker, undisturbed, tmp_path):
     whole, seconds = undisturbed(kind)
     draw, folder, kills = random.Random(kind), tmp_path / "killed", 0
     while kills < 20:
-        killed, _ = victim(kind, folder, draw.uniform(0, seconds))
+        killed, _ = worker(kind, folder, draw.uniform(0, seconds))
         kills += killed
         if not killed:
             check_same(folder, whole)
             shutil.rmtree(folder)
-    assert victim(kind, folder)[0] is False
+    assert worker(kind, folder)[0] is False
     check_same(folder, whole)
 
 
 @posix
 @pytest.mark.parametrize("kind", TASKS)
-def test_training_survives_a_kill_at_every_point_of_writing(kind, victim, undisturbed, tmp_path):
+def test_training_survives_a_kill_at_every_point_of_writing(kind, worker, undisturbed, tmp_path):
     """Checkpoints are files 1 to 8 of a run, then come weights, settings and report."""
     whole, _ = undisturbed(kind)
     state = tmp_path / "training.safetensors"
     step = 0  # of the newest whole checkpoint
     for point in ("half", "written", "flushed", "replaced"):
-        assert victim(kind, tmp_path, None, point, 2)[0] is True
+        assert worker(kind, tmp_path, None, point, 2)[0] is True
         step += 2 if point == "replaced" else 1
         assert json.loads(read_tensors(state)[1]["report"])["step"] == step
         assert (point == "replaced") != bool(list(tmp_path.glob(".*partial*")))
     assert step == 5
     for more, point in ((4, "written"), (1, "replaced"), (2, "flushed"), (3, "replaced")):
-        assert victim(kind, tmp_path, None, point, more)[0] is True
-    assert json.loads(read_tensors(state)[1]["report"])["step"] == RECIPE.steps
-    assert victim(kind, tmp_path)[0] is False
+        assert worker(kind, tmp_path, None, point, more)[0] is True
+    assert json.loads(read_tensors(state)[1]["report"])["step"] == CONFIG.steps
+    assert worker(kind, tmp_path)[0] is False
     check_same(tmp_path, whole)
 
 
@@ -125,7 +125,7 @@ def test_the_command_survives_kills(trained, tmp_path):
         shutil.copytree(trained / part, folder / part)
     words = ["train", "transformer", "--preset", "smoke", "--out", str(folder), "--device", "cpu"]
     code = (
-        "import sys, sgmgm.training as t; from sgmgm.cli import main; t.SAVE_SECONDS = -1; "
+        "import sys, sgmgm.training as t; from sgmgm.commands.cli import main; t.SAVE_SECONDS = -1; "
         f"sys.exit(main({words!r}))"
     )
     state = folder / "transformer" / "training.safetensors"
@@ -150,7 +150,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_one_or_the_other(tmp_path):
     """By another process, as a training does with its checkpoint."""
     path = tmp_path / "weights.safetensors"
     code = (
-        "import sys, itertools, torch; from pathlib import Path; from sgmgm.hub import *\n"
+        "import sys, itertools, torch; from pathlib import Path; from sgmgm.utils.hub import *\n"
         "for size in itertools.cycle((1000, 3000)):\n"
         "    save_tensors(Path(sys.argv[1]), {'x': torch.full((size,), float(size))})\n"
     )
@@ -193,19 +193,19 @@ def check_full(folder, sprites, fill, free):
     usual = task.after_step
     task.after_step = lambda step, *rest: (step == 4 and fill(), usual(step, *rest))
     with pytest.raises(InputError) as caught:
-        fit(task, RECIPE, folder / "run", device="cpu")
+        fit(task, CONFIG, folder / "run", device="cpu")
     check_sentence(str(caught.value), "cannot write")
     state = folder / "run" / "training.safetensors"
     assert json.loads(read_tensors(state)[1]["report"])["step"] == 4
     assert [f.name for f in state.parent.iterdir()] == [state.name]
     free()
-    fit(make("transformer", sprites), RECIPE, folder / "run", device="cpu")
+    fit(make("transformer", sprites), CONFIG, folder / "run", device="cpu")
 
 
 @posix
 def test_a_full_disk_costs_no_checkpoint(sprites, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", -1)
-    fit(make("transformer", sprites), RECIPE, tmp_path / "whole", device="cpu")
+    fit(make("transformer", sprites), CONFIG, tmp_path / "whole", device="cpu")
     with mounted(tmp_path / "disk", "size=4m") as disk:
         ballast = disk / "ballast"
 
@@ -224,7 +224,7 @@ def test_a_limit_on_file_sizes_costs_no_checkpoint(sprites, tmp_path, monkeypatc
     import resource
 
     monkeypatch.setattr(training, "SAVE_SECONDS", -1)
-    fit(make("transformer", sprites), RECIPE, tmp_path / "whole", device="cpu")
+    fit(make("transformer", sprites), CONFIG, tmp_path / "whole", device="cpu")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE)
@@ -253,7 +253,7 @@ def test_a_read_only_folder_is_one_sentence(trained, tmp_path, capsys, monkeypat
         raise AssertionError("work was begun that cannot be kept")
 
     monkeypatch.setattr(Pipeline, "__call__", never)
-    monkeypatch.setattr(training, "batch_rows", never)
+    monkeypatch.setattr(training, "batch_indices", never)
     with closed(tmp_path / "closed") as folder:
         for words in (
             ["train", "classifier", "--preset", "smoke", "--out", folder],
@@ -331,17 +331,19 @@ def test_no_cut_and_no_flipped_bit_goes_unnoticed(own, sprites, tmp_path, monkey
 
     task.after_step = stop
     with pytest.raises(KeyboardInterrupt):
-        fit(task, RECIPE, tmp_path / "run", device="cpu")
+        fit(task, CONFIG, tmp_path / "run", device="cpu")
     model = MaskedTransformer.from_pretrained(own / "transformer")
-    eye = workflow.find_classifier("sprites", own)
+    classifier = scoring.find_classifier("sprites", own)
     reference = own / "reference.safetensors"
-    Reference.from_features(eye(sprites.batch(slice(None))[0]).features, "a", "b").save(reference)
+    Reference.from_features(classifier(sprites.batch(slice(None))[0]).features, "a", "b").save(
+        reference
+    )
     task = make("toast", sprites)
     readers = {
         own / "transformer" / "model.safetensors": MaskedTransformer.from_pretrained,
         own / "smoother-lora" / "adapter_model.safetensors": lambda f: LoraSmoother.load(f, model),
         reference: lambda folder: Reference.load(reference),
-        tmp_path / "run" / "training.safetensors": lambda f: fit(task, RECIPE, f, device="cpu"),
+        tmp_path / "run" / "training.safetensors": lambda f: fit(task, CONFIG, f, device="cpu"),
     }
     for path, read in readers.items():
         whole = path.read_bytes()

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from sgmgm.errors import InputError
 from sgmgm.guidance import GUIDANCES, SCALE_SCHEDULES, count_passes, make_guidance
 from sgmgm.smoothing import (
     LoraSmoother,
@@ -15,6 +14,7 @@ from sgmgm.smoothing import (
     load_smoother,
 )
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import InputError
 
 CONFIG = TransformerConfig(16, 32, 3, 4, 48, 20, 5, dropout=0.1)
 PASSES = {"none": 1, "sharpened": 1, "cfg": 2, "spatial": 1, "spatial-embeddings": 2, "sag": 2,
@@ -152,7 +152,7 @@ def test_self_attention_guidance_masks_the_most_attended_tokens(model):
     finally:
         handle.remove()
     assert len(seen) == 2 and seen[0][:, 1:].equal(canvas)
-    x = model.embed(model.words(canvas, labels))
+    x = model.embed(model.embed_tokens(canvas, labels))
     for layer in model.transformer_layers[:-1]:
         x = layer(x)
     received = model.transformer_layers[-1].attention.weights(x).mean((1, 2))[:, 1:]
@@ -243,7 +243,7 @@ def test_blurred_embeddings_leave_the_class_sharp(model, monkeypatch):
     seen = []
     monkeypatch.setattr(model, "encode", lambda w: seen.append(w) or torch.zeros(4, 17, 32))
     blur_embeddings(model, canvas, labels)
-    words = model.words(canvas, labels)
+    words = model.embed_tokens(canvas, labels)
     assert seen[0][:, 0].equal(words[:, 0])
     torch.testing.assert_close(seen[0][:, 1:], blur(words[:, 1:]))
 

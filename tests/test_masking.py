@@ -4,7 +4,6 @@ from fractions import Fraction
 import pytest
 import torch
 
-from sgmgm.errors import InputError
 from sgmgm.masking import (
     SCHEDULES,
     corrupt,
@@ -13,6 +12,7 @@ from sgmgm.masking import (
     masked_after,
     random_mask,
 )
+from sgmgm.utils.errors import InputError
 
 
 def seeded(seed=0):

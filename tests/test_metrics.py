@@ -12,10 +12,10 @@ import torch
 from torch_fidelity import feature_extractor_inceptionv3, metric_fid, metric_isc, metric_kid
 from torch_fidelity import metric_prc as fidelity_prc
 
-from sgmgm import metrics
-from sgmgm.errors import DataError, InputError
+from sgmgm import metrics, scoring
 from sgmgm.metrics import Features, GaussianStats, Reference
-from sgmgm.samples import load_samples, sample_batches, save_samples
+from sgmgm.utils.errors import DataError, InputError
+from sgmgm.utils.samples import load_samples, sample_batches, save_samples
 
 
 def rows(count, width=16, seed=0, scale=1.0, shift=0.0):
@@ -146,7 +146,7 @@ def test_frechet_of_singular_covariances():
 MEMORY = """
 import torch
 from sgmgm import metrics
-from sgmgm.devices import peak_memory
+from sgmgm.utils.devices import peak_memory
 
 def peak():
     return peak_memory(torch.device("cpu")) / 2**20
@@ -236,7 +236,7 @@ class MeanColour:
 
 def test_extract_streams_batches(capfd):
     images = torch.rand(23, 3, 8, 8)
-    features, logits = metrics.extract(MeanColour(), images.split(5))
+    features, logits = scoring.extract(MeanColour(), images.split(5))
     assert features.dtype == torch.float32 and features.shape == (23, 3)
     torch.testing.assert_close(features, images.mean((2, 3)))
     torch.testing.assert_close(logits, 5 * features)
@@ -260,9 +260,9 @@ def inception_net(path):
 def test_inception_extractor_is_torch_fidelitys_network(tmp_path):
     path = tmp_path / "weights.pth"
     net = inception_net(path)
-    extractor = metrics.InceptionExtractor(path)
+    extractor = scoring.InceptionExtractor(path)
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    features, logits = metrics.extract(extractor, [pixels[:2] / 255, pixels[2:] / 255])
+    features, logits = scoring.extract(extractor, [pixels[:2] / 255, pixels[2:] / 255])
     expected = net(pixels)
     assert features.shape == (3, 2048) and logits.shape == (3, 1008) and features.std() > 1e-3
     torch.testing.assert_close(features, expected[0], rtol=1e-4, atol=1e-4)
@@ -280,7 +280,7 @@ class Bomb:
 def test_inception_extractor_without_usable_weights(tmp_path, monkeypatch):
     def fails(text, weights=None):
         with pytest.raises(DataError) as caught:
-            metrics.InceptionExtractor(weights)
+            scoring.InceptionExtractor(weights)
         message = str(caught.value)
         assert text in message and "weights-inception" in message and "\n" not in message
 
@@ -383,7 +383,7 @@ def test_samples_round_trip_and_are_plain_numpy(tmp_path):
     loaded, loaded_labels = load_samples(path, resolution=8)
     np.testing.assert_array_equal(loaded, images)
     np.testing.assert_array_equal(loaded_labels, labels)
-    np.savez(path, images, np.eye(10)[labels])
+    np.savez(path, images, np.classifier(10)[labels])
     np.testing.assert_array_equal(load_samples(path)[1], labels)
     np.savez(path, images)
     assert load_samples(path)[1] is None
@@ -438,22 +438,22 @@ BAD_INPUT = {
     "is splits": (lambda: metrics.inception_score(X, splits=0), "splits must be"),
     "is too few": (lambda: metrics.inception_score(X, splits=10), "at least 10"),
     "is NaN": (lambda: metrics.inception_score(NAN, splits=1), "NaN"),
-    "no images": (lambda: metrics.extract(MeanColour(), []), "no images"),
-    "image shape": (lambda: metrics.extract(MeanColour(), [torch.rand(2, 8, 8, 3)]), "batch 0"),
+    "no images": (lambda: scoring.extract(MeanColour(), []), "no images"),
+    "image shape": (lambda: scoring.extract(MeanColour(), [torch.rand(2, 8, 8, 3)]), "batch 0"),
     "image type": (
-        lambda: metrics.extract(MeanColour(), [torch.zeros(2, 3, 8, 8, dtype=torch.uint8)]),
+        lambda: scoring.extract(MeanColour(), [torch.zeros(2, 3, 8, 8, dtype=torch.uint8)]),
         "uint8",
     ),
     "image range": (
-        lambda: metrics.extract(MeanColour(), [torch.rand(2, 3, 8, 8), -torch.ones(2, 3, 8, 8)]),
+        lambda: scoring.extract(MeanColour(), [torch.rand(2, 3, 8, 8), -torch.ones(2, 3, 8, 8)]),
         "batch 1 has pixels outside",
     ),
     "features NaN": (
-        lambda: metrics.extract(lambda x: Features(NAN, X), [torch.rand(2, 3, 8, 8)]),
+        lambda: scoring.extract(lambda x: Features(NAN, X), [torch.rand(2, 3, 8, 8)]),
         "features of batch 0",
     ),
     "logits NaN": (
-        lambda: metrics.extract(lambda x: Features(X, NAN), [torch.rand(2, 3, 8, 8)]),
+        lambda: scoring.extract(lambda x: Features(X, NAN), [torch.rand(2, 3, 8, 8)]),
         "logits of batch 0",
     ),
     "reference of one": (lambda: Reference.from_features(X[:1], "d", "e"), "at least 2"),

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from sgmgm import pipeline as pipelines
 from sgmgm import workflow
 from sgmgm.classifier import Classifier
-from sgmgm.errors import CheckpointError
 from sgmgm.pipeline import Pipeline, read_card, write_card
 from sgmgm.smoothing import ToastSmoother
 from sgmgm.tokenizer import VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import CheckpointError
 
 PASSES = {"none": 1, "sharpened": 1, "cfg": 2, "spatial": 1, "spatial-embeddings": 2, "sag": 2,
           "auto": 2, "self": 2, "self+cfg": 3}  # fmt: skip
@@ -127,7 +127,7 @@ def test_the_card_holds_the_defaults(pipe, own):
     card = read_card(own)
     assert card.dataset == "sprites" and card.preset == "smoke" and len(card.classes) == 10
     assert pipe([0]).trajectory.canvases.shape[0] == card.sampling.steps == 6
-    write_card(own, replace(card, sampling=card.sampling.but(steps=2)))
+    write_card(own, replace(card, sampling=card.sampling.updated(steps=2)))
     assert Pipeline.from_pretrained(own, "cpu")([0]).trajectory.canvases.shape[0] == 2
     assert card.sampling.steps == 6
 
@@ -392,7 +392,7 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("no route to host\nand more lines")
 
-    monkeypatch.setattr("sgmgm.hub.snapshot_download", refuse)
+    monkeypatch.setattr("sgmgm.utils.hub.snapshot_download", refuse)
     text = sentence(lambda: VQTokenizer.from_pretrained("somebody/something"))
     assert "neither a folder here nor a hub repository within reach (no route to host)" in text
 

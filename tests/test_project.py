@@ -2,59 +2,90 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import sgmgm
-from sgmgm import classifier, presets, smoothing, tokenizer, training, transformer
-from sgmgm.cli import parser
+from sgmgm import classifier, presets, settings, smoothing, tokenizer, training, transformer
+from sgmgm.commands.parser import parser
 
 ROOT = Path(sgmgm.__file__).resolve().parent.parent
-SOURCES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "sgmgm").glob("*.py")}
-
-# A module imports only what stands before it. What nothing may import stands in TOP.
-WAY = [
-    *("errors", "files", "devices", "processes", "hub", "sprites", "datasets", "classifier"),
-    *("tokenizer", "masking", "transformer", "smoothing", "guidance", "sampling", "fast"),
-    *("samples", "metrics", "tasks", "training", "presets", "pipeline", "convert", "jobs"),
-    *("workflow", "sweep", "benchmark", "cards"),
-]
-TOP = {
-    *("plots", "results", "doctor", "bundle", "gallery", "course", "cli", "view", "widgets"),
-    *("exercises", "workshop"),
+PACKAGE = ROOT / "sgmgm"
+SOURCES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): ast.parse(
+        path.read_text(encoding="utf-8")
+    )
+    for path in PACKAGE.rglob("*.py")
 }
-TOP_ON_TOP = {"cli": {"bundle", "course", "doctor", "plots", "results", "workshop"},
-              "__main__": {"cli", "doctor"},
-              "course": {"doctor", "exercises", "gallery"}, "results": {"plots"}, "view": {"plots"},
-              "widgets": {"plots", "view"}, "workshop": {"course"}}  # fmt: skip
+
+# The system: a module imports only what stands before it.
+WAY = [
+    *("utils.errors", "utils.files", "utils.devices", "utils.distributed", "utils.hub"),
+    *("utils.samples", "sprites", "datasets", "classifier", "tokenizer", "masking"),
+    *("transformer", "smoothing", "guidance", "sampling", "fast", "metrics", "settings"),
+    *("pipeline", "scoring", "tasks", "training", "presets", "workflow", "convert", "doctor"),
+]
+# What serves the evidence, the course and the command line stands on top of it, in this order.
+TOP = ("course", "evidence", "commands")
 
 
-def imports(tree):
+def imports(name: str) -> set[str]:
     """Modules of this package that a module imports, also inside of functions."""
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 1 or module.split(".")[0] == "sgmgm":
-                module = module.removeprefix("sgmgm").lstrip(".")
-                found |= {module} if module else {alias.name for alias in node.names}
-        if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("sgmgm.")}
-    return found & SOURCES.keys()
+    package = name.split(".")[:-1]
+    for node in ast.walk(SOURCES[name]):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) + 1 - node.level], *(node.module or "").split(".")]
+            module = ".".join(part for part in base if part)
+            found.add(module)
+            found |= {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(each.split(".")[0] == "sgmgm" for each in names), f"{name}: be relative"
+    return found & (SOURCES.keys() - {"__init__"})
 
 
-def test_every_module_has_its_place():
-    unplaced = SOURCES.keys() - {*WAY, *TOP, "__init__", "__main__"}
-    assert not unplaced, f"say where {unplaced} belong: add them to WAY or TOP"
+def test_every_module_of_the_system_has_its_place():
+    system = {name for name in SOURCES if name.split(".")[0] not in TOP}
+    packages = {"__init__", "__main__", "utils.__init__"}
+    assert system - packages == set(WAY), "say where it belongs: add it to WAY, or drop it"
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"__main__"}))
 def test_arrows_point_downward(name):
-    known = WAY[: WAY.index(name)] if name in WAY else [*WAY, *TOP_ON_TOP.get(name, ())]
-    wrong = imports(SOURCES[name]) - set(known)
+    top = name.split(".")[0]
+    known = set(WAY[: WAY.index(name)] if name in WAY else WAY)
+    for package in TOP[: TOP.index(top) + 1] if top in TOP else ():
+        known |= {each for each in SOURCES if each.startswith(f"{package}.")}
+    wrong = imports(name) - known
     assert not wrong, f"{name} imports {', '.join(sorted(wrong))}"
+
+
+def test_the_system_is_in_sight():
+    """At the top the system and nothing else; modules that can be read in one sitting."""
+    assert len(list(PACKAGE.glob("*.py"))) <= 24
+    lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in PACKAGE.rglob("*.py")}
+    assert not [p for p, n in lengths.items() if n > 450 and p.name != "exercises.py"]
+    assert sum(lengths.values()) <= 10_400
+
+
+def test_sampling_needs_no_training_library():
+    """A first image in seconds: what only training needs is imported where it is used."""
+    code = (
+        "import sys, sgmgm.pipeline; "
+        "print(*(m for m in sys.modules if m.split('.')[0] in ('accelerate', 'peft') "
+        "or m in ('sgmgm.training', 'sgmgm.tasks', 'sgmgm.workflow')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.split() == [], done.stdout
+
+
+SPEAKERS = ("commands.actions", "commands.cli", "course.start", "course.runner", "course.exercises")
 
 
 def test_no_module_names_a_device_or_prints():
@@ -64,7 +95,7 @@ def test_no_module_names_a_device_or_prints():
             if isinstance(node, ast.Call):
                 called = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 assert called != "cuda", f"{name} line {node.lineno}"
-                said = called == "print" and name not in ("cli", "course", "exercises")
+                said = called == "print" and name not in SPEAKERS
                 assert not said, f"{name} line {node.lineno}"
 
 
@@ -93,20 +124,20 @@ def reads(skip: str) -> set[str]:
     return reader.found
 
 
-def part_recipes() -> set[str]:
+def part_trainings() -> set[str]:
     """`workflow.train` reads these by the part's name."""
-    from sgmgm.workflow import PARTS
+    from sgmgm.settings import PARTS
 
-    return {f"{part.split('-')[0]}_recipe" for part in PARTS}
+    return {f"{part.split('-')[0]}_training" for part in PARTS}
 
 
 @pytest.mark.parametrize(
     "kind",
     [
-        presets.Sampling,
+        settings.Sampling,
         presets.Smoothing,
         presets.Preset,
-        training.Recipe,
+        training.TrainingConfig,
         classifier.ClassifierConfig,
         tokenizer.TokenizerConfig,
         transformer.TransformerConfig,
@@ -114,23 +145,18 @@ def part_recipes() -> set[str]:
     ],
 )
 def test_every_setting_is_read(kind):
-    own = {"learning_rate", "warmup"} if kind is training.Recipe else set()  # by Recipe.rate
-    unread = set(kind.__dataclass_fields__) - reads(kind.__name__) - own - part_recipes()
+    own = {"learning_rate", "warmup"} if kind is training.TrainingConfig else set()  # by rate()
+    unread = set(kind.__dataclass_fields__) - reads(kind.__name__) - own - part_trainings()
     assert not unread, f"nobody reads {kind.__name__}.{', '.join(sorted(unread))}"
 
 
 def test_every_option_of_every_command_is_read():
-    tree = SOURCES["cli"]
-    definition = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "parser")
-    read = set(presets.Sampling.__dataclass_fields__)  # `chosen_settings` takes them all
-    for statement in tree.body:
-        if statement is definition:
-            continue
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "args":
-                read.add(node.attr)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                read.add(node.value)
+    read = set(settings.Sampling.__dataclass_fields__)  # `chosen_settings` takes them all
+    for node in ast.walk(SOURCES["commands.actions"]):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "args":
+            read.add(node.attr)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            read.add(node.value)
     commands = next(a for a in parser()._actions if a.dest == "command").choices
     given = {a.dest for command in commands.values() for a in command._actions}
     # `course run` is the only action there is
@@ -173,7 +199,7 @@ def test_every_import_is_a_requirement():
 
 
 def test_no_file_names_this_machine():
-    for path in [*(ROOT / "sgmgm").glob("*.py"), *(ROOT / "tests").rglob("*.py"),
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"),
                  *ROOT.glob("*.*")]:  # fmt: skip
         if path.is_file() and path != Path(__file__):
             text = path.read_text(errors="ignore")

@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sgmgm import datasets, fast, metrics
-from sgmgm.cli import main
-from sgmgm.errors import InputError, SgmgmError
+from sgmgm.commands.cli import main
 from sgmgm.guidance import GUIDANCES, SCALE_SCHEDULES
-from sgmgm.hub import check_sizes
 from sgmgm.masking import SCHEDULES
 from sgmgm.pipeline import Card, Pipeline, write_card
-from sgmgm.samples import load_samples, save_samples
 from sgmgm.sampling import ANNEALS, ORDERS, decode
 from sgmgm.smoothing import ToastSmoother
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
-from sgmgm.training import Recipe
+from sgmgm.training import TrainingConfig
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import InputError, SgmgmError
+from sgmgm.utils.hub import check_sizes
+from sgmgm.utils.samples import load_samples, save_samples
 
 CODES, CLASSES, TOKENS = 12, 3, 16
 MASK = CODES + CLASSES
@@ -181,7 +181,7 @@ def test_eager_fast_and_alone_draw_the_same(  # fmt: skip
     whole = pipe(numbers, seeds=seeds, **options).trajectory.tokens
     last = pipe(numbers[-1:], seeds=seeds[-1:], **options).trajectory.tokens
     assert last.equal(whole[-1:])
-    guided = fast.FastGuidance(pipe.guidance(pipe.card.sampling.but(**options)), torch.float32)
+    guided = fast.FastGuidance(pipe.guidance(pipe.card.sampling.updated(**options)), torch.float32)
     generators = [torch.Generator().manual_seed(each) for each in seeds]
     blank = torch.full((count, TOKENS), MASK)
     quick = fast.decode(guided, torch.tensor(numbers), blank, steps, temperature=tau, order=order,
@@ -235,8 +235,8 @@ def test_scores_are_numbers_or_a_sentence(both, seed, hole, size, k):  # fmt: sk
 )
 def test_recipes_are_sound_or_refused(given):  # fmt: skip
     with sentence():
-        recipe = Recipe(**given)
-        assert recipe.rate(0) > 0 and recipe.rate(recipe.steps - 1) > 0
+        config = TrainingConfig(**given)
+        assert config.rate(0) > 0 and config.rate(config.steps - 1) > 0
 
 
 # ---------------------------------------------------------------------------------------- the files

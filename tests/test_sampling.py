@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from sgmgm.errors import InputError
 from sgmgm.sampling import (
     ANNEALS,
     ORDERS,
@@ -17,6 +16,7 @@ from sgmgm.sampling import (
     temperatures,
 )
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import InputError
 
 K, MASK = 11, 16
 
@@ -73,12 +73,12 @@ def test_the_paper_counts_for_64_tokens_in_8_steps():
 def test_what_stands_keeps_standing_and_the_trajectory_is_one_story():
     t = run(4, 16, steps=7, temperature=20.0)
     for k in range(6):
-        assert (t.canvases[k + 1] == torch.where(t.kept[k], t.drawn[k], MASK)).all()
+        assert (t.canvases[k + 1] == torch.where(t.kept[k], t.sampled[k], MASK)).all()
         assert (t.kept[k] <= t.kept[k + 1]).all()
         stands = t.kept[k]
-        assert (t.tokens[stands] == t.drawn[k][stands]).all()
+        assert (t.tokens[stands] == t.sampled[k][stands]).all()
         assert t.confidence[k + 1][stands].eq(math.inf).all()
-    assert t.tokens.equal(t.drawn[-1]) and t.kept[-1].all()
+    assert t.tokens.equal(t.sampled[-1]) and t.kept[-1].all()
     assert t.canvases[0].equal(blank(4, 16))
 
 
@@ -134,7 +134,7 @@ def test_temperature_zero_keeps_the_most_likely():
     assert all(a.equal(b) for a, b in zip(t, again, strict=True))
     for k in range(5):
         log_p = table_logits(16)(t.canvases[k], torch.arange(3)).log_softmax(-1)
-        log_p = log_p.gather(-1, t.drawn[k][..., None])[..., 0]
+        log_p = log_p.gather(-1, t.sampled[k][..., None])[..., 0]
         log_p[t.canvases[k] < K] = math.inf
         assert torch.allclose(t.confidence[k], log_p, atol=1e-5)
         for image in range(3):
@@ -148,7 +148,7 @@ def test_a_high_temperature_forgets_confidence():
     for tau in (0.0, 1000.0):
         t = run(200, 16, steps=3, temperature=tau)
         log_p = table_logits(16)(t.canvases[0], torch.arange(200) % 5).log_softmax(-1)
-        log_p = log_p.gather(-1, t.drawn[0][..., None])[..., 0]
+        log_p = log_p.gather(-1, t.sampled[0][..., None])[..., 0]
         kept = t.kept[0].sum(1)[0]
         best = log_p.argsort(1, descending=True)[:, :kept]
         share[tau] = t.kept[0].gather(1, best).float().mean().item()
@@ -181,7 +181,7 @@ def test_the_ranking_noise_is_gumbel():
     labels = torch.zeros(count, dtype=torch.int64)
     t = decode(lambda c, x: logits.expand(count, -1, -1), labels, torch.full((count, 2), 5),
                steps=2, temperature=2.0)  # fmt: skip
-    both = (t.drawn[0] == 0).all(1)  # position 0 has 0.8, position 1 has 0.2
+    both = (t.sampled[0] == 0).all(1)  # position 0 has 0.8, position 1 has 0.2
     first = t.kept[0][both][:, 0].float().mean().item()
     assert first == pytest.approx(0.8, abs=0.03)
 

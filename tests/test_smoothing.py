@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sgmgm.errors import CheckpointError, InputError
 from sgmgm.smoothing import (
     LoraSmoother,
     ToastSmoother,
@@ -15,6 +14,7 @@ from sgmgm.smoothing import (
     load_smoother,
 )
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import CheckpointError, InputError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from sgmgm.view import QUIET
+from sgmgm.course.views import QUIET
 
 from .test_properties import folder, pipe  # noqa: F401
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.soak
 
 FRECHET = """
 import torch
-from sgmgm.devices import peak_memory
+from sgmgm.utils.devices import peak_memory
 from sgmgm.metrics import GaussianStats, frechet_distance
 
 def peak():
@@ -53,9 +53,9 @@ def test_200_calls_take_no_more_memory_than_50(pipe):  # noqa: F811
 
 EXPLORER = """
 import psutil
-from sgmgm import view
+from sgmgm.course import views as view
 from sgmgm.pipeline import Pipeline
-from sgmgm.widgets import Explorer
+from sgmgm.course.widgets import Explorer
 view.ANSWER = 0.05  # no page is open that could answer
 explorer = Explorer(Pipeline.from_pretrained({folder!r}, "cpu"), count=2, steps=3)
 draws, usual = [], explorer.draw

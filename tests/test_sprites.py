@@ -5,12 +5,12 @@ import torch
 from torchvision.transforms.functional import gaussian_blur
 
 from sgmgm import sprites
-from sgmgm.errors import InputError
+from sgmgm.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def images():
-    return sprites.draw(range(2000), seed=3)[0]
+    return sprites.render(range(2000), seed=3)[0]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def strangers(images):
 
 
 def test_images_and_labels_have_the_promised_form():
-    images, labels = sprites.draw(range(1, 26), seed=5)
+    images, labels = sprites.render(range(1, 26), seed=5)
     assert images.shape == (25, 3, 32, 32) and images.dtype == torch.float32
     assert images.min() >= 0 and images.max() <= 1
     assert labels.dtype == torch.int64
@@ -29,27 +29,27 @@ def test_images_and_labels_have_the_promised_form():
 
 
 def test_no_indices_give_no_images():
-    images, labels = sprites.draw([])
+    images, labels = sprites.render([])
     assert images.shape == (0, 3, 32, 32) and labels.shape == (0,)
     assert [part.shape for part in sprites.accents(images)] == [(0,), (0,)]
 
 
 def test_a_sprite_is_the_same_alone_in_a_batch_and_in_any_order(images):
     shuffled = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(sprites.draw(shuffled, seed=3)[0], images[shuffled])
+    assert torch.equal(sprites.render(shuffled, seed=3)[0], images[shuffled])
     for index in (0, 7, 19, 456, 1283, 1999):  # from both of the chunks drawn at once
-        assert torch.equal(sprites.draw([index], seed=3)[0][0], images[index])
+        assert torch.equal(sprites.render([index], seed=3)[0][0], images[index])
 
 
 def test_the_callers_indices_are_left_alone():
     indices = torch.tensor([12, 3])
-    sprites.draw(indices)
+    sprites.render(indices)
     assert indices.tolist() == [12, 3]
 
 
 def test_sprites_and_seeds_differ(images):
     assert len(images.flatten(1).unique(dim=0)) == 2000
-    other = sprites.draw(range(100), seed=4)[0]
+    other = sprites.render(range(100), seed=4)[0]
     assert (other != images[:100]).flatten(1).any(1).all()
 
 
@@ -131,23 +131,23 @@ def test_what_cannot_be_read_is_minus_one():
 
 
 def test_throughput():
-    sprites.draw(range(100))
+    sprites.render(range(100))
     start = time.perf_counter()
-    sprites.draw(range(2000))
+    sprites.render(range(2000))
     assert 2000 / (time.perf_counter() - start) > 1000  # 11,000 on one quiet core
 
 
 @pytest.mark.parametrize(
     "call, fragment",
     [
-        (lambda: sprites.draw([0.5]), "one-dimensional tensor of whole numbers"),
-        (lambda: sprites.draw([True]), "one-dimensional tensor of whole numbers"),
-        (lambda: sprites.draw([[1, 2]]), "shape (1, 2)"),
-        (lambda: sprites.draw(3), "shape ()"),
-        (lambda: sprites.draw("house"), "must be whole numbers"),
-        (lambda: sprites.draw([3, -1]), "start at 0, not at -1"),
-        (lambda: sprites.draw([0], seed=-1), "seed must be a whole number"),
-        (lambda: sprites.draw([0], seed=0.5), "seed must be a whole number"),
+        (lambda: sprites.render([0.5]), "one-dimensional tensor of whole numbers"),
+        (lambda: sprites.render([True]), "one-dimensional tensor of whole numbers"),
+        (lambda: sprites.render([[1, 2]]), "shape (1, 2)"),
+        (lambda: sprites.render(3), "shape ()"),
+        (lambda: sprites.render("house"), "must be whole numbers"),
+        (lambda: sprites.render([3, -1]), "start at 0, not at -1"),
+        (lambda: sprites.render([0], seed=-1), "seed must be a whole number"),
+        (lambda: sprites.render([0], seed=0.5), "seed must be a whole number"),
         (lambda: sprites.coherence(torch.zeros(0, 3, 32, 32)), "at least one image"),
         (lambda: sprites.coherence(torch.zeros(3, 32, 32)), "(B, 3, 32, 32)"),
         (lambda: sprites.coherence(torch.zeros(2, 3, 28, 28)), "not (2, 3, 28, 28)"),

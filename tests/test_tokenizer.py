@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sgmgm.errors import InputError
 from sgmgm.tokenizer import Quantizer, TokenizerConfig, VQTokenizer, psnr
+from sgmgm.utils.errors import InputError
 
 CONFIG = TokenizerConfig(
     resolution=16,

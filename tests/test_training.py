@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sgmgm import cards, datasets, presets, training, workflow
+from sgmgm import datasets, presets, scoring, settings, training, workflow
 from sgmgm.classifier import Classifier, ClassifierConfig
-from sgmgm.cli import main
-from sgmgm.errors import CheckpointError, InputError, SgmgmError
+from sgmgm.commands.cli import main
+from sgmgm.evidence import cards
 from sgmgm.pipeline import Pipeline
 from sgmgm.smoothing import LoraSmoother, Smoothed, ToastSmoother
 from sgmgm.tasks import (
@@ -23,10 +23,11 @@ from sgmgm.tasks import (
     tokenize,
 )
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
-from sgmgm.training import Recipe, batch_rows, fit, move_average
+from sgmgm.training import TrainingConfig, batch_indices, fit, move_average
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import CheckpointError, InputError, SgmgmError
 
-RECIPE = Recipe(steps=8, batch_size=8, learning_rate=3e-3, warmup=2, ema=0.5)
+CONFIG = TrainingConfig(steps=8, batch_size=8, learning_rate=3e-3, warmup=2, ema=0.5)
 TOKENIZER = TokenizerConfig(
     resolution=32,
     hidden_channels=8,
@@ -55,8 +56,8 @@ def classifier_task(images):
 
 
 def tokenizer_task(images, adversarial=0.0):
-    eye = Classifier(ClassifierConfig(widths=(4, 8)))
-    return TokenizerTask(VQTokenizer(TOKENIZER), images, eye, adversarial_weight=adversarial)
+    classifier = Classifier(ClassifierConfig(widths=(4, 8)))
+    return TokenizerTask(VQTokenizer(TOKENIZER), images, classifier, adversarial_weight=adversarial)
 
 
 def transformer_task(images):
@@ -111,18 +112,18 @@ def saved(folder, name="model.safetensors"):
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(kind, images, tmp_path, monkeypatch):
-    whole = fit(make(kind, images), RECIPE, tmp_path / "whole", device="cpu")
+    whole = fit(make(kind, images), CONFIG, tmp_path / "whole", device="cpu")
     monkeypatch.setattr(training, "SAVE_SECONDS", -1)
     for step in (3, 6):  # two power cuts; the second run resumes the first
         with pytest.raises(PowerCut):
-            fit(cut_after(make(kind, images), step), RECIPE, tmp_path / "cut", device="cpu")
+            fit(cut_after(make(kind, images), step), CONFIG, tmp_path / "cut", device="cpu")
         left = {f.name for f in (tmp_path / "cut").iterdir()}
         assert left == {"training.safetensors"}
     steps = []
     task = make(kind, images)
     usual = task.after_step
     task.after_step = lambda step, *rest: steps.append(step) or usual(step, *rest)
-    resumed = fit(task, RECIPE, tmp_path / "cut", device="cpu")
+    resumed = fit(task, CONFIG, tmp_path / "cut", device="cpu")
     assert steps == [6, 7]
     name = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
     expected, found = saved(tmp_path / "whole", name), saved(tmp_path / "cut", name)
@@ -138,7 +139,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(kind, images, tmp_pa
 
 def test_two_runs_are_equal_and_another_seed_is_not(images, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        fit(make("transformer", images), RECIPE, tmp_path / name, seed, "cpu")
+        fit(make("transformer", images), CONFIG, tmp_path / name, seed, "cpu")
     a, b, c = (saved(tmp_path / name) for name in "abc")
     assert all(a[key].equal(b[key]) for key in a)
     assert not all(a[key].equal(c[key]) for key in a)
@@ -148,14 +149,14 @@ def test_two_runs_are_equal_and_another_seed_is_not(images, tmp_path):
 def unfinished(images, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", -1)
     with pytest.raises(PowerCut):
-        fit(cut_after(make("transformer", images), 3), RECIPE, tmp_path / "run", device="cpu")
+        fit(cut_after(make("transformer", images), 3), CONFIG, tmp_path / "run", device="cpu")
     return tmp_path / "run"
 
 
-def refused(images, folder, recipe=RECIPE, seed=0, kind="transformer"):
+def refused(images, folder, config=CONFIG, seed=0, kind="transformer"):
     before = (folder / "training.safetensors").read_bytes()
     with pytest.raises(CheckpointError) as caught:
-        fit(make(kind, images), recipe, folder, seed, "cpu")
+        fit(make(kind, images), config, folder, seed, "cpu")
     text = str(caught.value)
     assert text.endswith(".") and "\n" not in text and "training.safetensors" in text
     assert [f.name for f in folder.iterdir()] == ["training.safetensors"]
@@ -178,9 +179,9 @@ def test_a_damaged_checkpoint_is_refused(damage, unfinished, images):
     assert "is damaged" in refused(images, unfinished)
 
 
-def test_a_checkpoint_of_another_recipe_or_seed_is_refused(unfinished, images):
-    longer = Recipe(**(vars(RECIPE) | {"steps": 9}))
-    assert "another recipe" in refused(images, unfinished, longer)
+def test_a_checkpoint_of_another_config_or_seed_is_refused(unfinished, images):
+    longer = TrainingConfig(**(vars(CONFIG) | {"steps": 9}))
+    assert "another training" in refused(images, unfinished, longer)
     assert "another seed" in refused(images, unfinished, seed=1)
 
 
@@ -189,7 +190,7 @@ def test_a_finished_part_is_not_trained_again(own, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(workflow, "fit", never)
-    for part in workflow.PARTS:
+    for part in settings.PARTS:
         report = workflow.train(part, "sprites", "smoke", own, device="cpu")
         assert report == json.loads((own / part / "training.json").read_text())
 
@@ -219,7 +220,7 @@ def test_a_part_made_for_other_weights_is_not_taken_for_done(own, tmp_path):
 def test_autocast_ends_with_the_training(images, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "has_bf16", lambda device: True)
     task = transformer_task(images)
-    fit(task, RECIPE, tmp_path, device="cpu")
+    fit(task, CONFIG, tmp_path, device="cpu")
     canvas, labels = torch.zeros(2, 16, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     with torch.no_grad():
         kept = MaskedTransformer.from_pretrained(tmp_path)(canvas, labels).logits
@@ -230,7 +231,7 @@ def test_frozen_weights_are_one_sentence(images, tmp_path):
     task = transformer_task(images)
     LoraSmoother(task.model)
     with pytest.raises(InputError, match="all weights of this .* are frozen"):
-        fit(task, RECIPE, tmp_path, device="cpu")
+        fit(task, CONFIG, tmp_path, device="cpu")
 
 
 def test_parts_ask_for_what_comes_before_them(own):
@@ -245,7 +246,7 @@ def test_another_training_length(own):
     options = ["weak", "--dataset", "sprites", "--preset", "smoke", "--out", str(own)]
     shutil.rmtree(own / "weak")
     assert main(["train", *options, "--steps", "3", "--device", "cpu"]) == 0
-    assert json.loads((own / "weak" / "training.json").read_text())["recipe"]["steps"] == 3
+    assert json.loads((own / "weak" / "training.json").read_text())["training"]["steps"] == 3
     assert main(["train", "all", *options[1:], "--steps", "3"]) == 2
 
 
@@ -259,7 +260,7 @@ def test_a_further_round_begins_with_the_weights_of_the_last(own, tmp_path, caps
     report = json.loads((second / "training.json").read_text())
     before = json.loads((first / "training.json").read_text())["history"]
     assert report["history"][0]["nll"] < before[0]["nll"] - 0.1  # no fresh network's
-    assert report["start"]["recipe"]["steps"] == presets.SMOKE.weak_recipe.steps
+    assert report["start"]["training"]["steps"] == presets.SMOKE.weak_training.steps
     lines = [line for line in cards.model_card(own).splitlines() if "train weak " in line]
     assert lines[0].endswith("--preset smoke --name weak-1")
     assert lines[1].endswith("--steps 1 --seed 1 --start runs/sprites-smoke/weak-1")
@@ -281,12 +282,12 @@ def test_what_training_leaves_is_plain_data(trained):
     suffixes = {f.suffix for f in trained.rglob("*") if f.is_file()}
     assert suffixes <= {".json", ".safetensors", ".md"}
     assert not list(trained.rglob(".*"))
-    for part in workflow.PARTS:
+    for part in settings.PARTS:
         report = json.loads((trained / part / "training.json").read_text())
-        recipe = getattr(presets.SMOKE, f"{part.removesuffix('-lora')}_recipe")
-        assert report["recipe"]["steps"] == recipe.steps == report["step"]
+        config = getattr(presets.SMOKE, f"{part.removesuffix('-lora')}_training")
+        assert report["training"]["steps"] == config.steps == report["step"]
         assert report["seconds"] > 0 and report["images_per_second"] > 0
-        assert report["history"][-1]["step"] == recipe.steps
+        assert report["history"][-1]["step"] == config.steps
         assert all(math.isfinite(entry["loss"]) for entry in report["history"])
 
 
@@ -329,15 +330,15 @@ def test_smoothers_learn(trained, tmp_path, kind, steps, least):
         return task.losses(smoother, torch.arange(256), slice(None), generator)["auxiliary"]
 
     before = loss()
-    recipe = Recipe(steps, 32, 1e-2, warmup=4, weight_decay=0.0, ema=0.5)
-    fit(task, recipe, tmp_path, device="cpu")
+    config = TrainingConfig(steps, 32, 1e-2, warmup=4, weight_decay=0.0, ema=0.5)
+    fit(task, config, tmp_path, device="cpu")
     assert loss() < before - least
 
 
 def test_the_reports_of_classifier_and_tokenizer(trained):
     report = json.loads((trained / "classifier" / "training.json").read_text())
-    eye = workflow.find_classifier("sprites", trained)
-    assert report["test_accuracy"] == workflow.accuracy(eye, datasets.load("sprites", "test"))
+    classifier = scoring.find_classifier("sprites", trained)
+    assert report["test_accuracy"] == scoring.accuracy(classifier, datasets.load("sprites", "test"))
     report = json.loads((trained / "tokenizer" / "training.json").read_text())
     assert 10 < report["psnr"] < 40 and report["rfid"] > 0
     assert 0.2 < report["codes_used"] <= 1 and 1 < report["perplexity"] <= 64
@@ -348,14 +349,14 @@ def test_a_loss_that_is_not_a_number_ends_in_one_sentence(images, tmp_path):
     task = make("transformer", images)
     task.losses = lambda *a: {"loss": sum(p.sum() for p in task.model.parameters()) * math.nan}
     with pytest.raises(SgmgmError, match=r"the loss became nan at step 1; .*\.$"):
-        fit(task, RECIPE, tmp_path / "run", device="cpu")
+        fit(task, CONFIG, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unwritable_folder(images, tmp_path):
     (tmp_path / "file").write_text("here")
     with pytest.raises(InputError, match=r"cannot write .*\.$"):
-        fit(make("transformer", images), RECIPE, tmp_path / "file" / "run", device="cpu")
+        fit(make("transformer", images), CONFIG, tmp_path / "file" / "run", device="cpu")
 
 
 # ----------------------------------------------------------------------------------- the pieces
@@ -367,17 +368,17 @@ def test_a_power_cut_costs_a_minute_at_most():
 
 def test_every_epoch_is_a_permutation():
     size, batch = 50, 8
-    seen = torch.cat([batch_rows(size, batch, step, 3) for step in range(100)])
+    seen = torch.cat([batch_indices(size, batch, step, 3) for step in range(100)])
     assert seen.dtype == torch.int64 and len(seen) == 800
     epochs = seen.view(16, 50)
     assert all(sorted(epoch.tolist()) == list(range(size)) for epoch in epochs)
     assert not epochs[0].equal(epochs[1])
-    assert batch_rows(size, batch, 7, 3).equal(batch_rows(size, batch, 7, 3))
-    assert not batch_rows(size, batch, 7, 3).equal(batch_rows(size, batch, 7, 4))
+    assert batch_indices(size, batch, 7, 3).equal(batch_indices(size, batch, 7, 3))
+    assert not batch_indices(size, batch, 7, 3).equal(batch_indices(size, batch, 7, 4))
 
 
 def test_a_batch_may_be_larger_than_the_set():
-    rows = batch_rows(3, 8, 0, 0)
+    rows = batch_indices(3, 8, 0, 0)
     assert len(rows) == 8 and sorted(rows[:3].tolist()) == [0, 1, 2] == sorted(rows[3:6].tolist())
 
 
@@ -399,7 +400,7 @@ def test_the_kept_weights_are_the_averages(images, tmp_path):
         weights.append({k: v.clone() for k, v in task.model.state_dict().items()})
 
     task.after_step = after_step
-    fit(task, RECIPE, tmp_path / "run", device="cpu")
+    fit(task, CONFIG, tmp_path / "run", device="cpu")
     for step, now in enumerate(weights):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = {k: decay * v + (1 - decay) * now[k] for k, v in expected.items()}
@@ -411,14 +412,14 @@ def test_the_kept_weights_are_the_averages(images, tmp_path):
 
 
 def test_learning_rates():
-    recipe = Recipe(steps=1000, learning_rate=2.0, warmup=10)
-    assert recipe.rate(0) == pytest.approx(0.2)
-    assert recipe.rate(9) == pytest.approx(2.0, rel=1e-3)
-    assert recipe.rate(500) == pytest.approx(2.0 * 0.505)
-    assert recipe.rate(999) == pytest.approx(0.02, rel=1e-2)
-    rates = [recipe.rate(step) for step in range(10, 1000)]
+    config = TrainingConfig(steps=1000, learning_rate=2.0, warmup=10)
+    assert config.rate(0) == pytest.approx(0.2)
+    assert config.rate(9) == pytest.approx(2.0, rel=1e-3)
+    assert config.rate(500) == pytest.approx(2.0 * 0.505)
+    assert config.rate(999) == pytest.approx(0.02, rel=1e-2)
+    rates = [config.rate(step) for step in range(10, 1000)]
     assert rates == sorted(rates, reverse=True)
-    assert Recipe(steps=5, warmup=0, learning_rate=1.0).rate(0) == pytest.approx(1.0)
+    assert TrainingConfig(steps=5, warmup=0, learning_rate=1.0).rate(0) == pytest.approx(1.0)
 
 
 def test_biases_and_norms_do_not_decay():
@@ -440,7 +441,7 @@ def test_gradients_are_clipped(images, tmp_path):
         norms.append(torch.stack([g.norm() for g in gradients]).norm().item())
 
     task.after_step = after_step
-    fit(task, RECIPE, tmp_path / "run", device="cpu")
+    fit(task, CONFIG, tmp_path / "run", device="cpu")
     assert max(norms) <= 1.001 and min(norms) > 0.99
 
 
@@ -477,7 +478,7 @@ def test_the_smoother_judges_what_it_should(wrong, loss_on, images):
 
     def words(canvas, y):
         seen["canvas"] = canvas
-        return MaskedTransformer.words(task.transformer, canvas, y)
+        return MaskedTransformer.embed_tokens(task.transformer, canvas, y)
 
     task.transformer.words = words
     task.losses(model, rows, slice(None), generator)["loss"].backward()
@@ -501,15 +502,18 @@ def test_the_frozen_transformer_does_not_move(images, tmp_path):
     for kind in ("toast", "lora"):
         task = make(kind, images)
         before = {k: v.clone() for k, v in task.transformer.state_dict().items()}
-        fit(task, RECIPE, tmp_path / kind, device="cpu")
+        fit(task, CONFIG, tmp_path / kind, device="cpu")
         assert all(v.equal(before[k]) for k, v in task.transformer.state_dict().items())
 
 
 @pytest.mark.parametrize(
     "call, fragment",
     [
-        (lambda: Recipe(0), "at least 1, not 0"),
-        (lambda: Recipe(5, batch_size=0), "batch_size must be a whole number of at least 1"),
+        (lambda: TrainingConfig(0), "at least 1, not 0"),
+        (
+            lambda: TrainingConfig(5, batch_size=0),
+            "batch_size must be a whole number of at least 1",
+        ),
         (lambda: smoother_task(None, wrong="odd"), "unknown wrong tokens 'odd'"),
         (lambda: smoother_task(None, loss_on="all"), "unknown loss 'all'"),
         (lambda: smoother_task(None, rate=0.0), "needs a rate in (0, 1], not 0.0"),
@@ -527,7 +531,7 @@ def test_the_gpu_preset_runs_from_end_to_end(tmp_path, monkeypatch):
     """Its own networks, two steps of two images each."""
     plan = presets.TABLE["any", "gpu"]
     short = {f.name: replace(getattr(plan, f.name), steps=2, batch_size=2)
-             for f in fields(plan) if f.name.endswith("_recipe")}  # fmt: skip
+             for f in fields(plan) if f.name.endswith("_training")}  # fmt: skip
     monkeypatch.setitem(presets.TABLE, ("any", "gpu"), replace(plan, **short, images=8))
     few = datasets.load("sprites", "test", 8)
     load = datasets.load
@@ -536,7 +540,7 @@ def test_the_gpu_preset_runs_from_end_to_end(tmp_path, monkeypatch):
         "load",
         lambda name, split="train", *a, **k: few if split == "test" else load(name, split, *a, **k),
     )
-    for part in workflow.PARTS:
+    for part in settings.PARTS:
         report = workflow.train(part, "sprites", "gpu", tmp_path, device="cpu")
         assert all(math.isfinite(h["loss"]) for h in report["history"])
     pipeline = Pipeline.from_pretrained(tmp_path, "cpu")
@@ -549,13 +553,13 @@ def test_the_gpu_preset_runs_from_end_to_end(tmp_path, monkeypatch):
 def test_tokens_are_made_once_and_anew_when_the_tokenizer_changed(own, images, monkeypatch):
     tokenizer = VQTokenizer.from_pretrained(own / "tokenizer")
     (own / "tokens.safetensors").unlink(missing_ok=True)
-    made = workflow.kept_tokens(tokenizer, images, own)
+    made = workflow.cached_tokens(tokenizer, images, own)
     assert made.equal(tokenize(tokenizer, images))
     with monkeypatch.context() as patch:
         patch.setattr(workflow, "tokenize", lambda *a: pytest.fail("tokenized again"))
-        assert workflow.kept_tokens(tokenizer, images, own).equal(made)
+        assert workflow.cached_tokens(tokenizer, images, own).equal(made)
     (own / "tokens.safetensors").write_bytes(b"cut off")
-    assert workflow.kept_tokens(tokenizer, images, own).equal(made)
+    assert workflow.cached_tokens(tokenizer, images, own).equal(made)
     tokenizer.quantize.embedding.weight.data.neg_()
     tokenizer.save_pretrained(own / "tokenizer")
-    assert not workflow.kept_tokens(tokenizer, images, own).equal(made)
+    assert not workflow.cached_tokens(tokenizer, images, own).equal(made)

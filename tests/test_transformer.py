@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sgmgm.errors import InputError
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.errors import InputError
 
 CONFIG = TransformerConfig(
     num_vq_tokens=9,
@@ -46,14 +46,14 @@ def test_shapes_and_no_mutation(model):
 
 def test_the_class_comes_first_and_its_id_follows_the_codes(model):
     canvas, labels = inputs()
-    words, table = model.words(canvas, labels), model.embed.word_embeddings.weight
+    words, table = model.embed_tokens(canvas, labels), model.embed.word_embeddings.weight
     assert words[:, 0].equal(table[20 + labels])
     assert words[:, 1:].equal(table[canvas])
 
 
 def test_the_label_beyond_the_last_is_the_mask(model):
     canvas, _ = inputs(1)
-    words = model.words(canvas, torch.tensor([5]))
+    words = model.embed_tokens(canvas, torch.tensor([5]))
     assert words[0, 0].equal(model.embed.word_embeddings.weight[CONFIG.mask_id])
 
 
@@ -115,7 +115,7 @@ def test_an_adopted_codebook_makes_near_codes_alike():
     model = MaskedTransformer(TransformerConfig(9, 48, 1, 4, 48, 200, 5))
     special = model.embed.word_embeddings.weight[200:].clone()
     codebook = torch.randn(200, 3) * torch.tensor([1.0, 1.0, 5.0]) + 4
-    model.adopt_codebook(codebook)
+    model.init_from_codebook(codebook)
     code = (codebook - codebook.mean(0)) / codebook.std(0)
     near = torch.cdist(code, code)
     for layer in (model.embed.word_embeddings, model.mlm_layer.to_logits):

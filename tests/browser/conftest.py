@@ -13,7 +13,7 @@ from contextlib import suppress
 import nbformat
 import pytest
 
-from sgmgm import course
+from sgmgm.course import runner
 
 PATIENCE = 180_000  # milliseconds to wait for anything; an idle machine needs a fraction
 SETTINGS = {
@@ -43,7 +43,7 @@ def lab(browser, tmp_path_factory):
     (home / "labconfig").mkdir()
     (home / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     own = {f"JUPYTER_{kind}_DIR": str(home) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"IPYTHONDIR": str(home), "PYTHONPATH": str(course.ROOT), "TQDM_DISABLE": "1"}
+    own |= {"IPYTHONDIR": str(home), "PYTHONPATH": str(runner.ROOT), "TQDM_DISABLE": "1"}
     words = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
     words += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
     with open(home / "log", "w") as log:

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
-from sgmgm import course
+from sgmgm.course import runner
 
 from .conftest import PATIENCE
 
@@ -16,9 +16,10 @@ expect = pytest.importorskip("playwright.sync_api", reason="needs playwright").e
 SETUP = """
 import time
 from pathlib import Path
-from sgmgm import datasets, widgets
+from sgmgm import datasets
+from sgmgm.course import widgets
 from sgmgm.pipeline import Pipeline
-from sgmgm.presets import Sampling
+from sgmgm.settings import Sampling
 
 pipeline = Pipeline.from_pretrained("sprites", "cpu")
 pipeline.card.sampling = Sampling(16, 0.5, guidance="none", scale=0.0)
@@ -371,7 +372,7 @@ def shows_views(path):
 
 LESSONS = [
     pytest.param(path, id=path.stem, marks=[] if shows_views(path) else pytest.mark.soak)
-    for path in course.find_lessons([], course.ROOT / "notebooks")
+    for path in runner.find_lessons([], runner.ROOT / "notebooks")
 ]
 
 

@@ -10,17 +10,17 @@ import sys
 
 import pytest
 
-from sgmgm import course
+from sgmgm.course import runner
 
 
 @pytest.mark.parametrize(
-    "lesson", course.find_lessons([], course.ROOT / "notebooks"), ids=lambda path: path.stem
+    "lesson", runner.find_lessons([], runner.ROOT / "notebooks"), ids=lambda path: path.stem
 )
 def test_lesson_runs_and_says_the_same(lesson):
     words = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
     ran = subprocess.run(
         [sys.executable, *words, lesson],
-        cwd=course.ROOT,
+        cwd=runner.ROOT,
         env=os.environ | {"TQDM_DISABLE": "1"},
         capture_output=True,
         text=True,

@@ -10,11 +10,11 @@ import time
 import nbformat
 import pytest
 
-from sgmgm import course
-from sgmgm.errors import InputError
-from sgmgm.plots import Plot
+from sgmgm.course import runner
+from sgmgm.course.plots import Plot
+from sgmgm.utils.errors import InputError
 
-LESSONS = course.find_lessons([], course.ROOT / "notebooks")
+LESSONS = runner.find_lessons([], runner.ROOT / "notebooks")
 
 
 @pytest.fixture(autouse=True)

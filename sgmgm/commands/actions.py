@@ -1,0 +1,375 @@
+"""What each command does: one function for each, whose first line is its help."""
+
+import json
+import re
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from .. import __version__, presets, scoring, settings, workflow
+from ..convert import PUBLISHED, published_pipeline
+from ..datasets import NAMES, RESOLUTION
+from ..evidence import benchmark as benchmarks
+from ..evidence import sweep as sweeps
+from ..pipeline import SHIPPED, Pipeline, find_pipeline, read_card, write_card
+from ..sampling import TEMPERED
+from ..utils import samples
+from ..utils.devices import default_device
+from ..utils.errors import InputError, check_count
+from ..utils.files import check_writable, write_bytes, write_json
+from ..utils.hub import is_packed, write_manifest
+from ..utils.samples import load_samples, save_samples, to_float
+from .jobs import generate_to
+
+
+def train(args) -> None:
+    """Train one part, or all of them in their order."""
+    folder = args.out or default_folder(args)
+    smoothing = {k: v for k in SMOOTHING if (v := getattr(args, k)) is not None}
+    if smoothing and not args.part.startswith("smoother"):
+        raise InputError("the smoothing options are for one smoother, not for others.")
+    for option in ("steps", "name", "start"):
+        if getattr(args, option) is not None and args.part == "all":
+            raise InputError(f"--{option} is for one part, not for all of them at once.")
+    what = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
+    for part in settings.PARTS if args.part == "all" else [args.part]:
+        report = workflow.train(part, *what, args.start, **smoothing)
+        print(f"{folder / (args.name or part)}: {describe(part, report)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+SMOOTHING = ("rate", "wrong", "loss_on", "keep_class", "rank")
+
+
+def describe(part: str, report: dict) -> str:
+    """A part's training report in one line."""
+    words = [duration(report["seconds"]), f"{report['images_per_second']:.0f} images/s"]
+    if part == "classifier":
+        words.append(f"test accuracy {report['test_accuracy']:.3f}")
+    if part == "tokenizer":
+        words.append(f"test PSNR {report['psnr']:.2f} dB, rFID {report['rfid']:.2f}")
+        words.append(f"{report['codes_used']:.1%} of codes used")
+    if part in ("transformer", "weak"):
+        words.append(f"NLL {report['history'][-1]['nll']:.3f}")
+    if part.startswith("smoother"):
+        words.append(f"loss {report['history'][-1]['loss']:.3f}")
+    return ", ".join(words)
+
+
+def default_folder(args) -> Path:
+    """Where a data set's models of a preset are kept unless --out says otherwise."""
+    name = Path(args.dataset.removeprefix("folder:")).name
+    return Path("runs") / f"{name}-{args.preset}"
+
+
+def chosen_settings(args) -> dict:
+    """The sampling settings that were given on the command line."""
+    names = settings.Sampling.__dataclass_fields__
+    return {name: getattr(args, name) for name in names}
+
+
+WHOLE = re.compile(r"-?[0-9]{1,9}")
+
+
+def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
+    """`--num` labels that go round `--classes` (all classes if none are given)."""
+    check_count("--num", args.num, most=10_000_000)
+    if args.classes is None:
+        classes = list(range(len(pipeline.card.classes)))
+    else:
+        words = [word.strip() for word in args.classes.split(",")]
+        names = pipeline.card.classes  # a class may be called "3": names come first
+        classes = [int(w) if WHOLE.fullmatch(w) and w not in names else w for w in words]
+        classes = pipeline.labels(classes).tolist()
+    return scoring.balanced_labels(args.num, classes)
+
+
+def sample(args) -> None:
+    """Draw images into a picture or a samples file."""
+    suffix = args.out.suffix.lower()
+    if suffix not in (".png", ".npz"):
+        raise InputError(f"--out {args.out}: end it in .png (a grid) or .npz (samples).")
+    check_writable(args.out)
+    if args.model in PUBLISHED:
+        pipeline = published_pipeline(args.model, args.weights, args.device, args.bf16)
+    elif args.weights is not None:
+        raise InputError(f"--weights is for --model {' or '.join(PUBLISHED)}, not {args.model}.")
+    else:
+        pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
+    labels = chosen_labels(args, pipeline)
+    settings = chosen_settings(args)
+    begun = time.perf_counter()
+    if suffix == ".npz":
+        count = generate_to(args.out, pipeline, labels, args.seed, args.batch_size, **settings)
+    else:
+        images, _ = scoring.generate(pipeline, labels, args.seed, args.batch_size, **settings)
+        zoom = 3 if images.shape[1] < 128 else 1
+        samples.save_grid(args.out, to_float(images), zoom=zoom)
+        count = len(images)
+    if count is not None:  # else another process of the same job reports
+        seconds, passes = time.perf_counter() - begun, pipeline.passes(**settings)
+        used = pipeline.card.sampling.updated(**settings)
+        scale = f" of scale {used.scale:g}" if used.guidance != "none" else ""
+        print(
+            f"guidance {used.guidance}{scale}, {used.steps} steps, order {used.order}, temperature "
+            f"{used.temperature:g} {used.anneal}"
+        )
+        print(
+            f"{args.out}: {count} of {len(labels)} images in {seconds:.1f} s "
+            f"({count / seconds:.1f} images/s, {passes} network passes an image)"
+        )
+
+
+def evaluate(args) -> None:
+    """Score a samples file against a data set."""
+    folder = find_pipeline(args.model) if args.model else None
+    own = read_card(folder).dataset if folder else None
+    against = args.reference or own
+    if against is None:
+        raise InputError(
+            "what are these samples to be compared with? Name a data set by --reference, or by "
+            "--model the model that drew them."
+        )
+    # a classifier knows one size; Inception scales all pictures to its own
+    size = RESOLUTION if args.extractor == "classifier" else None
+    images, labels = load_samples(args.samples, size)
+    dataset = own if against.endswith(".npz") else against
+    if dataset is None and args.extractor == "classifier":
+        raise InputError(
+            f"whose classifier is to look at these samples and at {against}? Name a model by "
+            "--model, or take --extractor inception."
+        )
+    if args.weights and args.extractor != "inception":
+        raise InputError("--weights is for --extractor inception.")
+    extractor = scoring.make_extractor(
+        args.extractor, dataset or against, folder, args.weights, args.device or default_device()
+    )
+    reference = scoring.reference_for(against, extractor, folder, images.shape[1])
+    scores = scoring.score(images, labels, reference, extractor)
+    print(json.dumps(asdict(scores), indent=2) if args.json else scores.table())
+
+
+def sweep(args) -> None:
+    """Score many sampling settings; lists are separated by commas, all combinations are drawn."""
+    pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
+    grid = {name: getattr(args, name).split(",") for name in GRID if getattr(args, name)}
+    for name, kind in GRID.items():
+        if name in grid:
+            grid[name] = [number(f"--{name.replace('_', '-')}", v, kind) for v in grid[name]]
+    points = sweeps.grid_points(pipeline.card.sampling, grid)
+    seeds = list(dict.fromkeys(number("--seeds", seed, int) for seed in args.seeds.split(",")))
+    check_count("--num", args.num, least=10)
+    if args.plot:
+        check_writable(args.plot)
+        if not any(point.order in TEMPERED for point in points):
+            raise InputError("--plot draws fronts over temperature, and these orders have none.")
+    if args.tune:
+        first = sweeps.sweep(
+            pipeline, points, args.tune, [sweeps.TUNING_SEED], args.out, args.batch_size
+        )
+        points = sweeps.best_points(first)
+    records = sweeps.sweep(pipeline, points, args.num, seeds, args.out, args.batch_size)
+    rows = sweeps.summarise(records)
+    print(sweeps.table(rows))
+    if args.adopt:
+        best = settings.Sampling(**rows[0]["settings"])
+        # what the best does not use keeps its value: a scale of 0 would switch any guidance off
+        best = replace(best, **sweeps.unused(best, pipeline.card.sampling))
+        write_card(pipeline.folder, replace(pipeline.card, sampling=best))
+        if is_packed(pipeline.folder):
+            write_manifest(pipeline.folder)
+    if args.plot:
+        from ..course.plots import trade_off  # matplotlib takes a second to import
+
+        fronts = sweeps.curves(first if args.tune else records)
+        write_bytes(args.plot, trade_off(fronts).png())
+
+
+def results(args) -> None:
+    """Write the README's tables, the plots and the model cards anew from `data/results/`."""
+    from ..evidence.results import write, write_cards  # matplotlib takes a second to import
+
+    for path in (*write(), *write_cards()):
+        print(path)
+
+
+def gallery(args) -> None:
+    """Draw every class of every model that ships as one picture: plain, and guided."""
+    from ..evidence import results  # matplotlib takes a second to import
+
+    if args.out.suffix.lower() != ".png":
+        raise InputError(f"{args.out} is no PNG: end it in .png.")
+    check_writable(args.out)
+    plot = results.gallery(seed=args.seed, device=args.device or default_device())
+    write_bytes(args.out, plot.png())
+    print(args.out)
+
+
+GRID = {
+    "guidance": str,
+    "scale": float,
+    "scale_schedule": str,
+    "smoother": str,
+    "order": str,
+    "temperature": float,
+    "anneal": str,
+    "steps": int,
+}
+
+
+def number(what: str, word: str, kind: type):
+    """One word of a list as `kind`."""
+    try:
+        return kind(word.strip())
+    except ValueError:
+        raise InputError(
+            f"{what}: {word!r} is not {'a whole' if kind is int else 'a'} number."
+        ) from None
+
+
+def run(args) -> None:
+    """The whole system in one command: train what is missing, sample, score, print a table."""
+    check_count("--num", args.num, most=10_000_000)
+    folder = args.out or default_folder(args)
+    device = args.device or default_device()
+    rows, settings = [], chosen_settings(args)
+    plan = presets.get(args.dataset, args.preset, 2).sampling.updated(**settings)
+    if plan.helper and not (folder / plan.helper).is_dir():
+        known = plan.helper in settings.PARTS
+        raise InputError(
+            f"guidance {plan.guidance!r} needs a {plan.helper}, which `sgmgm run` does not train: "
+            f"first run `sgmgm train {'all' if known else f'smoother --name {plan.helper}'} "
+            f"--dataset {args.dataset} --preset {args.preset} --out {folder}`."
+        )
+    for part in settings.CORE_PARTS:
+        shipped = part == "classifier" and (SHIPPED / args.dataset / part).is_dir()
+        if shipped and not (folder / part).is_dir():
+            continue
+        report = workflow.train(part, args.dataset, args.preset, folder, args.seed, device)
+        rows.append((f"train {part}", report["seconds"], describe(part, report).split(", ", 1)[1]))
+    pipeline = Pipeline.from_pretrained(folder, device, args.bf16)
+    labels = chosen_labels(args, pipeline)
+    begun = time.perf_counter()
+    images, nfe = scoring.generate(pipeline, labels, args.seed, args.batch_size, **settings)
+    seconds = time.perf_counter() - begun
+    save_samples(folder / "samples.npz", images, labels.numpy())
+    samples.save_grid(folder / "samples.png", to_float(images[:100]), columns=10)
+    rows.append((f"sample {len(images)}", seconds,
+                 f"{len(images) / seconds:.0f} images/s, {nfe:g} passes an image"))  # fmt: skip
+    begun = time.perf_counter()
+    classifier = scoring.find_classifier(args.dataset, folder).to(device)
+    reference = scoring.reference_for(args.dataset, classifier, folder)
+    scores = scoring.score(images, labels.numpy(), reference, classifier)
+    floor = scoring.noise_floor(args.dataset, classifier, reference)
+    found = f"Frechet distance {scores.frechet:.2f} (real test images: {floor:.2f})"
+    rows.append(("evaluate", time.perf_counter() - begun, found))
+    print(f"{args.dataset}, preset {args.preset}, in {folder}")
+    for name, seconds, found in rows:
+        print(f"  {name:<18}{duration(seconds):>9}   {found}")
+    print(scores.table())
+    print(f"grid of samples: {folder / 'samples.png'}")
+
+
+def benchmark(args) -> None:
+    """Measure how fast this machine draws and trains, and how close that is to its limit."""
+    from ..course.plots import limit  # matplotlib takes a second to import
+
+    batches = [number("--batch-sizes", word, int) for word in args.batch_sizes.split(",")]
+    if args.out:
+        if args.out.suffix.lower() == ".png":
+            raise InputError(f"--out {args.out}: the plot goes there; end it in .json.")
+        check_writable(args.out)
+    device = args.device or default_device()
+    keep = (lambda record: write_json(args.out, record)) if args.out else (lambda record: None)
+    record = benchmarks.benchmark(args.preset, device, batches, args.repeats, args.steps, keep)
+    if args.out:
+        write_bytes(args.out.with_suffix(".png"), limit(record).png())
+    print(json.dumps(record, indent=2) if args.json else benchmarks.report(record))
+
+
+def pack(args) -> None:
+    """Make a trained pipeline folder small enough to ship."""
+    workflow.pack(args.model, args.out, args.device)
+    size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+
+
+def doctor(args) -> None:
+    """Check this machine: what stands in the way, what to do, how long the lessons will take."""
+    from ..course.start import workspace
+    from ..doctor import describe, examine
+
+    findings = examine(workspace(), args.device)
+    print(describe(findings))
+    if any(finding.state == "stop" for finding in findings):
+        sys.exit(2)
+
+
+def bundle(args) -> None:
+    """Pack packages, lessons, models and data for a place without a network."""
+    from .bundle import bundle
+
+    print("collecting packages: minutes, because torch is large", file=sys.stderr)
+    out = bundle(args.out, args.platform, args.python)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
+
+
+def info(args) -> None:
+    """What is installed, on what machine, and what models and presets there are."""
+    import torchvision
+
+    pipeline = Pipeline.from_pretrained(args.model, "cpu") if args.model else None
+    print(f"sgmgm {__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}, "
+          f"torchvision {torchvision.__version__}")  # fmt: skip
+    print(f"device: {default_device()}, {torch.get_num_threads()} CPU threads")
+    print(f"data sets: {', '.join(NAMES)}")
+    for name in presets.PRESETS:
+        plan = presets.get("any", name, 10)
+        sizes = f"{plan.transformer.num_hidden_layers} x {plan.transformer.hidden_size}"
+        print(f"preset {name}: transformer {sizes}, {plan.tokenizer.num_tokens} tokens of "
+              f"{plan.tokenizer.num_embeddings} codes")  # fmt: skip
+    for card in sorted(SHIPPED.glob("*/pipeline.json")):
+        print(f"shipped model: {card.parent.name}")
+    if pipeline:
+        count = sum(p.numel() for p in pipeline.transformer.parameters())
+        print(f"{args.model}: {pipeline.card.dataset}, {count / 1e6:.2f} M parameters, classes "
+              f"{', '.join(pipeline.card.classes)}; {pipeline.card.sampling}")  # fmt: skip
+
+
+def course(args) -> None:
+    """Run the lessons; or prepare one (catch-up), or write the exercises."""
+    from ..course.catch_up import catch_up
+    from ..course.runner import run as run_course
+    from ..course.stubs import write_exercises
+
+    if args.action == "exercises":
+        written = write_exercises(args.notebooks)
+        print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
+        return
+    parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
+    if args.action == "catch-up":
+        if not args.lessons:
+            raise InputError("catch up with which lesson? For example: sgmgm course catch-up 05.")
+        for lesson in args.lessons:
+            path, parts, folder = catch_up(lesson, args.notebooks, **parameters)
+            how = "they ship with the course" if folder.parent == SHIPPED else "trained here"
+            print(f"{path.stem}: {', '.join(parts)} in {folder} ({how}). Open {path}.")
+        return
+    out = args.out or Path("build", "course")
+    lessons = run_course(args.lessons, out, args.notebooks, **parameters)
+    bad = [each["name"] for each in lessons if each["status"].startswith("failed")]
+    slow = [each["name"] for each in lessons if each["status"] == "over budget"]
+    print(f"{len(lessons) - len(bad)} of {len(lessons)} lessons ran: open {out}/index.html")
+    for what, names in (("failed", bad), ("over budget", slow if args.strict else [])):
+        if names:
+            print(f"sgmgm: {what}: {', '.join(names)}", file=sys.stderr)
+    if bad or (args.strict and slow):
+        sys.exit(1)

@@ -1,0 +1,112 @@
+"""The offline bundle: packages, lessons, models and data in one folder, with an installer."""
+
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from ..datasets import DOWNLOADED, data_root
+from ..utils.errors import InputError
+from ..utils.files import ROOT, check_writable
+
+PARTS = ("sgmgm", "notebooks", "docs", "data/checkpoints", "data/results", "pyproject.toml",
+         "README.md", "LICENSE")  # fmt: skip
+SYSTEMS = {"win": "Windows", "macosx": "Darwin", "manylinux": "Linux", "linux": "Linux"}
+
+INSTALL = '''"""Install the course from this folder, without a network: python install.py"""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+if sys.version_info[:2] != WANTED:
+    sys.exit("this bundle is for Python %d.%d, not %d.%d" % (*WANTED, *sys.version_info[:2]))
+print("installing into", HERE / "course" / ".venv", "(minutes; torch is large)", flush=True)
+venv.create(HERE / "course" / ".venv", with_pip=True)
+bin = HERE / "course" / ".venv" / ("Scripts" if os.name == "nt" else "bin")
+offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": (HERE / "packages").as_uri()}
+environment = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | offline
+python = str(bin / "python")
+what = str(HERE / "course") + "[course]"
+install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", what]
+if subprocess.run(install, env=environment).returncode:
+    sys.exit("this bundle was made for another machine: make one on a computer like this")
+done = subprocess.run([python, "-m", "sgmgm", "doctor"], cwd=HERE / "course").returncode
+print("Now: cd", HERE / "course", "and run", bin / "jupyter", "lab notebooks")
+sys.exit(done)
+'''
+
+
+def requirements(root: Path) -> list[str]:
+    """What pip needs to build and install the course of a folder."""
+    told = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    project = told["project"]
+    extra = project["optional-dependencies"]["course"]
+    return [*told["build-system"]["requires"], *project["dependencies"], *extra]
+
+
+def bundle(out: str | Path, tags: str | None = None, python: str | None = None) -> Path:
+    """Collect everything in the folder `out`; whoever gets it runs `install.py` in there.
+
+    Args:
+        tags: platform tags of the wheels, separated by commas, e.g. "manylinux_2_28_x86_64"; this
+            machine's if not given.
+        python: a version such as "3.12"; this one if not given.
+
+    Raises:
+        InputError: `out` exists, another system is asked for, or a package cannot be had.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out} exists: delete it or choose another place.")
+    check_writable(out)
+    version = python or f"{sys.version_info.major}.{sys.version_info.minor}"
+    if len(version.split(".")) != 2 or not version.replace(".", "").isdecimal():
+        raise InputError(f"a Python version looks like 3.12, not {version!r}.")
+    options = ["--python-version", version]
+    for tag in (tags or "").split(",") if tags else ():
+        if SYSTEMS.get(tag.split("_")[0]) != platform.system():
+            # pip asks the running system which packages the other one needs
+            raise InputError(f"make the bundle for {tag} on that system, not on this one.")
+        options += ["--platform", tag]
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _download(partial / "packages", options)
+        for part in PARTS:
+            _copy(ROOT / part, partial / "course" / part)
+        for inside in DOWNLOADED.values():
+            _copy(data_root() / inside, partial / "course" / "data" / "raw" / inside)
+        wanted = tuple(map(int, version.split(".")))
+        (partial / "install.py").write_text(INSTALL.replace("WANTED", str(wanted)))
+        partial.rename(out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}.") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _download(place: Path, options: list[str]) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(place), *options]
+    ran = subprocess.run([*command, *requirements(ROOT)], capture_output=True, text=True)
+    if ran.returncode:
+        said = [line for line in ran.stderr.splitlines() if line.startswith("ERROR: ")]
+        reason = (said or ran.stderr.splitlines() or ["pip failed"])[-1].removeprefix("ERROR: ")
+        raise InputError(f"pip cannot collect the packages: {reason.rstrip('.')}.")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file or a folder, if it is there, without what tools leave behind."""
+    if source.is_dir():
+        junk = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".*.partial*")
+        shutil.copytree(source, target, ignore=junk)
+    elif source.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

@@ -1,0 +1,157 @@
+"""Jobs: any number of images into one samples file, stopped and started again at will.
+
+Every batch is kept in `FILE.parts/` as soon as it is drawn, so memory does not grow with the
+number of images, a killed job loses the batch it was in, and the processes of one launch share it.
+"""
+
+import glob
+import hashlib
+import shutil
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from ..pipeline import Pipeline
+from ..settings import Sampling
+from ..utils.distributed import meet
+from ..utils.errors import DataError, InputError, check_count
+from ..utils.files import atomic_path, check_writable, clear_partials, read_json, write_json
+from ..utils.samples import UNREADABLE, to_uint8
+
+
+def generate_to(
+    path: str | Path,
+    pipeline: Pipeline,
+    labels: Tensor,
+    seed: int = 0,
+    batch_size: int = 64,
+    **settings,
+) -> int | None:
+    """Draw one image per label into an ADM `.npz`; returns how many this call had to draw.
+
+    Image i has seed `seed` + i. A call with the same arguments goes on where another stopped. Under
+    `accelerate launch` the batches are shared out; the first process writes the file, the others
+    return None.
+
+    Args:
+        path: the `.npz` to write (see `samples.save_samples`).
+        labels: int64 (N,).
+        settings: changes to the pipeline's `Sampling`.
+
+    Raises:
+        InputError: unwritable place, or `FILE.parts` belongs to a job with other settings.
+        DataError: one of its files is damaged.
+    """
+    path = Path(path)
+    check_count("batch size", batch_size)
+    check_count("seed", seed, least=0)
+    check_writable(path)
+    labels = pipeline.labels(labels)
+    chosen = pipeline.card.sampling.updated(**settings)
+    identity = asdict(chosen) | {
+        "num": len(labels),
+        "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16],
+        "seed": seed,
+        "batch_size": batch_size,
+        "bf16": pipeline.half,
+        "weights": weights(pipeline, chosen),
+    }
+    folder = path.with_name(path.name + ".parts")
+    team = meet(pipeline.device)
+    if team is None or team.is_main_process:
+        clear_partials(path.parent, glob.escape(path.stem[:200]))
+        begin(folder, identity)
+    if team:
+        team.wait_for_everyone()
+    me, all_of_us = (team.process_index, team.num_processes) if team else (0, 1)
+    starts = range(0, len(labels), batch_size)
+    missing = [start for start in starts if not part_file(folder, start).is_file()]
+    if team:
+        team.wait_for_everyone()  # until all have seen the same
+    mine = missing[me::all_of_us]
+    drawn = 0
+    for start in tqdm(mine, desc="sample", unit="batch", disable=None if me == 0 else True):
+        some = labels[start : start + batch_size]
+        seeds = range(seed + start, seed + start + len(some))
+        images = to_uint8(pipeline(some, seeds=seeds, **settings).images)
+        with atomic_path(part_file(folder, start)) as partial:
+            np.save(partial, images)
+        drawn += len(some)
+    if team:
+        team.wait_for_everyone()
+    if me == 0:
+        join(path, [part_file(folder, start) for start in starts], labels.numpy(), batch_size)
+        shutil.rmtree(folder)
+        return drawn
+    return None
+
+
+def part_file(folder: Path, start: int) -> Path:
+    """Where the batch whose first image is number `start` is kept."""
+    return folder / f"{start:09}.npy"
+
+
+def begin(folder: Path, identity: dict) -> None:
+    """Note what this job is, or find that the noted job is this one."""
+    note = folder / "job.json"
+    if not note.is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # what a kill left of a finished job
+        write_json(note, identity)
+        return
+    noted = read_json(note)
+    noted = noted if isinstance(noted, dict) else {}
+    other = [
+        f"{key} ({noted.get(key)}, not {value})"
+        for key, value in identity.items()
+        if noted.get(key) != value
+    ]
+    if other:
+        raise InputError(
+            f"{folder} holds a job with another {', '.join(other)}: repeat that command to finish "
+            "it, or delete the folder."
+        )
+
+
+def weights(pipeline: Pipeline, settings: Sampling) -> str:
+    """A fingerprint of the networks that these settings use."""
+    parts = [pipeline.tokenizer, pipeline.transformer]
+    if settings.helper:
+        parts.append(pipeline.helper(settings.helper))
+    digest = hashlib.sha256()
+    for part in parts:
+        for tensor in part.state_dict().values():
+            digest.update(tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def join(path: Path, parts: list[Path], labels: np.ndarray, batch_size: int) -> None:
+    """Copy the parts, one at a time, into one ADM `.npz` with its labels int64 (N,)."""
+    shape = None
+    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            for index, part in enumerate(parts):
+                try:
+                    images = np.load(part)
+                    count = len(labels[index * batch_size :][:batch_size])
+                    shape = shape or images.shape[1:]
+                    if images.dtype != np.uint8 or images.shape != (count, *shape):
+                        raise ValueError
+                except FileNotFoundError:
+                    raise InputError(
+                        f"{part} has gone: another process finished or removed this job; repeat "
+                        "the command if the result is not there."
+                    ) from None
+                except UNREADABLE:
+                    raise DataError(
+                        f"{part} is damaged: delete it and repeat the command."
+                    ) from None
+                if index == 0:
+                    about = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *shape)}
+                    np.lib.format.write_array_header_1_0(file, about)
+                file.write(images.tobytes())
+        with archive.open("arr_1.npy", "w") as file:
+            np.lib.format.write_array(file, labels)

@@ -1,0 +1,49 @@
+"""Jump in at any lesson: bring about the state in which it starts."""
+
+import ast
+from pathlib import Path
+
+from .. import datasets
+from ..pipeline import SHIPPED
+from ..utils.files import ROOT
+from ..utils.hub import check_manifest
+from .runner import find_lessons, read_lesson
+from .start import models, preflight
+
+
+def needed(notebook) -> list[str]:
+    """The parts of a pipeline that a lesson asks `course.models` for, in its order."""
+    parts: dict[str, None] = {}  # a dict keeps the order
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "course.models":
+                parts |= {ast.literal_eval(a): None for a in node.args}
+    return list(parts)
+
+
+def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[Path, list, Path]:
+    """Bring about the state in which a lesson starts: its data and its models are here.
+
+    Args:
+        lesson: number or name.
+        parameters: profile, dataset, seed and device, as in the lesson's second cell.
+
+    Returns:
+        The lesson, the parts that it needs, and the folder where they are: the shipped one, or
+        one in `runs/`, where missing ones have been trained.
+
+    Raises:
+        InputError: no such lesson. CheckpointError, DataError: what is there is damaged.
+    """
+    path = find_lessons([lesson], Path(notebooks or ROOT / "notebooks"))[0]
+    parts = needed(read_lesson(path, parameters))
+    parameters["device"] = preflight(
+        *(parameters[name] for name in ("device", "profile", "dataset"))
+    )
+    datasets.load(parameters["dataset"], "test", count=10)  # downloads what is absent
+    folder = models(*parts, **parameters)
+    if folder.parent == SHIPPED:
+        check_manifest(folder)
+    return path, parts, folder

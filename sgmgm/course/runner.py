@@ -1,0 +1,177 @@
+"""The runner: execute lessons one by one, with a report and pages to look at."""
+
+import ast
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from .. import doctor
+from ..utils.devices import default_device
+from ..utils.errors import InputError
+from ..utils.files import ROOT, write_json
+from . import gallery
+from .start import REPORTED, machine
+
+
+def find_lessons(wanted: list[str], folder: Path) -> list[Path]:
+    """Lessons by number ("01") or name, all of them if none is named, in their order."""
+    paths = [p for p in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if "-Copy" not in p.stem]
+    lessons = {path.stem: path for path in paths}  # without JupyterLab's duplicates
+    if not lessons:
+        raise InputError(f"{folder} holds no lessons: give the course's folder with --notebooks.")
+    chosen = set()
+    for word in wanted:
+        word = word.removesuffix(".ipynb")
+        found = {name for name in lessons if word in (name, name[:2])}
+        if not found:
+            raise InputError(f"unknown lesson {word!r}: choose from {', '.join(lessons)}.")
+        chosen |= found
+    return [path for name, path in lessons.items() if name in chosen or not wanted]
+
+
+def declared(notebook) -> list[str]:
+    """The names that a lesson's `parameters` cell assigns."""
+    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    body = ast.parse(cells[0].source).body if cells else []
+    targets = [target for line in body if isinstance(line, ast.Assign) for target in line.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def read_lesson(path: Path, parameters: dict):
+    """A lesson's notebook; InputError if it is damaged or does not declare these parameters."""
+    import nbformat
+
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat and json raise many kinds
+        raise InputError(f"{path} cannot be read as a notebook: {error}.") from None
+    unknown = [name for name in parameters if name not in declared(notebook)]
+    if unknown:
+        raise InputError(f"{path.stem} does not declare the parameter {', '.join(unknown)}.")
+    return notebook
+
+
+@contextmanager
+def own_kernel():
+    """Kernels named python3 run this very interpreter, quietly, whatever Jupyter has registered."""
+    from ipykernel.kernelspec import write_kernel_spec
+
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        write_kernel_spec(
+            Path(folder) / "kernels" / "python3", extra_arguments=["--log-level=CRITICAL"]
+        )
+        os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PATH": folder}
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ |= before
+
+
+def run_lesson(path: Path, out: Path, parameters: dict) -> str:
+    """Execute one lesson into `out`; returns "ok" or "failed: ..." in one sentence."""
+    import nbformat
+    import papermill
+
+    done, failed = out / path.name, out / f"{path.stem}.failed.ipynb"
+    partial = out / f".{path.stem}.partial.ipynb"
+    for old in (done, failed):
+        old.unlink(missing_ok=True)
+    try:
+        notebook = papermill.execute_notebook(
+            path, partial, parameters, kernel_name="python3", progress_bar=False
+        )
+        nbformat.write(freeze(notebook), partial)
+        partial.replace(done)
+        return "ok"
+    except papermill.PapermillExecutionError as error:
+        partial.replace(failed)
+        return f"failed: {error.ename} in cell {error.exec_count}: {_first_line(error.evalue)}"
+    except Exception as error:  # the kernel died, the disk is full, ...
+        return f"failed: {type(error).__name__}: {_first_line(str(error))}"
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def freeze(notebook):
+    """An executed notebook whose views are pictures: the kernel that would move them is gone."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    return notebook
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameters) -> list[dict]:
+    """Execute lessons one by one into `out`; write `report.json` and pages to look at there.
+
+    Args:
+        wanted: numbers or names of lessons; all of them if empty.
+        parameters: profile, dataset, seed and device, which every lesson must declare.
+
+    Returns:
+        For each lesson its name, seconds, budget (seconds, or None) and status: "ok",
+        "over budget" or "failed: ...". A failing lesson does not stop the others.
+    """
+    try:
+        import ipykernel  # noqa: F401
+        import papermill  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "the runner needs papermill: in the course's folder, pip install -e '.[course]'."
+        ) from None
+    lessons = find_lessons(wanted, Path(notebooks or ROOT / "notebooks"))
+    read = {path: read_lesson(path, parameters) for path in lessons}
+    device = torch.device(parameters.get("device") or default_device())
+    summary = parameters | {
+        "device": machine(device),
+        "speed": round(doctor.speed(device, seconds=1)),  # `sgmgm doctor` compares with its own
+        "commit": commit(),
+        "versions": {name: importlib.metadata.version(name) for name in REPORTED},
+        "python": sys.version.split()[0],
+        "lessons": [],
+    }
+    write_json(out / "report.json", summary)  # before the work: a place that cannot be written
+    with own_kernel():
+        for number, path in enumerate(lessons, start=1):
+            print(f"[{number}/{len(lessons)}] {path.stem} ...", file=sys.stderr, flush=True)
+            begun = time.perf_counter()
+            status = run_lesson(path, out, parameters)
+            seconds = round(time.perf_counter() - begun, 1)
+            budgets = read[path].metadata.get("sgmgm", {}).get("budget", {})
+            budget = budgets.get(parameters.get("profile"))
+            if status == "ok" and budget is not None and seconds > budget:
+                status = "over budget"
+            entry = {"name": path.stem, "seconds": seconds, "budget": budget, "status": status}
+            summary["lessons"].append(entry)
+            write_json(out / "report.json", summary)
+            allowed = f" of {budget} s" if budget is not None else " s"
+            print(f"      {seconds:.0f}{allowed}: {status}", file=sys.stderr, flush=True)
+    gallery.write(out, summary)
+    return summary["lessons"]
+
+
+def commit() -> str:
+    """The repository's commit, with "+changes" if the files differ from it, or "unknown"."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", ROOT, *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "-s") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,56 @@
+"""Exercise notebooks, generated from the solutions."""
+
+import ast
+import copy
+from pathlib import Path
+
+from ..utils.files import ROOT, atomic_path
+from .runner import find_lessons, read_lesson
+
+
+def exercise(solution):
+    """The exercise notebook of a solution notebook.
+
+    In cells tagged `solution` every function loses its body; what it was stands folded below.
+    """
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    notebook = copy.deepcopy(solution)
+    notebook.cells = []
+    for cell in copy.deepcopy(solution.cells):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if "solution" not in cell.metadata.get("tags", []):
+            notebook.cells.append(cell)
+            continue
+        answer = (
+            f"<details><summary>Solution</summary>\n\n```python\n{cell.source}\n```\n</details>"
+        )
+        notebook.cells += [
+            new_code_cell(stub(cell.source), id=cell.id),
+            new_markdown_cell(answer, id=f"{cell.id}-answer"),
+        ]
+    return notebook
+
+
+def stub(source: str) -> str:
+    """Functions without their bodies: signature, docstring, `...`."""
+    lines, kept = source.splitlines(), []
+    for function in ast.parse(source).body:
+        docstring = function.body[0]  # type: ignore[attr-defined]
+        kept += [*lines[function.lineno - 1 : docstring.end_lineno], "    ...  # your lines", ""]
+    return "\n".join(kept).rstrip()
+
+
+def write_exercises(notebooks: Path | None = None) -> list[Path]:
+    """Write `exercises/` from `solutions/`, both in the course's folder; returns the files."""
+    import nbformat
+
+    folder = Path(notebooks or ROOT / "notebooks")
+    written = []
+    for path in find_lessons([], folder / "solutions"):
+        place = folder / "exercises" / path.name
+        with atomic_path(place) as partial:
+            nbformat.write(exercise(read_lesson(path, {})), partial)
+        written.append(place)
+    return written

@@ -1,0 +1,269 @@
+"""View: what the interactive views have in common. The views themselves are in `widgets`.
+
+Pictures as HTML with a text for those who cannot see them, moving pictures, labelled controls, and
+a frame, `View`, in which moves never pile up and which shows a static figure where no kernel is
+alive.
+"""
+
+import asyncio
+import base64
+import functools
+import io
+from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
+
+import ipywidgets
+import matplotlib
+import torch
+from ipywidgets import HTML, Layout
+from PIL import Image
+from torch import Tensor
+
+from ..utils.errors import InputError, SgmgmError
+from ..utils.files import write_bytes
+from . import plots
+
+QUIET = 0.15  # seconds without another move before a view draws anew
+ANSWER = 2.0  # seconds to wait for the page's word that it holds no more moves
+STYLE = """<style>
+.sgmgm { overflow: visible; }
+.sgmgm img { width: 100%; display: block; image-rendering: pixelated; }
+.sgmgm figure { margin: 0; text-align: center; }
+.sgmgm figcaption { white-space: pre-line; }
+.sgmgm figcaption, .sgmgm td, .sgmgm p { line-height: 1.4; font-size: 13px; margin: 0; }
+.sgmgm .row { display: flex; flex-wrap: wrap; align-items: start; gap: 6px; }
+.sgmgm pre { line-height: 1.35; margin: 4px 0; }
+.sgmgm .patch { width: 52px; }
+.sgmgm .small { width: clamp(64px, 6.4vw, 124px); }
+.sgmgm .large { width: clamp(136px, 11.5vw, 224px); }
+.sgmgm .page { width: clamp(240px, 22vw, 420px); }
+.sgmgm .widget-html, .sgmgm .widget-html-content { overflow: visible; height: auto; }
+.sgmgm .cells { display: grid; overflow: visible; margin: 2px 4px 2px 2px; align-self: start; }
+.sgmgm .cells > * { grid-area: 1 / 1; margin: 0; overflow: visible; }
+.sgmgm .cells button { width: 100%; height: 100%; min-width: 0; margin: 0; padding: 0;
+  border: 0; border-radius: 0; background: transparent; box-shadow: none; line-height: 0; }
+.sgmgm .cells button:hover { outline: 2px solid #E69F00; outline-offset: -2px; }
+.sgmgm .cells button:focus { outline: 3px solid #D55E00; outline-offset: -2px; }
+</style>"""
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def _to_pillow(image: Tensor, zoom: int = 1) -> Image.Image:
+    """(3, H, W) in [0, 1] -> a Pillow image, enlarged."""
+    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def picture(image: Tensor, alt: str, caption: str = "", size: str = "large") -> str:
+    """An image (3, H, W) as an HTML figure, "patch", "small", "large" or "page" wide."""
+    file = io.BytesIO()
+    _to_pillow(image).save(file, format="png")
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="{size}"><img src="{source}" alt="{escape(alt)}">{below}</figure>'
+
+
+def in_row(pictures: Iterable[str]) -> str:
+    """HTML figures next to each other."""
+    return f'<div class="row">{"".join(pictures)}</div>'
+
+
+def colour_map(values: Tensor, low: float, high: float, cell: int, name: str) -> Tensor:
+    """One number a position, (B, N), as images (B, 3, H, W) with `cell` pixels a position.
+
+    The colours of matplotlib's map `name` go from `low` to `high`; nan becomes light grey.
+    """
+    side = int(values.shape[1] ** 0.5)
+    share = ((values - low) / max(high - low, 1e-9)).nan_to_num(0).numpy()
+    rgb = torch.from_numpy(matplotlib.colormaps[name](share)[..., :3]).float()  # (B, N, 3)
+    rgb[values.isnan()] = 0.85
+    rgb = rgb.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return rgb.repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+
+
+class Animation:
+    """A moving picture of frames (T, 3, H, W): an animated PNG, which any page can show."""
+
+    def __init__(self, frames: Tensor, alt: str, milliseconds: int = 500, zoom: int = 4):
+        if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
+            raise InputError(f"frames have shape (T, 3, H, W), not {tuple(frames.shape)}.")
+        self.alt, self.milliseconds = alt, milliseconds
+        self.frames = [_to_pillow(frame, zoom) for frame in frames]
+
+    def encode(self, kind: str = "png") -> bytes:
+        """The content of a file of this kind, "png" (exact colours) or "gif" (256 of them)."""
+        if kind not in ("png", "gif"):
+            raise InputError(f"an animation is written as .png or .gif, not {kind!r}.")
+        file, (first, *rest) = io.BytesIO(), self.frames
+        durations = [self.milliseconds] * len(rest) + [4 * self.milliseconds]  # rest on the result
+        options = {"save_all": True, "append_images": rest, "duration": durations, "loop": 0}
+        first.save(file, format=kind, **options)
+        return file.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Write a .png or .gif file."""
+        write_bytes(path, self.encode(Path(path).suffix.lstrip(".").lower()))
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        data = {"image/png": self.encode(), "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+LABEL = {"description_width": "initial"}
+WRAP = Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="4px 16px")
+
+
+def slider(description: str, tooltip: str, low, high, value, step=1) -> ipywidgets.Widget:
+    """A slider for whole numbers, or for others if `step` is none."""
+    kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
+    words = {"description": description, "tooltip": tooltip, "style": LABEL}
+    return kind(min=low, max=high, value=value, step=step, **words)
+
+
+def choice(description: str, tooltip: str, options, value) -> ipywidgets.Dropdown:
+    """A drop-down list of names, or of (name, value)."""
+    words = {"description": description, "tooltip": tooltip, "style": LABEL}
+    return ipywidgets.Dropdown(options=options, value=value, **words)
+
+
+def number(description: str, tooltip: str, value: int, high: int = 2**31 - 1):
+    """A field for a whole number from 0 on."""
+    words = {"description": description, "tooltip": tooltip, "style": LABEL}
+    layout = Layout(width="160px")
+    return ipywidgets.BoundedIntText(value=value, min=0, max=high, layout=layout, **words)
+
+
+def on_move(call: Callable, *controls: ipywidgets.Widget) -> None:
+    """Call `call(change)` when one of the controls gets another value."""
+    for each in controls:
+        each.observe(call, "value")
+
+
+# Buttons know of clicks only, so the page makes a click of a pointer that comes to rest on one. A
+# style sheet loads when it is put into the page, and so after the box that it stands in.
+REST = """
+const cells = this.closest('.cells');
+cells.onmousemove = (event) => {
+  clearTimeout(cells.rest);
+  cells.rest = setTimeout(() => event.target.closest('button')?.click(), 120);
+};
+cells.onclick = cells.onmouseleave = () => clearTimeout(cells.rest);
+"""
+
+
+class Cells(ipywidgets.Box):
+    """A picture under a square grid of buttons; pressing one calls `press(position)`.
+
+    Args:
+        hover: a pointer that rests on a button presses it.
+    """
+
+    def __init__(self, side: int, press: Callable[[int], None], hover: bool = False):
+        self.picture = HTML()
+        # one layout and one style for all: hundreds of buttons are slow to open otherwise
+        look = {"layout": Layout(), "style": ipywidgets.ButtonStyle(button_color="transparent")}
+        self.buttons = [
+            ipywidgets.Button(tooltip=f"row {i // side + 1}, column {i % side + 1}", **look)
+            for i in range(side * side)
+        ]
+        for i, button in enumerate(self.buttons):
+            button.on_click(functools.partial(lambda i, _: press(i), i))
+        columns = Layout(grid_template_columns=f"repeat({side}, 1fr)")
+        parts = [self.picture, ipywidgets.GridBox(self.buttons, layout=columns)]
+        if hover:
+            script = f'<style onload="{escape(REST)}">.sgmgm .cells {{ cursor: pointer; }}</style>'
+            parts.append(HTML(script, layout=Layout(display="none")))
+        super().__init__(parts)
+        self.add_class("cells")
+
+
+# --- the frame ---------------------------------------------------------------------------------
+
+
+class View(ipywidgets.VBox):
+    """Controls over pictures; a subclass has `draw`, which computes and shows, and `figure`.
+
+    However fast a slider moves and however slow the kernel is, moves never pile up, and only the
+    last position is drawn. The page sends one move at a time and keeps the latest of the others
+    until the kernel is free. So the view waits until the controls have been quiet for a moment,
+    then gives the page a number to send back. Moves that were kept come first, as the page's
+    messages stay in order, and make the number void.
+    """
+
+    def __init__(self, *rows: ipywidgets.Widget):
+        self.status, self.waits_for = HTML(), None
+        self.timer: asyncio.TimerHandle | None = None
+        self.asked, self.answer = ipywidgets.IntText(0), ipywidgets.IntText(0)  # never displayed
+        ipywidgets.jsdlink((self.asked, "value"), (self.answer, "value"))  # in the page
+        on_move(self.take_answer, self.answer)
+        super().__init__([HTML(STYLE, layout=Layout(display="none")), *rows, self.status])
+        self.add_class("sgmgm")
+        self.draw()
+
+    def draw(self) -> None:
+        """Compute and show what the controls ask for."""
+        raise NotImplementedError
+
+    def figure(self) -> plots.Plot:
+        """What the view shows, as a figure that needs no kernel."""
+        raise NotImplementedError
+
+    def say(self, words: str) -> None:
+        """Write the line below the view; screen readers read it out."""
+        self.status.value = f'<p role="status">{escape(words)}</p>'
+
+    def redraw(self, change=None) -> None:
+        """Draw soon; at once where no event loop runs, as in a test."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self.draw_now()
+            return
+        self.wait(QUIET, self.ask_page)
+
+    def wait(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call this later, in place of what was to be called before."""
+        self.stop_waiting()
+        self.timer = asyncio.get_running_loop().call_later(seconds, call)
+
+    def stop_waiting(self) -> None:
+        """Whatever was to be called is not, and the page's answer does not count."""
+        self.waits_for = None
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+
+    def ask_page(self) -> None:
+        """Ask the page for its answer, and do without it where no page is open."""
+        self.wait(ANSWER, self.draw_now)
+        self.waits_for = self.asked.value = self.asked.value + 1
+
+    def take_answer(self, change) -> None:
+        """Draw if nothing has moved since the page was asked."""
+        if self.waits_for == change.new:
+            self.draw_now()
+
+    def draw_now(self) -> None:
+        """Draw, and if that fails say so in the view: nobody else can, of a callback."""
+        self.stop_waiting()
+        self.say("drawing ...")
+        try:
+            self.draw()
+        except SgmgmError as error:
+            self.say(str(error))
+        except BaseException as error:
+            self.say(f"{type(error).__name__} {error}: move a control to draw again.")
+            raise
+        else:
+            self.say("")
+
+    def _repr_mimebundle_(self, **options):
+        if self.timer:
+            self.draw_now()
+        data, metadata = self.figure()._repr_mimebundle_()
+        return super()._repr_mimebundle_(**options) | data, metadata

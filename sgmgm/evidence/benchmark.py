@@ -1,0 +1,373 @@
+"""Benchmark: how fast this machine draws and trains, and how close that is to its limit.
+
+The limit is measured, not looked up: the fastest large matrix product in float32 and in bfloat16.
+Where a processor has no bfloat16 all is computed, and measured, in float32.
+Every time is the median of repeats after one call that does not count; weights may be random, for
+speed does not depend on them. FLOP are those of the matrix products that really run.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import fast, presets
+from ..guidance import make_guidance
+from ..pipeline import Card, Pipeline
+from ..sampling import mask_counts
+from ..settings import Sampling
+from ..smoothing import ToastSmoother
+from ..tasks import TransformerTask
+from ..tokenizer import TokenizerConfig, VQTokenizer
+from ..training import parameter_groups
+from ..transformer import MaskedTransformer, TransformerConfig
+from ..utils.devices import check_device, describe_device, has_bf16, peak_memory
+from ..utils.errors import check_choice, check_count
+
+SIZES = (*presets.PRESETS, "imagenet256")
+
+
+def sizes_of(size: str) -> tuple[TransformerConfig, TokenizerConfig, Sampling]:
+    """The sizes of a preset, or the paper's for 256 x 256 images of ImageNet."""
+    if check_choice("size", size, SIZES) == "imagenet256":
+        return TransformerConfig(), TokenizerConfig(), Sampling(steps=18)
+    plan = presets.get("any", size, 10)
+    return plan.transformer, plan.tokenizer, plan.sampling
+
+
+def random_pipeline(size: str, device: str, bf16: bool = False) -> Pipeline:
+    """A pipeline of these sizes, with random weights and a TOAST smoother."""
+    sizes, tokens, sampling = sizes_of(size)
+    torch.manual_seed(0)
+    model = MaskedTransformer(sizes)
+    classes = [str(i) for i in range(sizes.num_classes)]
+    pipeline = Pipeline(
+        Card("random", size, classes, sampling), VQTokenizer(tokens), model, None, device, bf16
+    )
+    pipeline.helpers["smoother"] = smoother_for(model)
+    return pipeline
+
+
+def smoother_for(model: MaskedTransformer) -> ToastSmoother:
+    """An untrained smoother on the model's device."""
+    return ToastSmoother.for_transformer(model).eval().to(model.blank.device)
+
+
+class Clock:
+    """Times work on one device."""
+
+    def __init__(self, device: torch.device, repeats: int):
+        self.device, self.repeats = device, check_count("repeats", repeats)
+
+    def wait(self) -> None:
+        """Return when the device has done all that was asked of it."""
+        if self.device.type in ("cuda", "mps"):
+            getattr(torch, self.device.type).synchronize()
+
+    def recorded(self, work: Callable[[], object]) -> Callable[[], object]:
+        """`work` without the time that Python takes for it: on CUDA as one graph."""
+        if self.device.type != "cuda":
+            return work
+        work()  # libraries choose before a recording
+        self.wait()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work()
+        return graph.replay
+
+    def __call__(self, work: Callable[[], object]) -> dict[str, float]:
+        """{"median", "low", "high"} seconds of `work()`, after one call that does not count."""
+        work()
+        times = []
+        for _ in range(self.repeats):
+            self.wait()
+            begun = time.perf_counter()
+            work()
+            self.wait()
+            times.append(time.perf_counter() - begun)
+        return {"median": statistics.median(times), "low": min(times), "high": max(times)}
+
+
+def matrix_peak(clock: Clock) -> dict[str, float]:
+    """FLOP/s of the fastest large matrix product, by precision that the device has."""
+    peak = {}
+    precisions = {"float32": torch.float32}
+    if has_bf16(clock.device.type):
+        precisions["bf16"] = torch.bfloat16
+    cuda = clock.device.type == "cuda"
+    many = 100 if cuda else 1  # one is a burst, which no GPU keeps up within its power limit
+    for name, dtype in precisions.items():
+        speeds = []
+        for n in (4096, 8192) if cuda else (1024, 2048):
+            matrix = torch.rand(n, n, device=clock.device).to(dtype)
+
+            def products(matrix=matrix):
+                for _ in range(many):  # each result is let go: memory holds two, not a hundred
+                    matrix @ matrix
+
+            speeds.append(many * 2 * n**3 / clock(products)["low"])
+        peak[name] = max(speeds)
+    return peak
+
+
+def flops(work: Callable[[], object]) -> int:
+    """FLOP of the matrix products and convolutions of `work()`, on tensors without data."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return counter.get_total_flops()
+
+
+def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[str, int]:
+    """FLOP of decoding a batch from blank canvases, by the eager and by the fast way."""
+    model = deepcopy(pipeline.transformer).to("meta")
+    smoother = deepcopy(pipeline.helper("smoother")).to("meta")
+    guidance = make_guidance("self", model, settings.scale, smoother=smoother)
+    quick = fast.FastGuidance(guidance, torch.bfloat16)
+    n, classes = model.config.num_vq_tokens, model.config.num_classes
+    canvas = model.blank.expand(batch, -1)
+    labels = torch.zeros(batch, dtype=torch.int64, device="meta")
+    left = mask_counts(n, settings.steps, settings.schedule)[:, n].tolist()
+    total = 0
+    for step, width in enumerate([n, *left[:-1]]):
+        # on a CPU the first step runs once for each class, not once for each image
+        rows = min(batch, classes) if step == 0 and pipeline.device.type == "cpu" else batch
+        at = torch.zeros(rows, width, dtype=torch.int64, device="meta")
+        total += flops(lambda r=rows, at=at: quick(canvas[:r], labels[:r], at))
+    eager = settings.steps * flops(lambda: guidance(canvas, labels))
+    return {"eager": eager, "fast": total}
+
+
+def painting_flops(tokenizer: VQTokenizer, batch: int) -> int:
+    """FLOP of turning a batch of tokens into pixels."""
+    c = tokenizer.config
+    states = torch.empty(batch, c.z_channels, c.grid, c.grid, device="meta")
+    decoder = deepcopy(tokenizer.decoder).to("meta")
+    return flops(lambda: decoder(states))
+
+
+def drawing(
+    variants: dict[str, Pipeline], settings: Sampling, batch: int, clock: Clock, peak
+) -> dict:
+    """One row of the table: whole guided images, eager float32 next to the fast way."""
+    _, quick = variants.values()
+    labels = [i % len(quick.card.classes) for i in range(batch)]
+    work = decoding_flops(quick, settings, batch)
+    painting = painting_flops(quick.tokenizer, batch)
+    row: dict[str, Any] = {"batch": batch}
+    for name, pipeline in variants.items():
+        took = clock(lambda p=pipeline: p(labels, **vars(settings)))
+        way, precision = name.split()
+        speed = (work[way] + painting) / took["median"]
+        row[name] = {
+            "images_per_second": batch / took["median"],
+            "low": batch / took["high"],
+            "high": batch / took["low"],
+            "ms_per_step": 1000 * took["median"] / settings.steps,
+            "flops_per_second": speed,
+            "share": speed / peak[precision],
+        }
+    rates = [row[name]["images_per_second"] for name in variants]
+    return row | {"speedup": rates[1] / rates[0]}
+
+
+class Costless(fast.FastGuidance):
+    """Logits that are there already, in place of `like`'s, and recorded as those are."""
+
+    def __init__(self, like: fast.FastGuidance, logits: Tensor):
+        vars(self).update(vars(like), graphs={})
+        self.logits = logits
+
+    def __call__(self, canvas: Tensor, labels: Tensor, at: Tensor) -> Tensor:
+        return self.logits[:, : at.shape[1]]
+
+
+def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> dict[str, float]:
+    """Seconds per image in the parts of a fast guided batch, by leaving one out after another."""
+    classes, config = len(pipeline.card.classes), pipeline.transformer.config
+    labels = (torch.arange(batch) % classes).to(pipeline.device)
+    canvas = pipeline.first_canvas(None, batch)
+    logits = torch.zeros(batch, config.num_vq_tokens, config.codebook_size, device=canvas.device)
+    rest = labels, canvas, settings.steps, settings.schedule, settings.temperature
+    guided, plain = (
+        pipeline.in_bf16(chosen, pipeline.guidance(chosen))
+        for chosen in (settings, settings.updated(guidance="none"))
+    )
+    whole, once, draws = (
+        clock(lambda g=g: fast.decode(g, *rest))["median"]
+        for g in (guided, plain, Costless(plain, logits))
+    )
+    tokens = torch.zeros_like(canvas)
+    with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.half):
+        paint = clock(lambda: pipeline.tokenizer.decode(tokens))["median"]
+    parts = {"pass 1": once - draws, "pass 2": whole - once, "drawing": draws, "tokenizer": paint}
+    return {name: seconds / batch for name, seconds in parts.items()}
+
+
+def growth(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> dict[str, dict]:
+    """Milliseconds an image: of one fast guided step by tokens and by model, of all by steps."""
+    c = pipeline.transformer.config
+    larger = {
+        "half the width": replace(c, hidden_size=c.hidden_size // 2,
+                                  intermediate_size=c.intermediate_size // 2),
+        "this model": c,
+        "twice the layers": replace(c, num_hidden_layers=2 * c.num_hidden_layers),
+        "twice the width": replace(c, hidden_size=2 * c.hidden_size,
+                                   intermediate_size=2 * c.intermediate_size),
+    }  # fmt: skip
+    grown: dict[str, dict] = {
+        "tokens": {n: replace(c, num_vq_tokens=n) for n in (64, 256, 1024)},
+        "model": larger,
+    }
+    found = {
+        what: {name: step_ms(config, batch, clock) for name, config in configs.items()}
+        for what, configs in grown.items()
+    }
+    found["steps"] = {}
+    guided = pipeline.in_bf16(settings, pipeline.guidance(settings))
+    labels = (torch.arange(batch) % c.num_classes).to(pipeline.device)
+    canvas = pipeline.first_canvas(None, batch)
+    for steps in (6, 12, 24):
+        took = clock(lambda s=steps: fast.decode(guided, labels, canvas, s))
+        found["steps"][steps] = 1000 * took["median"] / batch
+    return found
+
+
+def step_ms(config: TransformerConfig, batch: int, clock: Clock) -> float:
+    """Milliseconds an image of one fast guided prediction with a third of the canvas known."""
+    model = MaskedTransformer(config).eval().to(clock.device)
+    guided = fast.FastGuidance(make_guidance("self", model, smoother=smoother_for(model)))
+    canvas, n = model.blank.repeat(batch, 1), config.num_vq_tokens
+    canvas[:, : n // 3] = 0
+    at = torch.arange(n // 3, n, device=canvas.device).expand(batch, -1)
+    labels = torch.zeros(batch, dtype=torch.int64, device=canvas.device)
+    with torch.no_grad():
+        step = clock.recorded(lambda: guided(canvas, labels, at))
+        return 1000 * clock(step)["median"] / batch
+
+
+def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float]) -> dict:
+    """Throughput of the generator's training, in bfloat16 where the device has it."""
+    model = deepcopy(pipeline.transformer).train()
+    c = model.config
+    tokens = torch.randint(c.codebook_size, (1, batch, c.num_vq_tokens))
+    task = TransformerTask(model, tokens, torch.arange(batch) % c.num_classes)
+    task.to(clock.device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), 1e-4, fused=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def step():
+        with torch.autocast(clock.device.type, torch.bfloat16, enabled=pipeline.half):
+            loss = task.losses(model, torch.arange(batch), slice(None), generator)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    took = clock(step)["median"]
+    bare = deepcopy(pipeline.transformer).to("meta")
+    hidden = torch.empty(batch, c.num_vq_tokens + 1, c.hidden_size, device="meta")
+    judged = round(2 / math.pi * c.num_vq_tokens)  # the cosine's mean
+    forward = flops(lambda: bare.mlm_layer(hidden[:, :judged])) + flops(lambda: bare.encode(hidden))
+    speed = 3 * forward / took  # backward takes twice the forward's products
+    return {
+        "batch": batch,
+        "images_per_second": batch / took,
+        "flops_per_second": speed,
+        "share": speed / peak["bf16" if pipeline.half else "float32"],
+    }
+
+
+def benchmark(
+    size: str,
+    device: str,
+    batches: list[int],
+    repeats: int = 5,
+    steps: int | None = None,
+    keep: Callable[[dict], object] = lambda record: None,
+) -> dict:
+    """Everything at once, as a record that JSON can hold; see the functions above.
+
+    Args:
+        size: one of `SIZES`.
+        batches: images at once, a row of the table for each; the largest is taken apart further.
+        steps: decoding steps; the preset's if not given.
+        keep: called with what is there so far, after every part: a large model takes a while.
+
+    Raises:
+        InputError: an unknown size, or numbers out of range.
+    """
+    sizes_of(size)
+    batches = sorted(check_count("batch size", batch) for batch in batches)
+    clock = Clock(check_device(device), repeats)
+    eager = random_pipeline(size, device)
+    painter = deepcopy(eager.tokenizer)  # the fast pipeline changes its own
+    quick = Pipeline(eager.card, painter, eager.transformer, None, device, bf16=True)
+    quick.helpers = eager.helpers
+    settings = eager.card.sampling.updated(guidance="self", steps=steps)
+    peak = matrix_peak(clock)
+    variants = {"eager float32": eager, f"fast {'bf16' if quick.half else 'float32'}": quick}
+    record: dict[str, Any] = {
+        "size": size,
+        "device": describe_device(clock.device),
+        "torch": torch.__version__,
+        "steps": settings.steps,
+        "repeats": repeats,
+        "ways": list(variants),
+        "speedup": None,
+        "peak_flops_per_second": peak,
+        "batches": [],
+    }
+    with torch.no_grad():
+        for batch in batches:
+            record["batches"].append(drawing(variants, settings, batch, clock, peak))
+            record["speedup"] = record["batches"][-1]["speedup"]
+            keep(record)
+        record["split_seconds_per_image"] = split(quick, settings, batches[-1], clock)
+        record["peak_memory_bytes"] = peak_memory(clock.device)
+        keep(record)
+        record["growth_ms_per_image"] = growth(quick, settings, batches[-1], clock)
+        keep(record)
+    record["training"] = training(quick, batches[-1], clock, peak)
+    keep(record)
+    return record
+
+
+def report(record: dict) -> str:
+    """A record of `benchmark` as text."""
+    peak = record["peak_flops_per_second"]
+    lines = [
+        f"{record['size']} on {record['device']}: {record['steps']} steps, self-guided (two "
+        f"passes a step), tokenizer included; medians of {record['repeats']}",
+        "matrix products at most: "
+        + ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in peak.items()),
+        f"{'batch':>5}  {'way':<13} {'images/s':>9} {'(spread)':>17} {'ms/step':>9} "
+        f"{'GFLOP/s':>9} {'of limit':>8}",
+    ]
+    for row in record["batches"]:
+        for name in record["ways"]:
+            r = row[name]
+            spread = f"({r['low']:.2f}-{r['high']:.2f})"
+            lines.append(
+                f"{row['batch']:>5}  {name:<13} {r['images_per_second']:>9.2f} {spread:>17} "
+                f"{r['ms_per_step']:>9.2f} {r['flops_per_second'] / 1e9:>9,.0f} {r['share']:>8.0%}"
+            )
+        lines.append(f"{row['batch']:>5}  speedup {row['speedup']:.2f}")
+    parts = record["split_seconds_per_image"]
+    lines.append("fast, ms an image: "
+                 + ", ".join(f"{k} {1000 * v:.2f}" for k, v in parts.items()))  # fmt: skip
+    for what, values in record["growth_ms_per_image"].items():
+        cells = ", ".join(f"{k}: {v:.2f}" for k, v in values.items())
+        lines.append(f"fast, ms an image by {what}: {cells}")
+    t = record["training"]
+    lines.append(
+        f"training, batch {t['batch']}: {t['images_per_second']:.1f} images/s, "
+        f"{t['share']:.0%} of the limit"
+    )
+    lines.append(f"peak memory: {record['peak_memory_bytes'] / 2**20:,.0f} MiB")
+    return "\n".join(lines)

@@ -1,0 +1,380 @@
+"""Results: from the kept records to the tables and pictures that quote them.
+
+In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
+`ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
+more images, `precision-DATASET.jsonl` the same in float32, `steps-DATASET.jsonl` more numbers of
+steps, `benchmark-MACHINE.json` what `sgmgm benchmark` measured, and `course.json` what `sgmgm
+course run` reported. The numbers of the README, and the tables beside these files, are written by
+`write`, never by hand.
+"""
+
+import math
+from pathlib import Path
+
+from ..course.plots import Plot, image_rows, trade_off
+from ..course.plots import hyperparameters as plot_hyperparameters
+from ..guidance import GUIDANCES
+from ..pipeline import SHIPPED, Pipeline
+from ..utils.errors import DataError
+from ..utils.files import ROOT, read_json, write_bytes
+from .cards import draw_samples, model_card
+from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
+
+FOLDER = ROOT / "data" / "results"
+RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
+MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -->"
+
+
+def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list[dict]]:
+    """A results file as rows of `summarise`, best distance first, and its tuning records.
+
+    Rows are those of the seeds that tuned nothing, of `num` images or the most there are; the
+    distance falls with their number, so others are not to be compared with them. `tuned` is the
+    distance that the same setting had in the tuning (infinite where it had none): to choose among
+    rows by it is to choose by a seed that no table tells. `tried` says how many settings of that
+    method and number of passes the tuning saw.
+    """
+    records = read_records(path)
+    told = [r for r in records if r["seed"] != TUNING_SEED]
+    num = num or max((r["num"] for r in told), default=0)
+    rows = summarise([r for r in told if r["num"] == num])
+    tuning = [r for r in records if r["seed"] == TUNING_SEED]
+    for row in rows:
+        tried = [
+            r
+            for r in tuning
+            if (method(r["settings"]), r["nfe"]) == (method(row["settings"]), row["nfe"])
+        ]
+        own = [r["scores"]["frechet"] for r in tried if r["settings"] == row["settings"]]
+        row["tried"], row["tuned"] = len(tried), min(own, default=math.inf)
+    return rows, tuning
+
+
+def chosen(rows: list[dict]) -> dict:
+    """The row that the tuning prefers."""
+    return min(rows, key=lambda row: (row["tuned"], row["frechet"]))
+
+
+def within(rows: list[dict], passes: int = 16) -> list[dict]:
+    """Of each method the rows that use so many network passes, or as many of them as any does."""
+    most: dict[str, float] = {}
+    for row in rows:
+        name = method(row["settings"])
+        if row["nfe"] <= passes:
+            most[name] = max(row["nfe"], most.get(name, 0))
+    return [row for row in rows if row["nfe"] == most.get(method(row["settings"]))]
+
+
+def best(rows: list[dict], guidance: str) -> dict:
+    """Settings of the best row with this guidance `within` the usual number of passes.
+
+    The guidance alone if there is no such row.
+    """
+    found = [row for row in within(rows) if row["settings"]["guidance"] == guidance]
+    return chosen(found)["settings"] if found else {"guidance": guidance}
+
+
+def gain(rows: list[dict]) -> str:
+    """Self-guidance against no guidance, each at its best, by the two variants to be fair.
+
+    At equal passes a guided picture has half the steps; at equal steps, as in the paper's tables,
+    it takes twice the passes.
+    """
+    kinds = {
+        kind: [row for row in rows if row["settings"]["guidance"] == kind]
+        for kind in ("self", "none")
+    }
+    fair = {"passes": lambda row: row["nfe"], "steps": lambda row: row["settings"]["steps"]}
+    found = []
+    for what, count in fair.items():
+        shared = {count(row) for row in kinds["self"]} & {count(row) for row in kinds["none"]}
+        if shared:
+            guided = chosen([row for row in kinds["self"] if count(row) in shared])
+            none = chosen([row for row in kinds["none"] if count(row) == count(guided)])
+            (mine, spread), (its, other) = guided["frechet"], none["frechet"]
+            which = method(guided["settings"]).removeprefix("self")
+            found.append(
+                f"at {count(guided):g} {what} each {mine:.2f} ± {spread:.2f}{which} against "
+                f"{its:.2f} ± {other:.2f}, {100 * (mine / its - 1):+.0f} %"
+            )
+    return f"Self-guidance against none: {'; '.join(found)}." if found else ""
+
+
+def overview(folder: str | Path = FOLDER) -> str:
+    """The Fréchet distance of every method on every data set, and what self-guidance gains.
+
+    Each method at the setting that the tuning prefers, `within` the usual number of passes.
+    """
+    found: dict[str, dict[str, dict]] = {}  # column -> method -> row
+    gains = []
+    sources = [(p.stem.removeprefix("sweep-"), reported(p)[0]) for p in results_files(folder)]
+    sources += [(p.stem.removeprefix("large-"), larger(p)) for p in large_files(folder)]
+    for name, rows in sorted(sources, key=lambda source: source[0]):
+        if not rows:
+            continue  # a sweep that was stopped while it was tuning
+        kinds: dict[str, list[dict]] = {}
+        for row in within(rows):
+            kinds.setdefault(method(row["settings"]), []).append(row)
+        column = f"{name} ({_counts(rows[0])})"
+        found[column] = {kind: chosen(members) for kind, members in kinds.items()}
+        gains.append(f"- {column}: {gain(rows)}")
+    order = list(GUIDANCES)
+    methods = sorted(
+        {kind for rows in found.values() for kind in rows},
+        key=lambda kind: (order.index(kind.split(" ")[0]), kind),
+    )
+    lines = [["guidance", *found], ["---"] * (1 + len(found))]
+    for kind in methods:
+        lines.append([kind, *(_distance(rows, kind) for rows in found.values())])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(gains)
+
+
+def _counts(row: dict) -> str:
+    return f"{row['num']:,} x {row['seeds']}{'' if row['bf16'] else ', float32'}"
+
+
+def _distance(rows: dict[str, dict], kind: str) -> str:
+    """A cell of the overview; the best of its column is bold."""
+    if kind not in rows:
+        return ""
+    mean, spread = rows[kind]["frechet"]
+    text = f"{mean:.2f} ± {spread:.2f}"
+    best = min(row["frechet"][0] for row in rows.values())
+    return f"**{text}**" if mean == best else text
+
+
+def markdown(folder: str | Path = FOLDER) -> str:
+    """All tables of a results folder, a heading for each data set."""
+    parts = []
+    for path in results_files(folder):
+        rows, _ = reported(path)
+        parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
+    for path in large_files(folder):
+        rows = larger(path)
+        parts += [f"**{path.stem.removeprefix('large-')}: more images**", table(rows), gain(rows)]
+    for path in sorted(Path(folder).glob("ablation-*.jsonl")):
+        name = path.stem.removeprefix("ablation-")
+        parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
+    """Rows of the smoothers that do not ship, beside the shipped ones and no guidance."""
+    rows: list[dict] = []
+    path = Path(folder) / f"ablation-{dataset}.jsonl"
+    if path.exists():
+        rows = reported(path)[0]
+        passes = {row["nfe"] for row in rows}
+        shipped: dict[str, list] = {}
+        num = rows[0]["num"] if rows else None
+        for row in reported(path.with_name(f"sweep-{dataset}.jsonl"), num)[0]:
+            if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
+                shipped.setdefault(method(row["settings"]), []).append(row)
+        rows += [chosen(same) for same in shipped.values()]
+    return sorted(rows, key=lambda row: row["frechet"][0])
+
+
+def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict[str, tuple]]:
+    """Fréchet distance against each dial of self-guidance (the paper's figure 6), while tuning.
+
+    At every point the other hyperparameters stand at the best values that were tried. Scale 0 is no guidance.
+
+    Returns:
+        dial -> curve -> (its x values, distances), for `plots.hyperparameters`.
+    """
+
+    def points(kind: str) -> list[dict]:
+        path = Path(folder) / f"{kind}-{dataset}.jsonl"
+        records = read_records(path) if path.exists() else []
+        tuned = [
+            r["settings"] | {"frechet": r["scores"]["frechet"]}
+            for r in records
+            if r["seed"] == TUNING_SEED and method(r["settings"]) in ("none", "self")
+        ]
+        return [p for p in tuned if (p["order"], p["anneal"]) == ("confidence", "linear")]
+
+    def curve(points: list[dict], x: str, **fixed) -> tuple:
+        least: dict[float, float] = {}
+        for point in points:
+            if all(point[key] == value for key, value in fixed.items()):
+                least[point[x]] = min(point["frechet"], least.get(point[x], math.inf))
+        return tuple(sorted(least)), tuple(least[value] for value in sorted(least))
+
+    known = points("sweep")
+    more = points("steps") or known
+    variants = [("none", 16), ("self", 8), ("self", 16)]
+    both = {g: curve(more, "steps", guidance=g) for g in ("none", "self")}
+    charts = {
+        "guidance scale s": {f"{g}, {n} steps": curve(known, "scale", steps=n)
+                             for g, n in variants if g == "self"},
+        "temperature": {f"{g}, {n} steps": curve(known, "temperature", guidance=g, steps=n)
+                        for g, n in variants},
+        "steps": both if all(len(xs) > 1 for xs, _ in both.values()) else {},  # to be compared
+    }  # fmt: skip
+    found = {
+        dial: {name: curve for name, curve in curves.items() if len(curve[0]) > 1}
+        for dial, curves in charts.items()
+    }
+    return {dial: curves for dial, curves in found.items() if curves}
+
+
+def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
+    """What `sgmgm benchmark` measured, by the name of the machine."""
+    paths = sorted(Path(folder).glob("benchmark-*.json"))
+    return {path.stem.removeprefix("benchmark-"): read_json(path) for path in paths}
+
+
+def speed(folder: str | Path = FOLDER) -> str:
+    """A line for each benchmark: guided images a second, the fast way against the plain loop."""
+    lines = []
+    for record in benchmarks(folder).values():
+        row = record["batches"][-1]
+        eager, quick = (row[way] for way in record["variants"])
+        precision = record["variants"][1].split()[1]
+        lines.append(
+            f"Self-guided sampling, {record['size']} size, {record['steps']} steps, "
+            f"{row['batch']} images at once, on {record['device']}"
+            f"{', without bfloat16' * (precision != 'bf16')}: "
+            f"{quick['images_per_second']:.1f} images/s, {record['speedup']:.1f} times the eager "
+            f"float32 loop's {eager['images_per_second']:.1f}, at {quick['share']:.0%} of the "
+            f"machine's measured {precision} matrix peak."
+        )
+    return "\n".join(lines)
+
+
+def precision(folder: str | Path = FOLDER) -> str:
+    """A line for each setting of `precision-DATASET.jsonl`: bfloat16 beside float32."""
+    lines = []
+    for path in sorted(Path(folder).glob("precision-*.jsonl")):
+        name = path.stem.removeprefix("precision-")
+        exact = reported(path)[0]
+        num = exact[0]["num"] if exact else None
+        kept = reported(path.with_name(f"sweep-{name}.jsonl"), num)[0]
+        for full in exact:
+            for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
+                (mean, spread), (other, its) = half["frechet"], full["frechet"]
+                lines.append(
+                    f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
+                    f"{spread:.2f} in bfloat16, {other:.2f} ± {its:.2f} in float32."
+                )
+    return "\n".join(lines)
+
+
+def larger(path: Path) -> list[dict]:
+    """Rows of a `large-DATASET.jsonl`, with what the tuning of the others said of them."""
+    name = path.stem.removeprefix("large-")
+    others = [path.with_name(f"{kind}-{name}.jsonl") for kind in ("ablation", "sweep")]
+    smaller = [row for other in others if other.exists() for row in reported(other)[0]]
+    kept = {str(row["settings"]): row for row in smaller}
+    rows, _ = reported(path)
+    for row in rows:
+        known = kept.get(str(row["settings"]), row)
+        row["tried"], row["tuned"] = known["tried"], known["tuned"]
+    return rows
+
+
+def results_files(folder: str | Path) -> list[Path]:
+    """The sweeps' files in a results folder, in the order of their names."""
+    files = sorted(Path(folder).glob("sweep-*.jsonl"))
+    if not files:
+        raise DataError(f"{folder} holds no sweep-*.jsonl: write one with `sgmgm sweep`.")
+    return files
+
+
+def large_files(folder: str | Path) -> list[Path]:
+    """The files of the same settings with more images, in the order of their names."""
+    return sorted(Path(folder).glob("large-*.jsonl"))
+
+
+def minutes(folder: str | Path = FOLDER) -> str:
+    """How long each lesson computes, from `course.json`: the report of one `sgmgm course run`."""
+    path = Path(folder) / "course.json"
+    advice = "`sgmgm doctor` predicts how long each lesson computes on your machine."
+    if not path.is_file():
+        return advice
+    report = read_json(path)
+    took = {each["name"][:2]: each["seconds"] / 60 for each in report["lessons"]}
+    each = ", ".join(f"{name} {value:.1f}" for name, value in took.items())
+    return (
+        f"Minutes that the lessons compute, reading not counted, with profile "
+        f"`{report['profile']}` on {report['dataset']} ({report['device']}): {each}; together "
+        f"{sum(took.values()):.0f}. {advice}"
+    )
+
+
+def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
+    """A text with `block` between two marks, in place of what stood there."""
+    begin, end = marks
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise DataError(f"the text needs one line {begin!r} and one {end!r}.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end)[1]}"
+
+
+def in_front(text: str, folder: str | Path = FOLDER) -> str:
+    """The README's text with the numbers of a results folder."""
+    parts = (part(folder) for part in (overview, speed, precision))
+    told = "\n\n".join(part for part in parts if part)
+    return put_between(put_between(text, told), minutes(folder), MINUTES)
+
+
+def card(place: Path, rows: list[dict]) -> str:
+    """The card of a pipeline folder, with these rows as its scores."""
+    return model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
+
+
+def write_cards(folder: str | Path = FOLDER) -> list[Path]:
+    """Write the card and draw the samples of every shipped model; returns the cards."""
+    written = []
+    for place in sorted(file.parent for file in SHIPPED.glob("*/pipeline.json")):
+        path = Path(folder) / f"sweep-{place.name}.jsonl"
+        rows = reported(path)[0] if path.exists() else []
+        variants = best(rows, "none"), best(rows, "self")
+        draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", variants)
+        written.append(place / "README.md")
+        write_bytes(written[-1], card(place, rows).encode())
+    return written
+
+
+def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> Plot:
+    """One picture of every class from every shipped model: plain, and with its best guidance."""
+    rows = {}
+    places = sorted((c.parent for c in SHIPPED.glob("*/pipeline.json")), reverse=True)
+    for place in places:
+        pipeline = Pipeline.from_pretrained(place, device)
+        labels = list(range(len(pipeline.card.classes)))
+        seeds = [seed + label for label in labels]
+        path = Path(folder) / f"sweep-{place.name}.jsonl"
+        found = reported(path)[0] if path.exists() else []
+        rivals = [
+            row for row in within(found) if row["settings"]["guidance"] not in ("none", "sharpened")
+        ]
+        guided = chosen(rivals)["settings"]["guidance"] if rivals else "self"
+        for kind in ("none", guided):
+            drawn = pipeline(labels, seeds=seeds, **best(found, kind))
+            rows[f"{place.name},\n{'plain' if kind == 'none' else kind}"] = drawn.images
+    return image_rows(rows)
+
+
+def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
+    """Put the numbers into the README and the tables into `folder`'s own, and draw all plots.
+
+    Returns the files that were written.
+    """
+    readme, tables = Path(readme or FOLDER.parents[1] / "README.md"), Path(folder) / "README.md"
+    written = {
+        readme: in_front(readme.read_text(encoding="utf-8"), folder).encode(),
+        tables: put_between(tables.read_text(encoding="utf-8"), markdown(folder)).encode(),
+    }
+    written[Path(folder) / "gallery.png"] = gallery(folder).png()
+    for path in results_files(folder):
+        _, tuning = reported(path)
+        if tuning:
+            written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()
+            name = path.stem.removeprefix("sweep-")
+            if turned := hyperparameters(name, folder):
+                picture = plot_hyperparameters(turned, "Fréchet distance").png()
+                written[path.with_name(f"hyperparameters-{name}.png")] = picture
+    for path, content in written.items():
+        write_bytes(path, content)
+    return list(written)

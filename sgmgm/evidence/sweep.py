@@ -1,0 +1,246 @@
+"""Sweep: the same scores for many sampling settings, kept as JSON lines.
+
+Every line is one point: a model, its settings, a seed, and the scores. A sweep that was stopped
+goes on where it was; lines are only ever added.
+"""
+
+import hashlib
+import itertools
+import json
+import statistics
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ..pipeline import Pipeline
+from ..sampling import TEMPERED
+from ..scoring import balanced_labels, find_classifier, generate, reference_for, score
+from ..settings import Sampling
+from ..utils.distributed import rank_and_size
+from ..utils.errors import DataError, InputError, check_count
+from ..utils.files import check_writable
+
+TUNING_SEED = 1_000_000  # settings are chosen by this one, which no table reports
+SEED_STRIDE = 10_000_000  # image seeds of different sweep seeds never meet
+FIXED = Sampling(scale=0.0, temperature=0.0)  # gives its values to settings without effect
+
+
+def grid_points(base: Sampling, grid: dict[str, list]) -> list[Sampling]:
+    """All combinations of the listed settings, each once.
+
+    What a combination does not use (the scale of no guidance, the smoother of guidances without
+    one) has one fixed value, so that it is not computed again under another name.
+    """
+    names = list(grid)
+    found = {}
+    for values in itertools.product(*grid.values()):
+        point = base.updated(**dict(zip(names, values, strict=True)))
+        point = replace(point, **unused(point, FIXED))
+        found[json.dumps(asdict(point))] = point
+    return list(found.values())
+
+
+def unused(point: Sampling, other: Sampling) -> dict:
+    """The settings that a point makes no use of, with the values that they have in another."""
+    names = ["scale", "scale_schedule"] * (point.guidance == "none")
+    names += ["smoother"] * (point.helper != point.smoother)
+    names += ["temperature", "anneal"] * (point.order not in TEMPERED)
+    return {name: getattr(other, name) for name in names}
+
+
+def sweep(
+    pipeline: Pipeline,
+    points: list[Sampling],
+    num: int,
+    seeds: list[int],
+    out: str | Path,
+    batch_size: int = 125,
+) -> list[dict]:
+    """Compute every point that `out` does not hold yet; returns all records that were asked for.
+
+    Args:
+        num: images per point and seed, going round the classes.
+        seeds: each gives another set of images.
+        out: a `.jsonl` file, one record per line.
+    """
+    check_count("num", num, least=10)
+    check_writable(out)
+    folder, out = pipeline.folder, Path(out)
+    classifier = find_classifier(pipeline.card.dataset, folder).to(pipeline.device)
+    reference = reference_for(pipeline.card.dataset, classifier, folder)
+    labels = balanced_labels(num, list(range(len(pipeline.card.classes))))
+    done = {record["key"]: record for record in read_records(out)} if out.exists() else {}
+    others = {record["scores"]["extractor"] for record in done.values()} - {classifier.name}
+    if others:
+        raise InputError(
+            f"{out} holds scores by {others.pop()}, which cannot be compared with those by "
+            f"{classifier.name}: choose another --out."
+        )
+    asked = []
+    for point, seed in itertools.product(points, seeds):
+        identity = {
+            "dataset": pipeline.card.dataset,
+            "preset": pipeline.card.preset,
+            "weights": fingerprint(folder, point),
+            "bf16": pipeline.half,
+            "num": num,
+            "seed": seed,
+            "settings": asdict(point),
+        }
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        if key not in done:
+            begun = time.perf_counter()
+            first = SEED_STRIDE * (seed + 1)
+            images, nfe = generate(pipeline, labels, first, batch_size, **asdict(point))
+            scores = score(images, labels.numpy(), reference, classifier)
+            seconds = round(time.perf_counter() - begun, 1)
+            done[key] = {"key": key} | identity | {"nfe": nfe, "seconds": seconds}
+            done[key]["scores"] = asdict(scores)
+            if rank_and_size()[0] == 0:  # all processes of a launch compute the same
+                _append(out, done[key])
+        asked.append(done[key])
+    return asked
+
+
+def fingerprint(folder: Path, point: Sampling) -> str:
+    """A fingerprint of the networks that a point uses."""
+    parts = ["tokenizer", "transformer", *([point.helper] if point.helper else [])]
+    digest = hashlib.sha256()
+    for part in parts:
+        for file in sorted((folder / part).glob("*.safetensors")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _append(path: Path, record: dict) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.read_bytes() if path.exists() else b""
+        with open(path, "ab") as file:
+            if whole and not whole.endswith(b"\n"):
+                last = whole[whole.rfind(b"\n") + 1 :]
+                if _record(last):
+                    file.write(b"\n")
+                else:  # a crash cut it off
+                    file.truncate(len(whole) - len(last))
+            file.write(json.dumps(record).encode() + b"\n")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}.") from None
+
+
+def read_records(path: str | Path) -> list[dict]:
+    """All records of a results file; a last line cut off by a crash is left out.
+
+    A point that two commands computed at once counts once.
+    """
+    try:
+        whole = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read results {path}: {error.strerror}.") from None
+    *lines, rest = whole.split(b"\n")
+    records = {}
+    for number, line in enumerate([*lines, rest], start=1):
+        record = _record(line)
+        if record:
+            records[record["key"]] = record
+        elif number <= len(lines) or not b'{"key": '.startswith(line.strip(b"\0 \t\r")[:8]):
+            raise DataError(f"line {number} of {path} is damaged or no sweep's: delete it.")
+    return list(records.values())
+
+
+def _record(line: bytes) -> dict | None:
+    """A line of a results file, or None if it is none."""
+    needed = {"key", "weights", "bf16", "num", "seed", "settings", "nfe", "scores"}
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and needed <= record.keys() else None
+
+
+def method(settings: dict) -> str:
+    """What a method is called: its guidance, and smoother and schedule unless the usual ones."""
+    usual = {"smoother": "smoother", "scale_schedule": "constant"}
+    unusual = [settings[name] for name, value in usual.items() if settings[name] != value]
+    return settings["guidance"] + (f" ({', '.join(unusual)})" if unusual else "")
+
+
+def best_points(records: list[dict]) -> list[Sampling]:
+    """The settings with the lowest Fréchet distance of each method, at each number of passes."""
+    best: dict[tuple, dict] = {}
+    for record in sorted(records, key=lambda r: r["scores"]["frechet"]):
+        best.setdefault((method(record["settings"]), record["nfe"]), record)
+    return [Sampling(**record["settings"]) for record in best.values()]
+
+
+def curves(records: list[dict]) -> dict[str, list[tuple[float, float, str]]]:
+    """Each method's front over temperature: (inception score, Fréchet distance, temperature).
+
+    At the guidance scale that got the lowest distance; orders without temperature are left out.
+    """
+    rows = [r for r in summarise(records) if r["settings"]["order"] in TEMPERED]
+    found: dict[str, list[dict]] = {}
+    for row in rows:  # the best comes first
+        members = found.setdefault(f"{method(row['settings'])}, {row['nfe']:g} passes", [])
+        others = {"temperature": 0.0}
+        if not members or row["settings"] | others == members[0]["settings"] | others:
+            members.append(row)
+    return {
+        name: [
+            (r["inception_score"][0], r["frechet"][0], f"{r['settings']['temperature']:g}")
+            for r in sorted(members, key=lambda r: r["settings"]["temperature"])
+        ]
+        for name, members in found.items()
+    }
+
+
+SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "coherence")
+
+
+def summarise(records: list[dict]) -> list[dict]:
+    """A row for each setting: {"settings", "weights", "bf16", "num", "seeds", "nfe", scores}.
+
+    A score is (mean, standard deviation) over the seeds; the latter is 0 for one seed.
+    """
+    groups: dict[str, list[dict]] = {}
+    for record in records:
+        same = record["settings"], record["weights"], record["bf16"]
+        groups.setdefault(json.dumps(same), []).append(record)
+    rows = []
+    for members in groups.values():
+        row = {
+            "settings": members[0]["settings"],
+            "weights": members[0]["weights"],
+            "bf16": members[0]["bf16"],
+            "num": members[0]["num"],
+            "seeds": len(members),
+            "nfe": members[0]["nfe"],
+        }
+        for name in SCORES:
+            values = [m["scores"][name] for m in members]
+            if None not in values:
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                row[name] = (statistics.mean(values), spread)
+        rows.append(row)
+    return sorted(rows, key=lambda row: row["frechet"][0])
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of `summarise` as a Markdown table, best Fréchet distance first.
+
+    `tried`, where a row has it, is the number of settings among which this one was chosen.
+    """
+    names = [name for name in SCORES if any(name in row for row in rows)]
+    tried = ["tried"] * any("tried" in row for row in rows)
+    head = ["guidance", "s", "order", "tau", "T", "NFE", *tried, "samples x seeds", *names]
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row in rows:
+        s = row["settings"]
+        ordered = s["order"] in TEMPERED
+        tau = f"{s['temperature']:g} {s['anneal']}" if ordered else "-"
+        cells = [method(s), f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
+        cells += [str(row.get(name, "")) for name in tried]
+        cells.append(f"{row['num']} x {row['seeds']}")
+        cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)

@@ -1,0 +1,282 @@
+"""Scoring: what stands between images and the numbers that lessons and sweeps report.
+
+Feature extractors, reference statistics of a data set, and generated images with all their scores.
+"""
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import datasets, sprites
+from .classifier import Classifier, Features
+from .datasets import RESOLUTION, ImageSet
+from .metrics import GaussianStats, Reference, Scores, check_rows, evaluate, frechet_distance
+from .pipeline import SHIPPED, Pipeline, read_card
+from .tokenizer import VQTokenizer, psnr
+from .utils.distributed import rank_and_size, total
+from .utils.errors import CheckpointError, DataError, InputError, check_choice
+from .utils.hub import check_manifest, digest, is_packed
+from .utils.samples import load_samples, sample_batches, to_float, to_uint8
+
+
+class Extractor(Protocol):
+    """A callable: images float32 (B, 3, H, W) in [0, 1] -> Features."""
+
+    name: str
+    labels_known: bool  # the logits' classes are the data set's own, so accuracy has a meaning
+
+    def __call__(self, images: Tensor) -> Features: ...
+
+
+class InceptionExtractor:
+    """Inception-v3 of the published FIDs, from torch-fidelity ('inception-v3-compat').
+
+    Features are the 2048 pooled activations, logits the 1008 without bias; images of any size
+    are resized to 299 x 299 inside, as TensorFlow 1 did. `weights` is the file that
+    torch-fidelity publishes; None takes torch.hub's cache and downloads into it if need be.
+    DataError if torch-fidelity or the weights are absent or damaged.
+    """
+
+    name = "inception-v3-compat"
+    labels_known = False  # its classes are ImageNet's
+
+    def __init__(self, weights: str | Path | None = None, device: str = "cpu"):
+        try:
+            from torch_fidelity import feature_extractor_inceptionv3 as inception
+        except ImportError:
+            raise DataError(
+                "Inception scores need torch-fidelity: in the course's folder, "
+                "pip install -e '.[inception]'."
+            ) from None
+        url = inception.URL_INCEPTION_V3
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        path = cache if weights is None else Path(weights)
+        try:
+            if weights is None and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(url, str(path))
+            if not path.is_file():
+                raise FileNotFoundError
+        except OSError:
+            raise DataError(f"no Inception weights at {path}: put {url} there.") from None
+        try:
+            torch.load(path, weights_only=True)  # torch-fidelity's own load would run any pickle
+            self.net = inception.FeatureExtractorInceptionV3(
+                self.name, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+            ).to(device)
+        except Exception as error:  # a damaged pickle can raise anything
+            raise DataError(
+                f"{path} is damaged or holds no Inception weights: replace it by {url}."
+            ) from error
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Images float32 (B, 3, H, W) in [0, 1]; they are rounded to 8 bits."""
+        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        return Features(*self.net(pixels.to(self.device)))
+
+
+@torch.no_grad()
+def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features (N, D) float32 and logits (N, C) on the CPU of batches float32 (B, 3, H, W).
+
+    Several processes share the batches, and each gets all rows.
+
+    InputError, with the number of the batch, if images are not in [0, 1] or not of that shape,
+    or if features or logits are not finite.
+    """
+    features: list[Tensor] = []
+    logits: list[Tensor] = []
+    me, processes = rank_and_size()
+    for i, batch in enumerate(images):
+        if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch) or batch.dtype != torch.float32:
+            raise InputError(
+                f"batch {i} must be float32 images (B, 3, H, W), "
+                f"not {batch.dtype} {tuple(batch.shape)}."
+            )
+        if not (batch.min() >= 0 and batch.max() <= 1):  # in this form NaN fails, too
+            raise InputError(f"batch {i} has pixels outside [0, 1].")
+        mine, where = i % processes == me, batch.device
+        if mine or i == 0:  # the first tells every process how wide the rows are
+            out = extractor(batch)
+            rows = (
+                check_rows(f"features of batch {i}", out.features).float().cpu(),
+                check_rows(f"logits of batch {i}", out.logits).float().cpu(),
+            )
+        for kept, row in zip((features, logits), rows, strict=True):
+            kept.append(row if mine else row.new_zeros(len(batch), row.shape[1]))
+    if not features:
+        raise InputError("there are no images to extract features from.")
+    if processes == 1:
+        return torch.cat(features), torch.cat(logits)
+    return total(torch.cat(features).to(where)).cpu(), total(torch.cat(logits).to(where)).cpu()
+
+
+def make_extractor(
+    kind: str, dataset: str, folder: Path | None, weights: str | None, device: str
+) -> Extractor:
+    """The extractor of this name: "classifier" (the data set's own) or "inception"."""
+    check_choice("extractor", kind, ("classifier", "inception"))
+    if kind == "inception":
+        return InceptionExtractor(weights, device)
+    return find_classifier(dataset, folder).to(device)
+
+
+def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
+    """The classifier in a pipeline folder, or else the shipped one of this data set.
+
+    Its `name` carries a digest of its weights, so that scores of different classifiers are not mixed up.
+    """
+    places = [p / "classifier" for p in (folder, SHIPPED / dataset) if p]
+    for place in places:
+        if (place / "model.safetensors").is_file():
+            check_manifest(place.parent)
+            classifier = Classifier.from_pretrained(place)
+            classifier.name = f"classifier {digest(place / 'model.safetensors')[:8]}"
+            # another data set's classes say nothing about these labels
+            classifier.labels_known = read_card(place.parent).dataset == dataset
+            return classifier
+    raise CheckpointError(
+        f"no classifier for {dataset}: run `sgmgm train classifier --dataset {dataset}` first "
+        f"(looked in {', '.join(str(p) for p in places)})."
+    )
+
+
+def _device_of(extractor) -> torch.device:
+    return getattr(extractor, "device", None) or next(extractor.parameters()).device
+
+
+def reference_for(
+    dataset: str, extractor: Extractor, folder: Path | None = None, resolution: int = RESOLUTION
+) -> Reference:
+    """Statistics of a training set, or of a samples file if `dataset` ends in .npz.
+
+    Those of a training set are kept in its own pipeline folder once they are computed. A packed
+    folder is sealed by its manifest, and keeps what it has. InputError or DataError if the images
+    are not `resolution` pixels wide and high.
+    """
+    device = _device_of(extractor)
+    if dataset.endswith(".npz"):
+        pixels, _ = load_samples(dataset, resolution)
+        features, _ = extract(extractor, (b.to(device) for b in sample_batches(pixels, 250)))
+        return Reference.from_features(features, dataset, extractor.name)
+    usual = resolution == RESOLUTION
+    places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p and usual]
+    images, data = None, ""
+    if dataset.startswith("folder:") and not (folder and is_packed(folder)):
+        with suppress(DataError):  # without its pictures the kept statistics have to do
+            images = datasets.load(dataset, resolution=resolution)
+            data = images.fingerprint()  # they may have changed
+    for place in places:
+        if place.is_file():
+            reference = Reference.load(place)
+            same = (reference.dataset, reference.extractor) == (dataset, extractor.name)
+            if same and data in ("", reference.data):
+                return reference
+    if images is None:
+        images = datasets.load(dataset, resolution=resolution)
+    batches = float_batches(images, progress=f"features of {dataset}")
+    features, _ = extract(extractor, (b.to(device) for b in batches))
+    reference = Reference.from_features(features, dataset, extractor.name)
+    reference.data = data
+    if folder and usual and read_card(folder).dataset == dataset and not is_packed(folder):
+        reference.save(places[0])
+    return reference
+
+
+def score(
+    images: np.ndarray, labels: np.ndarray | None, reference: Reference, extractor: Extractor
+) -> Scores:
+    """All scores of images uint8 (N, H, W, 3) against a reference.
+
+    Against sprites, coherence too: how often the two accents of a picture agree.
+    """
+    device = _device_of(extractor)
+    batches = (b.to(device) for b in sample_batches(images, 250))
+    features, logits = extract(extractor, batches)
+    scores = evaluate(features, logits, labels if extractor.labels_known else None, reference)
+    if reference.dataset == "sprites":
+        scores = replace(scores, coherence=sprites.coherence(to_float(images)))
+    return scores
+
+
+def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:
+    """Fréchet distance of the real test set to the training set: what a perfect model gets."""
+    device = _device_of(extractor)
+    stats = GaussianStats()
+    for batch in float_batches(datasets.load(dataset, "test"), progress="noise floor"):
+        stats.update(extractor(batch.to(device)).features.detach().cpu())
+    return frechet_distance(stats, reference.stats)
+
+
+def float_batches(images: ImageSet, progress: str):
+    """An image set as float32 batches (B, 3, H, W) in [0, 1]; `progress` names the bar."""
+    for start in tqdm(range(0, len(images), 250), desc=progress, leave=False):
+        yield images.batch(slice(start, start + 250))[0]
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, images: ImageSet) -> float:
+    """Share of an image set that the classifier names rightly."""
+    device = next(classifier.parameters()).device
+    right = 0
+    for start in range(0, len(images), 250):
+        pixels, labels = images.batch(slice(start, start + 250))
+        right += int((classifier(pixels.to(device)).logits.argmax(1).cpu() == labels).sum())
+    return right / len(images)
+
+
+@torch.no_grad()
+def evaluate_tokenizer(tokenizer: VQTokenizer, classifier: Extractor, images: ImageSet) -> dict:
+    """PSNR in dB, rFID (Fréchet distance of reconstructions to originals) and codebook use.
+
+    All three on the given images; codebook use is the share of codes that occur at all, and
+    perplexity the number of codes that would be as hard to guess if they were equally likely.
+    """
+    device = next(tokenizer.parameters()).device
+    quality, counts = [], torch.zeros(tokenizer.num_codes)
+    real, rebuilt = GaussianStats(), GaussianStats()
+    for pixels in float_batches(images, progress="judge tokenizer"):
+        pixels = pixels.to(device)
+        tokens = tokenizer.encode(pixels)
+        again = tokenizer.decode(tokens)
+        counts += torch.bincount(tokens.flatten().cpu(), minlength=tokenizer.num_codes)
+        quality.append(psnr(pixels, again).cpu())
+        real.update(classifier(pixels).features.cpu())
+        rebuilt.update(classifier(again).features.cpu())
+    share = counts / counts.sum()
+    entropy = -(share * share.clamp_min(1e-12).log()).sum()
+    return {
+        "psnr": torch.cat(quality).mean().item(),
+        "rfid": frechet_distance(real, rebuilt),
+        "codes_used": (counts > 0).float().mean().item(),
+        "perplexity": math.exp(entropy),
+        "judged_on": f"{len(images)} {images.split} images, {classifier.name}",
+    }
+
+
+def balanced_labels(count: int, classes: list[int]) -> Tensor:
+    """`count` labels that go round the given classes, int64 (count,)."""
+    return torch.tensor(classes)[torch.arange(count) % len(classes)]
+
+
+def generate(
+    pipeline: Pipeline, labels: Tensor, seed: int = 0, batch_size: int = 64, **settings
+) -> tuple[np.ndarray, float]:
+    """Many images as uint8 (N, H, W, 3), and network passes per image; image i has seed + i."""
+    parts, passes = [], 0.0
+    with tqdm(total=len(labels), desc="sample", unit="image") as progress:
+        for part in pipeline.stream(labels, first_seed=seed, batch_size=batch_size, **settings):
+            parts.append(to_uint8(part.images))
+            passes = part.nfe
+            progress.update(len(part.labels))
+    return np.concatenate(parts), passes

@@ -1,0 +1,65 @@
+"""Settings: the names of a pipeline's parts, and how images are sampled from them."""
+
+from dataclasses import dataclass, fields, replace
+
+from .guidance import GUIDANCES, SCALE_SCHEDULES, check_scale
+from .masking import SCHEDULES
+from .sampling import ANNEALS, ORDERS, temperatures
+from .smoothing import SMOOTHERS
+from .utils.errors import InputError, check_choice
+
+CORE_PARTS = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
+PARTS = (
+    *CORE_PARTS,
+    "weak",
+    "smoother",
+    *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"),
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw images: everything that `decode` and the guidance take."""
+
+    steps: int = 12
+    temperature: float = 6.0
+    anneal: str = "linear"
+    order: str = "confidence"
+    schedule: str = "cosine"
+    remask_known: bool = False  # the released sampler: known tokens have a finite confidence
+    guidance: str = "none"
+    scale: float = 1.0
+    scale_schedule: str = "constant"
+    smoother: str = "smoother"  # which of the pipeline's smoothers self-guidance uses
+
+    def __post_init__(self):
+        check_choice("anneal", self.anneal, ANNEALS)
+        check_choice("order", self.order, ORDERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("guidance", self.guidance, GUIDANCES)
+        check_choice("scale schedule", self.scale_schedule, SCALE_SCHEDULES)
+        if GUIDANCES[self.guidance][1] == "smoother" and self.smoother in (*CORE_PARTS, "weak"):
+            raise InputError(f"{self.smoother!r} is no smoother: name one of the pipeline's.")
+        check_scale(self.scale)
+        temperatures(self.temperature, self.steps, self.anneal)
+
+    @property
+    def helper(self) -> str | None:
+        """The part these settings need besides tokenizer and transformer: its name, or None."""
+        needs = GUIDANCES[self.guidance][1]
+        return self.smoother if needs == "smoother" else needs
+
+    def updated(self, **changes) -> "Sampling":
+        """A copy with some settings changed; None leaves a setting as it is."""
+        return updated(self, "sampling", changes)
+
+
+def updated(settings, what: str, changes: dict):
+    """A copy of a dataclass with some fields changed, None excepted; InputError on other names."""
+    names = [f.name for f in fields(settings)]
+    unknown = sorted(changes.keys() - set(names))
+    if unknown:
+        raise InputError(
+            f"unknown {what} setting {', '.join(unknown)}: choose from {', '.join(names)}."
+        )
+    return replace(settings, **{k: v for k, v in changes.items() if v is not None})

@@ -1,0 +1,81 @@
+"""Writing files so that nothing half-written is ever left behind."""
+
+import json
+import os
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from .errors import CheckpointError, InputError
+
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
+
+
+@contextmanager
+def atomic_path(path: str | Path):
+    """Yield a temporary path beside `path`; on success it replaces `path` in one step.
+
+    The content is flushed to disk before the rename, so that a crash leaves either the old
+    file or the new one. An unwritable place raises InputError.
+    """
+    path = Path(path)
+    if not path.name or "\0" in path.name:
+        raise InputError(f"cannot write {str(path)!r}: that is no file's name.")
+    partial = None
+    try:
+        # The suffix stays last: writers such as numpy and Pillow read the format from it.
+        partial = path.with_name(f".{path.stem[:200]}.{os.getpid()}.partial{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; choose another "
+            "place or make room."
+        ) from error
+    finally:
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def clear_partials(folder: str | Path, stem: str = "*") -> None:
+    """Remove what killed writers of files of this stem left half-written in a folder."""
+    for partial in Path(folder).glob(f".{stem}.*.partial*"):
+        partial.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """InputError if `path` cannot be written: to be asked before long work, not after it."""
+    path = Path(path).absolute()
+    try:
+        place = next((folder for folder in path.parents if folder.exists()), path)
+        fits = place.is_dir() and os.access(place, os.W_OK) and not path.is_dir()
+    except OSError:  # a name that is too long
+        fits = False
+    if not fits:
+        raise InputError(f"cannot write {path}: name a file in a folder that can be written.")
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file's whole content, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: str | Path, data) -> None:
+    """Write `data` as readable JSON, atomically."""
+    write_bytes(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def read_json(path: str | Path):
+    """Read a JSON file; an absent or damaged one raises CheckpointError."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from None

@@ -1,0 +1,135 @@
+"""Samples on disk as any evaluator reads them: ADM's `.npz` (arr_0 uint8 NHWC, arr_1 labels)."""
+
+import math
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.utils import save_image
+
+from .errors import DataError, InputError, check_count
+from .files import atomic_path
+
+UNREADABLE = (  # what numpy and zipfile raise at damaged files
+    *(OSError, EOFError, ValueError, RuntimeError, MemoryError, SyntaxError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def _is_images(array) -> bool:
+    return (
+        isinstance(array, np.ndarray)
+        and array.dtype == np.uint8
+        and array.ndim == 4
+        and array.shape[-1] == 3
+        and array.size > 0
+    )
+
+
+def save_samples(path: str | Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Write images uint8 (N, H, W, 3) and labels int (N,) as ADM's `.npz`, atomically.
+
+    `arr_0` holds the images, `arr_1` the labels as int64, uncompressed (Dhariwal & Nichol 2021,
+    guided-diffusion/evaluations). InputError on other shapes or types, or an unwritable place.
+    """
+    labels = np.asarray(labels)
+    if not _is_images(images):
+        raise InputError("images must be a non-empty uint8 array (N, H, W, 3).")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise InputError(f"labels must be {len(images)} whole numbers, one for each image.")
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+        np.savez(file, images, labels.astype(np.int64))
+
+
+def load_samples(
+    path: str | Path, resolution: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images uint8 (N, H, W, 3) and labels int64 (N,), or None, of an ADM `.npz`.
+
+    Labels may be whole numbers, one-hot rows or absent. Nothing is ever unpickled, and the
+    images are read once, straight into the array that is returned. DataError if the file is
+    absent, damaged or holds something else, or if the images are not `resolution` wide and high.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}: write it with `sgmgm sample --out {path.name}`.")
+    try:
+        archive = np.load(path)  # never unpickles
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError
+        with archive:
+            keys = archive.files
+            entries = archive.zip.infolist() if archive.zip else []
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > 2**30 + 100 * path.stat().st_size:  # pictures hardly compress
+                raise ValueError
+            images = archive["arr_0"] if "arr_0" in keys else None
+            labels = archive["arr_1"] if "arr_1" in keys else None
+            if any(isinstance(array, bytes) for array in (images, labels)):
+                raise ValueError  # an entry that is no array
+    except UNREADABLE as error:
+        raise DataError(f"{path} is truncated or not a plain .npz file: write it anew.") from error
+    if images is None:
+        held = ", ".join(keys) or "nothing"
+        raise DataError(f"{path} holds {held} and no arr_0: save the images under that name.")
+    if not _is_images(images):
+        raise DataError(
+            f"{path} holds {images.dtype} {images.shape} in arr_0: save images as a non-empty "
+            "uint8 array (N, H, W, 3)."
+        )
+    if resolution is not None and images.shape[1:3] != (resolution, resolution):
+        raise DataError(
+            f"{path} holds images of {images.shape[1]} x {images.shape[2]} pixels where "
+            f"{resolution} x {resolution} are needed: sample at that size."
+        )
+    return images, None if labels is None else _class_numbers(path, labels, len(images))
+
+
+def _class_numbers(path: Path, labels: np.ndarray, count: int) -> np.ndarray:
+    """Labels of an npz as int64 (N,), from whole numbers or one-hot rows."""
+    numeric = labels.dtype.kind in "biuf"
+    if numeric and labels.ndim == 2 and labels.shape[1] and len(labels) == count:
+        if ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all():
+            return labels.argmax(1)
+    elif labels.dtype.kind in "iu" and labels.shape == (count,) and (labels >= 0).all():
+        return labels.astype(np.int64)
+    raise DataError(
+        f"{path} holds {labels.dtype} {labels.shape} in arr_1: save {count} class numbers "
+        "(whole, from 0), or leave arr_1 out."
+    )
+
+
+def sample_batches(images: np.ndarray, batch_size: int = 64) -> Iterator[Tensor]:
+    """Images uint8 (N, H, W, 3) as batches float32 (B, 3, H, W) in [0, 1], for `extract`."""
+    check_count("batch_size", batch_size)
+    if not _is_images(images):
+        raise InputError("images must be a non-empty uint8 array (N, H, W, 3).")
+    for start in range(0, len(images), batch_size):
+        yield to_float(images[start : start + batch_size])
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """Images uint8 (B, H, W, 3) as float32 (B, 3, H, W) in [0, 1]."""
+    pixels = torch.tensor(images)  # a copy: the array may be frozen
+    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Images float32 (B, 3, H, W) in [0, 1] as uint8 (B, H, W, 3)."""
+    pixels = (images.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def save_grid(path: str | Path, images: Tensor, columns: int | None = None, zoom: int = 3) -> None:
+    """Write images (B, 3, H, W) in [0, 1] as one picture file."""
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise InputError(f"{path} is no picture: end it in .png, .jpg or .webp.")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    images = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    with atomic_path(path) as partial:
+        save_image(images, partial, nrow=columns, padding=2, pad_value=1.0)

@@ -1,0 +1,384 @@
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sgmgm import datasets, metrics, presets, scoring, settings, tasks, training, workflow
+from sgmgm.classifier import Features
+from sgmgm.commands import cli
+from sgmgm.commands.cli import main, parser
+from sgmgm.metrics import Reference
+from sgmgm.pipeline import Pipeline, read_card, write_card
+from sgmgm.utils.hub import check_manifest, write_manifest
+from sgmgm.utils.samples import save_samples, to_uint8
+
+from ..test_datasets import write_pictures
+
+COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
+            "results", "gallery", "doctor", "bundle", "benchmark"]  # fmt: skip
+
+
+def run(capsys, *arguments):
+    """(exit code, standard output, standard error) of one command, in this process."""
+    try:
+        code = main([str(a) for a in arguments])
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def actions(name):
+    return next(a for a in parser()._actions if a.dest == "command").choices[name]._actions
+
+
+def test_these_are_all_commands():
+    choices = next(a for a in parser()._actions if a.dest == "command").choices
+    assert sorted(choices) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_enough(name, capsys):
+    """Every option is explained, and its default named where it has one."""
+    code, text, _ = run(capsys, name, "--help")
+    assert code == 0 and text.startswith(f"usage: sgmgm {name}")
+    flat = " ".join(text.split())
+    assert "None" not in flat
+    for action in actions(name):
+        if action.dest == "help":
+            continue
+        shown = action.option_strings[-1] if action.option_strings else action.metavar or "{"
+        assert shown in flat
+        if action.option_strings:
+            assert action.help, f"{shown} is not explained"
+            if action.default not in (None, False):
+                assert f"(default: {action.default})" in flat
+            elif action.default is None and not action.required and action.nargs != 0:
+                words = ("if not given", "if absent", "all in turn", "file of", "folder")
+                assert any(word in action.help for word in words), f"{shown}: what if not given?"
+
+
+def test_version_and_help_of_the_whole(capsys):
+    code, text, _ = run(capsys, "--version")
+    assert code == 0 and text.startswith("sgmgm 0.")
+    code, text, _ = run(capsys, "--help")
+    assert code == 0 and all(name in text for name in COMMANDS)
+
+
+def test_train_says_what_is_done_already(trained, capsys):
+    code, out, _ = run(capsys, "train", "all", "--preset", "smoke", "--out", trained)
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == len(settings.PARTS)
+    assert "test accuracy" in lines[0] and "PSNR" in lines[1] and "NLL" in lines[2]
+
+
+def test_sample_a_grid(trained, tmp_path, capsys):
+    out = tmp_path / "new folder" / "Bild ü.png"
+    code, text, _ = run(
+        capsys, "sample", "--model", trained, "--num", 5, "--steps", 2, "--seed", 7, "--out", out
+    )
+    assert code == 0 and "5 of 5 images" in text and "2 network passes an image" in text
+    first = to_uint8(Pipeline.from_pretrained(trained, "cpu")([0], seeds=[7], steps=2).images)[0]
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (3 * (32 * 3 + 2) + 2, 2 * (32 * 3 + 2) + 2)
+        tile = np.asarray(picture)[3:98:3, 3:98:3]  # the middle of each enlarged pixel
+        assert np.abs(tile.astype(int) - first).max() <= 1
+    assert [f.name for f in out.parent.iterdir()] == ["Bild ü.png"]
+
+
+def test_sample_a_file_and_evaluate_it(trained, tmp_path, capsys):
+    out = tmp_path / "samples.npz"
+    arguments = ("sample", "--model", trained, "--num", 12, "--classes", "fish,0,5", "--steps", 2)
+    code, _, _ = run(capsys, *arguments, "--seed", 40, "--out", out)
+    assert code == 0
+    with np.load(out) as data:
+        images, labels = data["arr_0"], data["arr_1"]
+    assert images.shape == (12, 32, 32, 3) and images.dtype == np.uint8
+    assert labels.tolist() == [2, 0, 5] * 4
+    # image i has seed 40 + i, whatever the batch
+    again = tmp_path / "again.npz"
+    run(capsys, *arguments[:-2], "--steps", 2, "--seed", 40, "--batch-size", 5, "--out", again)
+    with np.load(again) as data:
+        assert np.abs(data["arr_0"].astype(int) - images).max() <= 1
+    code, text, _ = run(
+        capsys, "evaluate", "--samples", out, "--reference", "sprites", "--model", trained, "--json"
+    )
+    scores = json.loads(text)
+    assert code == 0 and scores["count"] == 12 and scores["frechet"] > 0
+    assert scores["reference"] == "sprites" and scores["extractor"].startswith("classifier")
+    assert 0 <= scores["accuracy"] <= 1
+    code, text, _ = run(capsys, "evaluate", "--samples", out, "--model", trained)
+    assert code == 0 and f"{scores['frechet']:.3f}" in text and "Frechet distance" in text
+    # without an own reference it is the model's; a shipped model has a name
+    code, text, _ = run(capsys, "evaluate", "--samples", out, "--model", "fashion-mnist", "--json")
+    assert code == 0 and json.loads(text)["reference"] == "fashion-mnist"
+    # whose classifier knows nothing of these labels
+    options = ("--reference", "sprites", "--model", "fashion-mnist", "--json")
+    assert json.loads(run(capsys, "evaluate", "--samples", out, *options)[1])["accuracy"] is None
+
+
+def test_evaluate_against_another_samples_file(trained, tmp_path, capsys):
+    files = [tmp_path / f"{name}.npz" for name in ("mine", "theirs", "small")]
+    for seed, (file, size) in enumerate(zip(files, (32, 32, 16), strict=True)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, size, size, 3), dtype=np.uint8)
+        save_samples(file, pixels, np.zeros(20, int))
+    mine, theirs, small = files
+
+    def scores(*options):
+        code, text, said = run(capsys, "evaluate", *options, "--json")
+        return json.loads(text) if code == 0 else said.strip()
+
+    own = scores("--samples", mine, "--reference", mine, "--model", trained)
+    other = scores("--samples", mine, "--reference", theirs, "--model", trained)
+    assert own["frechet"] < 1e-6 < other["frechet"] and other["reference"] == str(theirs)
+    assert other["accuracy"] is not None  # the model knows the labels' classes
+    assert "Name a model by --model" in scores("--samples", mine, "--reference", theirs)
+    for options in (("--samples", small), ("--samples", mine, "--reference", small)):
+        assert "16 x 16 pixels where 32 x 32" in scores(*options, "--model", trained)
+
+
+def test_inception_compares_pictures_of_one_size(tmp_path, capsys, monkeypatch):
+    """A folder is read at the samples' own size, and the other sets have only one."""
+
+    class Eye:
+        name, labels_known, device = "inception", False, "cpu"
+
+        def __call__(self, images):
+            seen.append(images.shape[-1])
+            return Features(images.flatten(1)[:, :6], images.flatten(1)[:, :3])
+
+    monkeypatch.setattr(workflow, "InceptionExtractor", lambda weights, device: Eye())
+    folder = write_pictures(tmp_path / "set")
+    samples, seen = tmp_path / "samples.npz", []
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 48, 48, 3), dtype=np.uint8)
+    save_samples(samples, pixels, np.zeros(9, int))
+    options = ("evaluate", "--samples", samples, "--extractor", "inception", "--reference")
+    code, text, _ = run(capsys, *options, f"folder:{folder}")
+    assert code == 0 and "Frechet distance" in text and set(seen) == {48}
+    code, _, said = run(capsys, *options, "sprites")
+    assert code == 2 and "sprites has 32 x 32 pixels, not 48 x 48" in said
+
+
+def test_other_pictures_are_another_reference(own, tmp_path):
+    """A folder's pictures may change; a packed model keeps the statistics that it was given."""
+    name = f"folder:{write_pictures(tmp_path / 'set')}"
+    write_card(own, replace(read_card(own), dataset=name))
+    classifier = scoring.find_classifier(name, own)
+    first = scoring.reference_for(name, classifier, own).stats.mean
+    assert scoring.reference_for(name, classifier, own).stats.mean.equal(first)
+    for picture in (tmp_path / "set").rglob("*.png"):
+        Image.new("RGB", (32, 32), "red").save(picture)
+    assert not scoring.reference_for(name, classifier, own).stats.mean.equal(first)
+    second = scoring.reference_for(name, classifier, own).stats.mean
+    shutil.rmtree(tmp_path / "set")
+    assert scoring.reference_for(name, classifier, own).stats.mean.equal(second)  # the kept ones
+    write_manifest(own)
+    assert not scoring.reference_for(name, classifier, own).stats.mean.equal(first)
+
+
+def test_scoring_leaves_a_packed_folder_as_it_is(own):
+    classifier = scoring.find_classifier("sprites", own)
+    scoring.reference_for("sprites", classifier, own)
+    write_manifest(own)
+    classifier.name = "another classifier"
+    assert scoring.reference_for("sprites", classifier, own).extractor == "another classifier"
+    check_manifest(own)
+
+
+def test_the_options_of_sample_reach_the_sampler(trained, tmp_path, capsys, monkeypatch):
+    seen = {}
+
+    def draw(pipeline, labels, seed, batch_size, **settings):
+        seen.update(settings, seed=seed, batch_size=batch_size)
+        return np.zeros((len(labels), 32, 32, 3), np.uint8), 1.0
+
+    monkeypatch.setattr(workflow, "draw", draw)
+    given = {"steps": 9, "temperature": 2.5, "anneal": "compounding", "order": "halton",
+             "schedule": "linear", "guidance": "self", "scale": 0.5, "scale_schedule": "interval",
+             "smoother": "smoother-lora", "batch_size": 3, "seed": 8}  # fmt: skip
+    options = [w for k, v in given.items() for w in (f"--{k.replace('_', '-')}", v)]
+    code, _, _ = run(
+        capsys, "sample", "--model", trained, "--num", 2, "--out", tmp_path / "x.png", *options
+    )
+    assert code == 0 and seen == given
+    monkeypatch.setattr(
+        cli, "generate_to", lambda path, *rest, **settings: draw(*rest, **settings)[1]
+    )
+    seen.clear()
+    code, _, _ = run(
+        capsys, "sample", "--model", trained, "--num", 2, "--out", tmp_path / "x.npz", *options
+    )
+    assert code == 0 and seen == given
+    assert seen.keys() >= settings.Sampling.__dataclass_fields__.keys()
+
+
+def test_run_is_everything_in_one_command(own, capsys):
+    arguments = ("--preset", "smoke", "--num", 40, "--steps", 2, "--out", own)
+    code, text, _ = run(capsys, "run", *arguments)
+    assert code == 0
+    for words in ("train classifier", "train tokenizer", "train transformer", "sample 40",
+                  "evaluate", "Frechet distance", "real test images", "coherence"):  # fmt: skip
+        assert words in text
+    assert (own / "samples.npz").is_file() and (own / "samples.png").is_file()
+    assert Reference.load(own / "reference.safetensors").count == 2000  # the training set
+    classifier = scoring.find_classifier("sprites", own)
+    test = metrics.GaussianStats()
+    for batch in scoring.float_batches(datasets.load("sprites", "test"), "test"):
+        test.update(classifier(batch).features.detach())
+    stats = Reference.load(own / "reference.safetensors").stats
+    assert f"real test images: {metrics.frechet_distance(test, stats):.2f})" in text
+    assert not list(own.rglob("*.partial*"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(error, capsys, monkeypatch):
+    def info(args):
+        """Fail."""
+        raise error
+
+    monkeypatch.setattr(cli, "info", info)
+    code, _, said = run(capsys, "info")
+    assert code == 2 and said.count("\n") == 1 and "not enough memory" in said
+
+
+def test_own_warnings_are_one_line_and_others_keep_their_place(capsys, monkeypatch):
+    usual = warnings.formatwarning
+
+    def info(args):
+        """Warn."""
+        for file in (cli.__file__, "elsewhere.py"):
+            print(warnings.formatwarning("no wings here.", UserWarning, file, 7))
+
+    monkeypatch.setattr(cli, "info", info)
+    code, said, _ = run(capsys, "info")
+    own, other = said.split("\n", 1)
+    assert code == 0 and own == "sgmgm: no wings here."
+    assert "elsewhere.py:7: UserWarning: no wings here." in other
+    assert warnings.formatwarning is usual
+
+
+def test_info(trained, capsys):
+    code, text, _ = run(capsys, "info", "--model", trained)
+    assert code == 0
+    for words in ("sgmgm 0.", "torch", "device: ", "cifar10", *presets.PRESETS, "house", "steps=6"):
+        assert words in text
+
+
+def test_interrupting_is_no_crash(trained, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workflow, "draw", interrupt)
+    out = tmp_path / "x.png"
+    code, text, error = run(capsys, "sample", "--model", trained, "--out", out)
+    assert code == 130 and text == "" and error.count("\n") == 1 and "interrupted" in error
+    assert not out.exists()
+
+
+def test_interrupted_training_goes_on_with_the_same_command(trained, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    for part in ("classifier", "tokenizer"):
+        shutil.copytree(trained / part, folder / part)
+    usual = tasks.TransformerTask.after_step
+
+    def after_step(self, step, *rest):
+        if step == 20:
+            raise KeyboardInterrupt
+        usual(self, step, *rest)
+
+    command = ("train", "transformer", "--preset", "smoke", "--out", folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SAVE_SECONDS", -1)
+        patch.setattr(tasks.TransformerTask, "after_step", after_step)
+        code, _, error = run(capsys, *command)
+    assert code == 130 and "the same command goes on from here" in error
+    code, text, _ = run(capsys, *command)
+    assert code == 0 and "NLL" in text
+    weights = "transformer/model.safetensors"
+    assert (folder / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+def outside(*arguments, cwd):
+    command = [sys.executable, "-m", "sgmgm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_bad_input_from_outside(tmp_path):
+    done = outside("sample", "--model", "nobody", "--out", "x.png", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("sgmgm: no model 'nobody'") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_belongs_to_one_data_set(own, capsys):
+    before = (own / "pipeline.json").read_text()
+    code, _, said = run(
+        capsys, "train", "weak", "--preset", "smoke", "--dataset", "fashion-mnist", "--out", own
+    )
+    assert code == 2 and "holds models of sprites: choose another --out" in said
+    assert (own / "pipeline.json").read_text() == before
+
+
+def test_what_was_adopted_stays(own, tmp_path, capsys):
+    usual = Pipeline.from_pretrained(own, "cpu").card.sampling
+    words = ("--num", 10, "--seeds", "0,0", "--steps", 3, "--temperature", 2, "--guidance", "none")
+    code, text, _ = run(
+        capsys, "sweep", "--model", own, *words, "--out", tmp_path / "x.jsonl", "--adopt"
+    )
+    assert code == 0 and "| 10 x 1 |" in text  # a seed counts once
+    adopted = Pipeline.from_pretrained(own, "cpu").card.sampling
+    assert adopted == usual.updated(steps=3, temperature=2.0, guidance="none") and adopted.scale > 0
+    shutil.rmtree(own / "weak")
+    workflow.train("weak", "sprites", "smoke", own, device="cpu")
+    assert Pipeline.from_pretrained(own, "cpu").card.sampling == adopted
+
+
+def test_tokens_are_those_of_the_pictures(own):
+    data = datasets.load("sprites", count=50)
+    tokenizer = Pipeline.from_pretrained(own, "cpu").tokenizer
+    first = workflow.cached_tokens(tokenizer, data, own)
+    other = replace(data, images=data.images.flip(0))
+    assert torch.equal(workflow.cached_tokens(tokenizer, other, own), first.flip(1))
+
+
+def test_a_killed_pack_leaves_nothing_that_passes_for_a_model(own, tmp_path, monkeypatch):
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "packed"
+    monkeypatch.setattr(workflow, "write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        workflow.pack(own, out)
+    assert not out.exists() and not list(tmp_path.glob(".pack*"))
+    monkeypatch.undo()
+    workflow.pack(own, out)
+    check_manifest(out)
+    assert (out / "manifest.json").is_file()
+
+
+def test_new_pictures_are_not_taken_for_the_old_ones(tmp_path, capsys):
+    pets, out = write_pictures(tmp_path / "pets"), tmp_path / "run"
+    words = ["train", "classifier", "--preset", "smoke", "--steps", 2, "--out", out]
+    words += ["--dataset", f"folder:{pets}"]
+    assert run(capsys, *words)[0] == run(capsys, *words)[0] == 0
+    picture = next(pets.rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(picture).convert("RGB"))).save(picture)
+    code, _, said = run(capsys, *words)
+    assert code == 2 and "was trained with another data" in said

@@ -1,0 +1,518 @@
+"""Exercises: generated from their solutions; checks that pass them and see through mistakes."""
+
+import contextlib
+import math
+from statistics import mean, median, stdev
+
+import nbformat
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sgmgm.commands import cli
+from sgmgm.course import exercises, runner, stubs
+
+FOLDER = runner.ROOT / "notebooks"
+SOLUTIONS = runner.find_lessons([], FOLDER / "solutions")
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(cell):
+    return "solution" in cell.metadata.get("tags", [])
+
+
+def run(path):
+    """Execute a notebook's code in this process: what each check says, None where all is right."""
+    names, said = {}, {}
+    for cell in code(nbformat.read(path, as_version=4)):
+        if not cell.source.startswith("exercises."):
+            exec(cell.source, names)
+            continue
+        name = cell.source.removeprefix("exercises.").split("(")[0]
+        try:
+            said[name] = exec(cell.source, names)
+        except exercises.NotYet as error:
+            said[name] = str(error)
+    return said
+
+
+# --- the notebooks -----------------------------------------------------------------------------
+
+
+def test_every_lesson_with_exercises_has_solutions():
+    lessons = {path.name for path in runner.find_lessons([], FOLDER)}
+    for path in SOLUTIONS:
+        assert path.name in lessons
+        assert f"exercises/{path.name}" in (FOLDER / path.name).read_text()
+    pointing = {name for name in lessons if f"exercises/{name}" in (FOLDER / name).read_text()}
+    assert pointing == {path.name for path in SOLUTIONS}
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_exercises_are_what_the_solutions_give(path):
+    solution = nbformat.read(path, as_version=4)
+    nbformat.validate(solution)
+    written = FOLDER / "exercises" / path.name
+    assert nbformat.read(written, as_version=4) == stubs.exercise(solution), (
+        "run `sgmgm course exercises` and commit what it writes"
+    )
+    tasks = [cell.source for cell in solution.cells if "minutes)*" in cell.source]
+    assert 2 <= len(tasks) <= 4 and len(tasks) == sum(map(tagged, code(solution)))
+    for task in tasks:
+        assert "*(easy" in task or "*(medium" in task or "*(hard" in task
+        assert "<summary>Hint" in task
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_pass_and_stubs_fail(path, capsys):
+    solved = run(path)
+    assert len(solved) >= 2 and not any(solved.values()), solved
+    assert capsys.readouterr().out.splitlines() == [f"{name}: right." for name in solved]
+    stubs = run(FOLDER / "exercises" / path.name)
+    assert stubs.keys() == solved.keys()
+    for name, sentence in stubs.items():
+        assert sentence == f"{name} returns None: write its body, and return the result."
+    assert not capsys.readouterr().out
+
+
+def spoiled(answer, how):
+    """A solution's answer with one thing wrong."""
+    if isinstance(answer, str):
+        return answer + "?"
+    if isinstance(answer, list):
+        return [spoiled(part, how) for part in answer] if how != "turned" else answer[::-1]
+    if not isinstance(answer, torch.Tensor):
+        return {"nothing": 0.0, "all alike": 1.0}.get(how, answer * 1.05)
+    if answer.dtype == torch.bool:
+        return ~answer if how in ("turned", "larger") else torch.zeros_like(answer)
+    return {
+        "nothing": torch.zeros_like(answer),
+        "all alike": answer[:1].expand_as(answer) if answer.ndim else answer + 1,
+        "turned": answer.roll(1, 0) if answer.ndim else -answer,
+        "larger": answer * 1.05 if answer.is_floating_point() else answer.roll(1, -1),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["nothing", "all alike", "turned", "larger"])
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_every_check_rejects_spoiled_answers(path, how, capsys):
+    names, passed = {}, []
+    for cell in code(nbformat.read(path, as_version=4)):
+        if not cell.source.startswith("exercises."):
+            exec(cell.source, names)
+            continue
+        name = cell.source.removeprefix("exercises.").split("(")[0]
+        right = names[name]
+        with contextlib.suppress(exercises.NotYet):
+            getattr(exercises, name)(lambda *a, right=right: spoiled(right(*a), how))
+            passed.append(name)
+    assert not passed
+
+
+def test_a_stub_keeps_signature_and_docstring_only():
+    source = 'def f(x):\n    """What."""\n    return x\n\n\n'
+    source += 'def g(y):\n    """Two\n    lines."""\n    a = 1\n'
+    names = {}
+    exec(stubs.stub(source), names)
+    assert "return" not in stubs.stub(source) and "a = 1" not in stubs.stub(source)
+    assert names["f"](1) is None and names["g"].__doc__ == "Two\n    lines."
+    solution = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source, metadata={"tags": ["solution"]})]
+    )
+    stub, answer = stubs.exercise(solution).cells
+    assert "return" not in stub.source and source in answer.source and "<details>" in answer.source
+
+
+def test_the_command_writes_the_exercises(tmp_path, capsys):
+    (tmp_path / "solutions").mkdir()
+    path = SOLUTIONS[0]
+    (tmp_path / "solutions" / path.name).write_bytes(path.read_bytes())
+    assert cli.main(["course", "exercises", "--notebooks", str(tmp_path)]) == 0
+    written = tmp_path / "exercises" / path.name
+    assert written.read_bytes() == (FOLDER / "exercises" / path.name).read_bytes()
+    assert "1 notebooks" in capsys.readouterr().out
+    assert cli.main(["course", "exercises", "--notebooks", str(tmp_path / "none")]) == 2
+
+
+# --- wrong answers -----------------------------------------------------------------------------
+
+
+def chosen(table, tuning):
+    return min(table.values(), key=lambda row: row[tuning])
+
+
+def mean_but(row, tuning):
+    return mean([value for seed, value in row.items() if seed != tuning])
+
+
+def apart(a, b, spread):
+    gap = abs(mean(a) - mean(b)) > spread(a) + spread(b)
+    return gap and ("A" if mean(a) < mean(b) else "B")
+
+
+def frame(side, width):
+    hidden = torch.ones(side, side, dtype=torch.bool)
+    hidden[width : side - width, width : side - width] = False
+    return hidden.flatten()
+
+
+def cosine_hidden(t, n):
+    return max(1, round(math.cos(math.pi * t / 2) * n))
+
+
+def places(n, hidden, generator):
+    return torch.randperm(n, generator=generator) < hidden
+
+
+def some_wrong(tokens, where, rate, generator, shift):
+    return torch.where(
+        (torch.rand(tokens.shape, generator=generator) < rate) & where, tokens + shift, tokens
+    )
+
+
+def lies(tokens, hidden, rate, codes, generator):
+    chosen = (torch.rand(tokens.shape, generator=generator) < rate) & ~hidden
+    shift = torch.randint(1, codes, tokens.shape, generator=generator)
+    return torch.where(chosen, (tokens + shift) % codes, tokens)
+
+
+def one_place(tokens, hidden, rate, codes, generator):
+    chosen = (torch.rand(tokens.shape[1], generator=generator) < rate) & ~hidden
+    shift = torch.randint(1, codes, tokens.shape, generator=generator)
+    return torch.where(chosen, (tokens + shift) % codes, tokens)
+
+
+def redrawn(tokens, hidden, rate, codes, generator):
+    first, second = (torch.randint(codes, tokens.shape, generator=generator) for _ in range(2))
+    other = torch.where(first == tokens, second, first)
+    chosen = torch.rand(tokens.shape, generator=generator) < rate
+    return torch.where(chosen & ~hidden, other, tokens)
+
+
+def unseeded_lies(tokens, hidden, rate, codes, generator):
+    chosen = (torch.rand(tokens.shape) < rate) & ~hidden
+    return torch.where(chosen, (tokens + torch.randint(1, codes, tokens.shape)) % codes, tokens)
+
+
+def random_codes(tokens, hidden, rate, codes, generator):
+    random = torch.randint(codes, tokens.shape, generator=generator)
+    chosen = torch.rand(tokens.shape, generator=generator) < rate
+    return torch.where(chosen & ~hidden, random, tokens)
+
+
+def in_place(tokens, hidden, rate, codes, generator):
+    tokens[~hidden] = 0
+    return tokens
+
+
+def each_loss(logits, tokens):
+    return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+
+
+def ranks(score):
+    return score.argsort(1).argsort(1)
+
+
+def overwritten(z, e):
+    z.data = e.data
+    return z
+
+
+def perplexity_of(tokens):
+    p = tokens.bincount() / tokens.numel()
+    return float((-torch.xlogy(p, p).sum()).exp())
+
+
+def pooled(images):
+    share = images.flatten().bincount().double() / images.numel()
+    return share[images].prod(1).sum()
+
+
+def busy(steps, n):
+    """The sampler's own rule, which settles at least one token a round."""
+    left = [n]
+    for k in range(1, steps + 1):
+        floor = math.floor(n * math.cos(math.pi * k / 2 / steps))
+        left.append(max(0, min(left[-1] - 1, floor)))
+    return [a - b for a, b in zip(left, left[1:], strict=False)]
+
+
+def whole_blur(x, grid):
+    mean = F.avg_pool2d(grid, 3, 1, 1, count_include_pad=False)
+    return mean.flatten(2).transpose(1, 2).reshape(x.shape)
+
+
+def edge_blur(x):
+    grid = F.pad(x.transpose(1, 2).unflatten(2, (4, 4)), (1, 1, 1, 1), mode="replicate")
+    return F.avg_pool2d(grid, 3, 1).flatten(2).transpose(1, 2)
+
+
+def flat_blur(x):
+    return (x.roll(1, 1) + x + x.roll(-1, 1)) / 3
+
+
+def padded_blur(x):
+    grid = x.transpose(1, 2).unflatten(2, (4, 4))
+    return F.avg_pool2d(grid, 3, 1, 1).flatten(2).transpose(1, 2)
+
+
+def ball_share(points, centres, k):
+    radius = torch.cdist(centres, centres).kthvalue(k, dim=1).values
+    return (torch.cdist(points, centres) <= radius).any(1).double().mean()
+
+
+def covered(real, fake, k):
+    radius = torch.cdist(real, real).kthvalue(k, dim=1).values
+    return (torch.cdist(fake, real) <= radius).any(0).double().mean()
+
+
+def flops(n, m, d, f):
+    return 2 * (2 * n * d * d + m * (2 * d * d + 2 * d * f) + 2 * m * n * d)
+
+
+# check -> wrong answers, each with words that the message must hold
+WRONG = {
+    "saving": [
+        (lambda side, n, k: side * side * 8 / (n * math.log2(k)), "three colours"),
+        (lambda side, n, k: side * side * 24 / (n * k), "log2(K) bits"),
+        (lambda side, n, k: n * math.log2(k) / (side * side * 24), "inverse"),
+        (lambda side, n, k: side * side * 3 / n, "count bits"),
+        (lambda side, n, k: side * side * 24 - n * math.log2(k), "times smaller, not"),
+    ],
+    "hide": [
+        (lambda tokens, hidden, mask: torch.where(hidden, tokens, mask), "hide what should be"),
+        (lambda tokens, hidden, mask: torch.where(hidden, 0, tokens), "yours holds [0, 0, 0]"),
+        (lambda tokens, hidden, mask: tokens.masked_fill_(hidden, mask), "make a new one"),
+        (lambda tokens, hidden, mask: torch.full_like(tokens, mask), "must stay as it is"),
+        (lambda tokens, hidden, mask: tokens[~hidden], "shape"),
+    ],
+    "honest": [
+        (lambda table, tuning: min(mean_but(row, tuning) for row in table.values()), "luck"),
+        (lambda table, tuning: mean(chosen(table, tuning).values()), "leave it out"),
+        (lambda table, tuning: median([v for s, v in chosen(table, tuning).items() if s != tuning]),
+         "is best, and its other seeds give"),
+        (lambda table, tuning: chosen(table, tuning)[tuning], "report the others"),
+        (lambda table, tuning: 4.5, "you get 4.5"),
+    ],
+    "verdict": [
+        (lambda a, b: "A" if mean(a) < mean(b) else "B", "is a tie"),
+        (lambda a, b: "A" if min(a) > max(b) else "B" if max(a) < min(b) else "tie", "small dist"),
+        (lambda a, b: "tie", "lie apart"),
+        (lambda a, b: "A" if max(a) < min(b) else "B" if max(b) < min(a) else "tie", "lie apart"),
+        (lambda a, b: a, "the answer is"),
+        (lambda a, b: None, "write its body"),
+        (lambda a, b: apart(a, b, stdev) or None, "it returns None"),
+        (lambda a, b: apart(a, b, lambda x: (max(x) - min(x)) / 2) or "tie", "is a tie"),
+    ],
+    "border": [
+        (lambda side, width: ~frame(side, width), "in-painting"),
+        (lambda side, width: frame(side, width + 1), "hides 12 cells"),
+        (lambda side, width: frame(side, width).roll(1), "other ones"),
+        (lambda side, width: frame(side, width).view(side, side), "shape"),
+    ],
+    "nearest_code": [
+        (lambda v, c: torch.cdist(v, c).argmax(1), "you chose code"),
+        (lambda v, c: (v @ c.T).argmax(1), "away"),
+        (lambda v, c: torch.cdist(v, c), "shape (20, 8) where (20,)"),
+        (lambda v, c: c[torch.cdist(v, c).argmin(1)][:, 0], "torch.float32 where torch.int64"),
+        (lambda v, c: torch.cdist(v, c).argmin(1) + 8, "8 codes"),
+        (lambda v, c: torch.cdist(v, c).argmin(1) - 1, "yours go from -1"),
+        (lambda v, c: torch.zeros(len(v)).long(), "you chose code 0"),
+        (lambda v, c: torch.cdist(v, c, p=1).argmin(1), "you chose code"),
+        (lambda v, c: (c.square().sum(1) - v @ c.T).argmin(1), "you chose code"),
+        (lambda v, c: [0] * len(v), "returns a list"),
+    ],
+    "straight_through": [
+        (lambda z, e: e, "it receives none"),
+        (lambda z, e: z, "forward"),
+        (lambda z, e: z + (e - z), "it receives 0"),
+        (lambda z, e: e.detach(), "no gradient comes back"),
+        (overwritten, "it overwrites z"),
+        (lambda z, e: (z - z.detach()).mean(0) + e.detach(), "gradient unchanged"),
+        (lambda z, e: z - z.detach() + e, "the codes e receive"),
+    ],
+    "perplexity": [
+        (lambda t, k: len(t.unique()), "30, 1 and 1 times"),
+        (lambda t, k: -sum(p * math.log(p) for p in [1 / 8] * 8), "is 8.00, yours 2.08"),
+        (lambda t, k: (lambda p: (-(p * p.log()).sum()).exp())(
+            t.flatten().bincount(minlength=k) / t.numel()), "0 log 0"),
+        (lambda t, k: "many", "not a number"),
+        (lambda t, k: mean(perplexity_of(row) for row in t), "is 8.00, yours 4.00"),
+    ],
+    "cosine_mask": [
+        (lambda t, n, g: places(n, max(1, round((1 - t) * n)), g), "the cosine schedule hides 59"),
+        (lambda t, n, g: ~places(n, cosine_hidden(t, n), g), "hides 0 of 64 tokens and keeps 64"),
+        (lambda t, n, g: torch.arange(n) < cosine_hidden(t, n), "at random"),
+        (lambda t, n, g: (torch.arange(n) < cosine_hidden(t, n)).roll(
+            int(torch.randint(n, (1,), generator=g))), "side by side"),
+        (lambda t, n, g: places(n, cosine_hidden(t, n), g.manual_seed(g.initial_seed())),
+         "do not seed it anew"),
+        (lambda t, n, g: places(n, cosine_hidden(t, 64), g), "from N"),
+        (lambda t, n, g: places(64, cosine_hidden(t, n), g), "from N"),
+        (lambda t, n, g: torch.zeros(n).bool().index_fill(
+            0, torch.randperm(64, generator=g)[: cosine_hidden(t, n)], True), "from N"),
+        (lambda t, n, g: torch.randperm(n) < cosine_hidden(t, n), "the same seed gives two masks"),
+        (lambda t, n, g: places(n, round(math.cos(math.pi * t / 2) * n), g), "hides 1 and"),
+        (lambda t, n, g: places(n, math.floor(max(1, math.cos(math.pi * t / 2) * n)), g),
+         "t = 0.84 your mask hides 15 of 64 tokens and keeps 49, where the cosine schedule hides "
+         "16 and keeps 48"),
+    ],
+    "masked_loss": [
+        (lambda x, t, h: each_loss(x, t).mean(), "all positions"),
+        (lambda x, t, h: each_loss(x, t)[~h].mean(), "visible positions"),
+        (lambda x, t, h: each_loss(x, t)[h].sum(), "sum"),
+        (lambda x, t, h: sum(each_loss(x, t)[i][h[i]].mean() for i in (0, 1)) / 2, "mean of means"),
+        (lambda x, t, h: 7.0, "your loss is 7.000, the right one"),
+    ],
+    "one_step_chance": [
+        (lambda images: 1.0, "BBBB and ABAB one step is right with probability 0.2963, not 1"),
+        (lambda images: 1 / len(images), "not 0.3"),
+        (pooled, "not 0.1875"),
+        (lambda images: (images[:, None] == images[None]).double().mean(1).prod(1).mean(), "add"),
+    ],
+    "settled": [
+        (lambda steps, n: [n // steps] * steps, "round 1 settles 4"),
+        (lambda steps, n: [n], "settle 4 numbers"),
+        (lambda steps, n: [1] * steps, "settle 4 tokens in all; there are 16"),
+        (lambda steps, n: n // steps, "returns a int, not a list of numbers"),
+        (lambda steps, n: [math.nan] * steps, "not finite"),
+        (lambda steps, n: [n / (steps + 1)] * (steps + 1), "a whole number of tokens"),
+        (busy, "with T = 8 round 2 settles 1 of 4"),
+        (lambda steps, n: (lambda left: [a - b for a, b in zip(left, left[1:], strict=False)])(
+            [round(n * math.cos(math.pi * k / 2 / steps)) for k in range(steps + 1)]),
+         "rounded down"),
+    ],
+    "keep": [
+        (lambda s, known, left: ranks(s) >= left, "known"),
+        (lambda s, known, left: ranks(s.masked_fill(known, 88.7)) >= left, "whatever their score"),
+        (lambda s, known, left: ranks(s.masked_fill(known, torch.inf)) < left, "True is what"),
+        (lambda s, known, left: s.masked_fill(known, torch.inf).argsort(1) >= left, "rank is the"),
+        (lambda s, known, left: torch.ones_like(known).scatter(
+            1, s.masked_fill(known, torch.inf).argsort(1)[:, : left or None], False),
+         "in row 0 10 positions stay hidden, where left = 0"),
+        (lambda s, known, left: (ranks(s.masked_fill(known, -9e9)) < s.shape[1] - left) | known,
+         "low score"),
+        (lambda s, known, left: ranks(s.masked_fill(known, torch.inf)) >= left + 1, "5 positions"),
+    ],
+    "compounding": [
+        (lambda tau, steps: [tau * (1 - k / steps) for k in range(1, steps + 1)], "linear"),
+        (lambda tau, steps: [tau * math.prod(1 - i / steps for i in range(k))
+                             for k in range(1, steps + 1)], "step 1"),
+        (lambda tau, steps: [tau], "4 temperatures, not 1"),
+        (lambda tau, steps: tau, "returns a float, not a list of numbers"),
+    ],
+    "guide": [
+        (lambda plain, smooth, s: smooth + s * (plain - smooth), "at s = 0 guided must be plain; "
+         "yours is smooth"),
+        (lambda plain, smooth, s: plain.add_(s * (plain - smooth)), "make a new one"),
+        (lambda plain, smooth, s: smooth - (1 + s) * (plain - smooth), "at s = 0"),
+        (lambda plain, smooth, s: plain + s * (smooth - plain), "at s = -1 guided must be smooth"),
+        (lambda plain, smooth, s: plain, "at s = -1 guided must be smooth; yours is plain"),
+    ],
+    "equal_temperature": [
+        (lambda s: 1 + s, "for s = 1.5"),
+        (lambda s: 1 / s, "for s = 1.5"),
+        (lambda s: 1 / (1 + abs(s)), "for s = -0.5"),
+        (lambda s: -s, "above 0"),
+    ],
+    "box_blur": [
+        (flat_blur, "position 3 reaches position 4"),
+        (lambda x: whole_blur(x, x.unflatten(1, (4, 4)).flatten(1).reshape(len(x), -1, 4, 4)),
+         "the codes are mixed up"),
+        (edge_blur, "right in the middle, not at the edge"),
+        (lambda x: whole_blur(x, x.transpose(1, 2).reshape(len(x), -1, 4, 4)), "the side from N"),
+        (lambda x: x.mean(-1, keepdim=True).expand_as(x), "over the codes"),
+        (padded_blur, "position 0 becomes 0.44"),
+        (lambda x: x, "3 x 3"),
+    ],
+    "lie": [
+        (lambda t, h, rate, k, g: some_wrong(t, h | ~h, rate, g, 1) % k, "hidden token"),
+        (random_codes, "at times the true one"),
+        (in_place, "make a new one"),
+        (one_place, "the same places"),
+        (redrawn, "at a rate of 100 %"),
+        (lambda t, h, rate, k, g: lies(t, h, rate, 4, g), "with K = 5"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1), "4 codes"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, 1 - rate, g, 1) % k, "are wrong, where 30 %"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, 0.3, g, 1) % k, "at a rate of 60 %"),
+        (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1) % k, "equally likely"),
+        (unseeded_lies, "come from the generator"),
+    ],
+    "select": [
+        (lambda x, a: x * F.cosine_similarity(x, a, dim=-1)[..., None], "clamp"),
+        (lambda x, a: x * (x * a).sum(-1, keepdim=True).clamp(0, 1), "dot product"),
+        (lambda x, a: F.normalize(x, dim=-1)
+         * F.cosine_similarity(x, a, dim=-1).clamp(0, 1)[..., None], "length"),
+        (lambda x, a: F.cosine_similarity(x, a, dim=-1), "shape (2, 5)"),
+    ],
+    "lora": [
+        (lambda x, w, a, b, alpha: x @ w.T + x @ a.T @ b.T, "alpha is not used"),
+        (lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T @ b.T), "divided by the rank"),
+        (lambda x, w, a, b, alpha: x @ w.T + alpha / 2 * (x @ a.T @ b.T), "from the arguments"),
+        (lambda x, w, a, b, alpha: x @ (w + alpha / len(a) * b @ a).T, "the large matrix"),
+        (lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T @ b.T), "change nothing"),
+    ],
+    "passes": [
+        (lambda guidance, steps: steps, "cfg with T = 1 takes 2 passes, not 1"),
+        (lambda guidance, steps: steps * (1 + (guidance != "none")), "no second prediction"),
+        (lambda guidance, steps: steps * {"none": 1, "spatial": 1}.get(guidance, 2), "self+cfg"),
+    ],
+    "last_layer_flops": [
+        (lambda n, m, d, f: flops(n, m, d, f) / 2, "two operations"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 4 * n * m * d, "without weights"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 2 * n * m * d, "two products"),
+        (lambda n, m, d, f: flops(n, n, d, f), "all its tokens"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 4 * (n - m) * d * d, "keys and values"),
+        (lambda n, m, d, f: flops(n, m, d, f) - 4 * m * (n - m) * d, "compared with all L"),
+        (lambda n, m, d, f: 1.0, "FLOP, not 1"),
+    ],
+    "frechet_1d": [
+        (lambda x, y: (x.mean() - y.mean()) ** 2, "only the means"),
+        (lambda x, y: (x.mean() - y.mean()) ** 2 + (x.var() - y.var()) ** 2, "not variances"),
+        (lambda x, y: (x.mean() - y.mean()).abs() + (x.std() - y.std()) ** 2, "means has to be"),
+        (lambda x, y: (x.mean() - y.mean()) ** 2 + (x.std() - y.std()).abs(), "deviations has"),
+        (lambda x, y: ((x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2).sqrt(), "root"),
+        (lambda x, y: 0, "yours is 0.00"),
+    ],
+    "to_infinity": [
+        (lambda counts, distances: distances[-1], "over 1 / N"),
+        (lambda counts, distances: (distances[0] - distances[1]) / (1 / 100 - 1 / 200), "slope"),
+        (lambda counts, distances: sum(distances) / 4, "is 2; you get"),
+        (lambda counts, distances: 2 * distances[-1] - distances[-2], "Use all points"),
+        (lambda counts, distances: max(0, distances[-1] + (distances[-1] - distances[0])
+         * counts[0] / (counts[-1] - counts[0])), "Use all points"),
+    ],
+    "coverage": [
+        (lambda real, fake, k: ball_share(fake, real, k + 1), "that is precision"),
+        (lambda real, fake, k: ball_share(real, fake, k + 1), "that is recall"),
+        (lambda real, fake, k: covered(real, fake, k), "k - 1"),
+        (lambda real, fake, k: covered(real, fake, k + 2), "k + 1"),
+        (lambda real, fake, k: 1.0, "you get 1.000"),
+        (lambda real, fake, k: covered(real, fake, 4), "with k = 2"),
+    ],
+}  # fmt: skip
+
+
+def test_every_check_has_wrong_answers():
+    called = {name for path in SOLUTIONS for name in run(path)}
+    assert called == WRONG.keys() and all(len(wrong) >= 2 for wrong in WRONG.values())
+    own = vars(exercises).items()
+    checks = {
+        n for n, f in own if getattr(f, "__module__", "") == exercises.__name__ and n[0] != "_"
+    }
+    assert checks - {"NotYet"} == called
+
+
+@pytest.mark.parametrize(
+    "name, wrong, words",
+    [(name, wrong, words) for name, cases in WRONG.items() for wrong, words in cases],
+)
+def test_wrong_answers_are_explained(name, wrong, words):
+    with pytest.raises(exercises.NotYet) as found:
+        getattr(exercises, name)(wrong)
+    sentence = str(found.value)
+    assert words in sentence, sentence
+    assert found.value._render_traceback_() == [f"Not yet: {sentence}"]

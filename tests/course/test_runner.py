@@ -1,0 +1,262 @@
+"""The runner and the shape of every lesson; `notebooks/` executes the lessons themselves."""
+
+import ast
+import base64
+import io
+import json
+import os
+import re
+
+import nbformat
+import pytest
+import torch
+from PIL import Image
+
+from sgmgm import datasets, presets
+from sgmgm.commands import cli
+from sgmgm.course import plots, runner, start
+from sgmgm.course import runner as course
+from sgmgm.utils.errors import InputError
+
+PARAMETERS = ["profile", "dataset", "seed", "device"]
+LESSONS = runner.find_lessons([], runner.ROOT / "notebooks")
+PARAMETER_CELL = 'profile = "smoke"\ndataset = "sprites"\nseed = 0\ndevice = None'
+
+
+def write_lesson(folder, name, *sources, parameters=PARAMETER_CELL, **metadata):
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / name)
+
+
+def sources(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(autouse=True)
+def no_probe(monkeypatch):
+    """A run measures the machine's speed; `test_doctor` does that once."""
+    monkeypatch.setattr(course.doctor, "speed", lambda device, seconds: 100.0)
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    return folder
+
+
+def run(notebooks, out, *words):
+    return cli.main(["course", "run", *words, "--notebooks", str(notebooks), "--out", str(out)])
+
+
+# --- the runner --------------------------------------------------------------------------------
+
+
+def test_runner_goes_on_after_a_failing_lesson(notebooks, tmp_path, capsys):
+    write_lesson(notebooks, "01_bad.ipynb", "1 / 0")
+    where = "import os, sys\nprint(profile, dataset, seed, device, sys.executable, os.getcwd())"
+    write_lesson(notebooks, "02_good.ipynb", where, sgmgm={"budget": {"smoke": 600}})
+    write_lesson(notebooks, "03_slow.ipynb", "", sgmgm={"budget": {"smoke": 0, "laptop": 9}})
+    (notebooks / "notes.ipynb").write_text("no lesson")
+    out, before = tmp_path / "out", dict(os.environ)
+    with pytest.raises(SystemExit) as end:
+        run(notebooks, out, "--seed", "7", "--device", "cpu")
+    assert end.value.code == 1
+    said = capsys.readouterr()
+    assert "2 of 3 lessons ran" in said.out and "failed: 01_bad" in said.err
+    assert dict(os.environ) == before
+
+    report = json.loads((out / "report.json").read_text())
+    assert (report["profile"], report["dataset"], report["seed"]) == ("smoke", "sprites", 7)
+    assert report["commit"] and report["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert report["device"].startswith("cpu")
+    bad, good, slow = report["lessons"]
+    assert [set(each) for each in report["lessons"]] == [
+        {"name", "seconds", "budget", "status"}
+    ] * 3
+    assert bad["name"] == "01_bad" and "ZeroDivisionError" in bad["status"]
+    assert bad["status"].startswith("failed: ") and "\n" not in bad["status"]
+    assert (good["status"], good["budget"]) == ("ok", 600) and good["seconds"] > 0
+    assert slow["status"] == "over budget"
+
+    written = sorted(path.name for path in out.iterdir())
+    pages = ["02_good.html", "03_slow.html", "index.html"]
+    done = ["01_bad.failed.ipynb", "02_good.ipynb", "03_slow.ipynb", "report.json"]
+    assert written == sorted(pages + done)
+    done = nbformat.read(out / "02_good.ipynb", as_version=4)
+    printed = done.cells[-1].outputs[0].text.split()
+    assert printed[:4] == ["smoke", "sprites", "7", "cpu"]
+    assert os.path.samefile(printed[4], os.sys.executable)
+
+    # mended, it leaves no trace of the failure
+    write_lesson(notebooks, "01_bad.ipynb", "1 / 1")
+    assert run(notebooks, out, "01", "--strict") == 0
+    assert not (out / "01_bad.failed.ipynb").exists() and (out / "01_bad.ipynb").exists()
+    assert len(json.loads((out / "report.json").read_text())["lessons"]) == 1
+
+
+def test_budgets_are_enforced_where_asked(notebooks, tmp_path, capsys):
+    write_lesson(notebooks, "01_slow.ipynb", "", sgmgm={"budget": {"smoke": 0}})
+    assert run(notebooks, tmp_path / "out") == 0
+    with pytest.raises(SystemExit) as end:
+        run(notebooks, tmp_path / "out", "--strict")
+    assert end.value.code == 1 and "over budget: 01_slow" in capsys.readouterr().err
+
+
+def test_the_gallery_shows_every_lesson_without_a_network(notebooks, tmp_path):
+    write_lesson(notebooks, "01_bad.ipynb", "raise ValueError('<b>')")
+    images = "images = torch.rand(8, 3, 32, 32)\nplots.image_rows({'two < three': images})"
+    write_lesson(notebooks, "02_good.ipynb", f"import torch\nfrom sgmgm import plots\n{images}")
+    lesson = nbformat.read(notebooks / "02_good.ipynb", as_version=4)
+    words = "# 02 · A *good* one\n\nIt is about *this*.\n\nNot this."
+    lesson.cells.insert(0, nbformat.v4.new_markdown_cell(words))
+    nbformat.write(lesson, notebooks / "02_good.ipynb")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        run(notebooks, out)
+    index = (out / "index.html").read_text()
+    assert "02 · A *good* one</a>" in index and "<p>It is about this.</p>" in index
+    assert index.count("data:image/png;base64") == 1 and "two &lt; three" in index
+    assert "failed: ValueError in cell" in index and "&lt;b&gt;" in index and "<b>" not in index
+    report = json.loads((out / "report.json").read_text())
+    for stamp in (report["commit"], "seed: 0", report["versions"]["torch"], report["device"]):
+        assert stamp in index
+    good = (out / "02_good.html").read_text()
+    assert good.count("two &lt; three") >= 1 and "No description" not in good
+    for page in (index, good):
+        assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=.https?:[^>]*>", page)
+
+
+def test_views_and_moving_pictures_need_no_kernel_in_the_gallery(notebooks, tmp_path):
+    """A view is its figure, as it says nothing without its kernel; what moves stands on top."""
+    write_lesson(
+        notebooks,
+        "01_view.ipynb",
+        "import torch\nfrom sgmgm import plots, view\n"
+        "class Grey(view.View):\n"
+        "    def draw(self): pass\n"
+        "    def figure(self): return plots.image_rows({'grey': torch.rand(1, 3, 8, 8)})\n"
+        "display(view.Animation(torch.rand(3, 3, 8, 8), 'noise'))\n"
+        "Grey()",
+    )
+    out = tmp_path / "out"
+    assert run(notebooks, out) == 0
+    executed, index = (out / "01_view.ipynb").read_text(), (out / "index.html").read_text()
+    assert "widget-view" not in executed and "widget-state" not in executed
+    for page in (index, (out / "01_view.html").read_text()):
+        images = re.findall("<img[^>]*>", page)
+        shown = [dict(re.findall('(src|alt)="([^"]*)"', image)) for image in images]
+        assert [image["alt"] for image in shown] == ["noise", "1 pictures a row: grey"]
+        first = base64.b64decode(shown[0]["src"].removeprefix("data:image/png;base64,"))
+        with Image.open(io.BytesIO(first)) as moving:
+            assert moving.n_frames == 3
+
+
+def test_bad_requests_are_one_sentence(notebooks, tmp_path, capsys):
+    write_lesson(notebooks, "01_one.ipynb")
+    write_lesson(notebooks, "02_two.ipynb", parameters='profile = "smoke"\nseed = 0')
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cases = [
+        ((notebooks, tmp_path / "out", "07"), "unknown lesson '07': choose from 01_one, 02_two"),
+        ((notebooks, tmp_path / "out"), "02_two does not declare the parameter dataset, device"),
+        ((empty, tmp_path / "out"), "holds no lessons"),
+        ((notebooks, notebooks / "01_one.ipynb", "01"), "cannot write"),
+    ]
+    for arguments, sentence in cases:
+        assert run(*arguments) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1, said
+    (notebooks / "01_one.ipynb").write_text("{")
+    assert run(notebooks, tmp_path / "out", "01") == 2
+    assert "cannot be read as a notebook" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_lessons_are_found_by_number_and_name(notebooks):
+    for name in ("02_b.ipynb", "01_a.ipynb", "x.ipynb"):
+        write_lesson(notebooks, name)
+    for wanted in (["02", "01_a"], ["01", "02_b.ipynb", "01"], []):
+        assert [p.stem for p in runner.find_lessons(wanted, notebooks)] == ["01_a", "02_b"]
+
+
+# --- what the lessons use ----------------------------------------------------------------------
+
+
+def test_models_are_trained_once_and_kept_by_seed(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(course, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setattr(course, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(course.workflow, "train", lambda *given: calls.append(given))
+    found = course.models("tokenizer", dataset="sprites", profile="smoke", seed=3, device="cpu")
+    assert found == tmp_path / "runs" / "sprites-smoke-seed3"
+    assert [call[0] for call in calls] == ["classifier", "tokenizer"]
+    assert calls[1] == ("tokenizer", "sprites", "smoke", found, 3, "cpu")
+
+    shipped = tmp_path / "shipped" / "sprites"
+    (shipped / "tokenizer").mkdir(parents=True)
+    (shipped / "tokenizer" / "training.json").write_text('{"step": 5}')
+    wanted = {"dataset": "sprites", "seed": 3, "device": "cpu"}
+    assert course.models("tokenizer", profile="laptop", **wanted) == shipped
+    assert start.report(shipped, "tokenizer") == {"step": 5}
+    assert course.models("tokenizer", "transformer", profile="laptop", **wanted) != shipped
+    assert course.models("tokenizer", profile="gpu", **wanted) != shipped
+    with pytest.raises(InputError, match="profile"):
+        course.models("tokenizer", profile="huge", **wanted)
+
+
+def test_plots_show_themselves_with_a_text():
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plot = plots.image_rows({"first": images, "second": images[:5]}, list("abcdefgh"))
+    data, metadata = plot._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG") and len(data["image/png"]) < 150_000
+    assert data["text/plain"] == metadata["image/png"]["alt"] and "second" in plot.alt
+    assert plot.get_size_inches()[0] <= plots.WIDTH
+    hidden = torch.zeros(8, 64, dtype=torch.bool)
+    hidden[:, 0] = True
+    painted = plots.overlay_masked(images, hidden)
+    assert (painted[:, :, :4, :4] == plots.HIDDEN).all()
+    assert torch.equal(painted[:, :, 4:], images[:, :, 4:])
+    for wrong in (lambda: plots.image_rows({"x": images[0]}),
+                  lambda: plots.token_grid(images[:1], torch.zeros(1, 63))):  # fmt: skip
+        with pytest.raises(InputError):
+            wrong()
+
+
+# --- the lessons -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_lesson_keeps_the_house_rules(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1 and runner.declared(notebook) == PARAMETERS
+    values = {}
+    exec(tagged[0].source, values)
+    assert values["profile"] in presets.PRESETS and values["dataset"] in datasets.NAMES
+    after = notebook.cells[notebook.cells.index(tagged[0]) + 1 :]
+    code = [cell for cell in after if cell.cell_type == "code"]
+    used = {
+        node.id
+        for cell in code
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    assert set(PARAMETERS) <= used
+    for source in sources(notebook):
+        assert len(source.splitlines()) < 40 and "pyplot" not in source
+    for cell in code:
+        assert cell.execution_count, f"a cell was not executed: {cell.source[:60]}"
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr", output
+            assert not any("widget" in kind for kind in output.get("data", {})), "see runner.freeze"
+            size = len(output.get("data", {}).get("image/png", "")) * 3 // 4
+            assert size < 150_000
+    assert set(notebook.metadata["sgmgm"]["budget"]) == {"smoke", "laptop"}
+    text = path.read_text()
+    assert not any(place in text for place in ("/tmp/", "/home/", "/root/"))
+    assert path.stat().st_size < 1_000_000

@@ -1,0 +1,122 @@
+"""Two processes give the answer of one, and do not wait for a dead one."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sgmgm.commands.cli import main
+from sgmgm.utils import distributed as processes
+from sgmgm.utils.samples import save_samples
+
+from .. import worker
+
+ROOT = Path(__file__).resolve().parents[2]
+ALONE = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+BIN = Path(sys.executable).parent
+TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"]
+# the flag means "several processes"; on CPUs `--cpu` would start only one
+ACCELERATE = [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
+ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def launch(launcher, *words):
+    run = [*launcher, "-m", *map(str, words)]
+    options = {"capture_output": True, "text": True, "timeout": 900}
+    return subprocess.run(run, cwd=ROOT, env=os.environ | ALONE, **options)
+
+
+@pytest.mark.parametrize(
+    "said, lost",
+    [
+        ("[third_party/gloo/transport/tcp/pair.cc:525] Read error [127.0.0.1]:1: timeout", True),
+        ("Connection closed by peer [127.0.0.1]:16477", True),
+        ("NCCL error: a remote process exited or there was a network error", True),
+        ("NCCL error: invalid usage. Duplicate GPU detected : rank 0 and rank 1", False),
+        ("CUDA error: peer access is not supported between these two devices", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_which_errors_say_that_another_process_is_gone(said, lost, monkeypatch):
+    monkeypatch.setattr(processes, "rank_and_size", lambda: (0, 2))
+    assert processes.is_loss_of_another(RuntimeError(said)) == lost
+
+
+def test_two_processes_train_and_extract_as_one(tmp_path):
+    (tmp_path / "two").mkdir()
+    done = launch(TORCHRUN, "tests.worker", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "found.json").read_text())
+    one = worker.results(tmp_path / "one")
+    for kind in worker.TASKS:
+        assert len(one[kind]) == len(two[kind]) == worker.CONFIG.steps
+        for alone, shared in zip(one[kind], two[kind], strict=True):
+            # between two codes nearly as near rounding decides, and it differs between processors
+            close = 1e-3 if kind != "tokenizer" or alone["step"] <= 5 else 0.03
+            assert shared == pytest.approx(alone, rel=close, abs=1e-4), kind
+        assert one[kind][0]["loss"] != one[kind][-1]["loss"]
+    assert len(one["features"]) == 48
+    for name in ("features", "logits"):
+        assert np.allclose(two[name], one[name], rtol=1e-5, atol=1e-6)
+
+
+def test_two_processes_score_as_one(own, capsys):
+    draw = np.random.default_rng(0)
+    save_samples(
+        own / "x.npz", draw.integers(0, 256, (600, 32, 32, 3), np.uint8), np.arange(600) % 10
+    )
+    words = ["evaluate", "--samples", own / "x.npz", "--model", own, "--json", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    done = launch([*ACCELERATE, "--main_process_port", free_port()], "sgmgm", *words)
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout)  # one process reports
+    numbers = {k: v for k, v in alone.items() if isinstance(v, float)}
+    assert {k: shared[k] for k in numbers} == pytest.approx(numbers, rel=1e-6)
+
+
+def training(trained, folder):
+    for part in ("classifier", "tokenizer"):
+        shutil.copytree(trained / part, folder / part)
+    return ["tests.worker", "die", "train", "transformer", "--preset", "smoke", "--out", folder,
+            "--device", "cpu"]  # fmt: skip
+
+
+def test_a_launcher_ends_when_a_process_dies(trained, tmp_path):
+    begun = time.monotonic()
+    done = launch(TORCHRUN, *training(trained, tmp_path / "run"))
+    assert done.returncode != 0 and time.monotonic() - begun < 300
+    assert "SIGKILL" in done.stderr or "exitcode: -9" in done.stderr.replace(" ", "")
+    assert not (tmp_path / "run" / "transformer" / "training.json").exists()
+
+
+def test_without_a_launcher_the_others_end_with_a_sentence(trained, tmp_path):
+    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    words = [sys.executable, "-m", *map(str, training(trained, tmp_path / "run"))]
+    pair = [
+        subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=os.environ | ALONE | about | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in pair]
+    assert [process.returncode for process in pair] == [2, -9]
+    assert "sgmgm: another process of this launch has ended" in said[0]
+    assert "Traceback" not in said[0]
