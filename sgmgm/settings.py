@@ -1,6 +1,6 @@
 """Settings: the names of a pipeline's parts, and how images are sampled from them."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from .guidance import GUIDANCES, SCALE_SCHEDULES, check_scale
 from .masking import SCHEDULES
@@ -19,7 +19,7 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw images: everything that `decode` and the guidance take."""
+    """How images are sampled: everything that `decode` and the guidance take."""
 
     steps: int = 12
     temperature: float = 6.0
@@ -48,6 +48,10 @@ class Sampling:
         """The part these settings need besides tokenizer and transformer: its name, or None."""
         needs = GUIDANCES[self.guidance][1]
         return self.smoother if needs == "smoother" else needs
+
+    def record(self) -> dict:
+        """The settings as records keep them: `remask_known`, which old ones lack, only if used."""
+        return {k: v for k, v in asdict(self).items() if k != "remask_known" or v}
 
     def updated(self, **changes) -> "Sampling":
         """A copy with some settings changed; None leaves a setting as it is."""

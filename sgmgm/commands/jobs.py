@@ -8,7 +8,6 @@ import glob
 import hashlib
 import shutil
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,7 @@ def generate_to(
     check_writable(path)
     labels = pipeline.labels(labels)
     chosen = pipeline.card.sampling.updated(**settings)
-    identity = asdict(chosen) | {
+    identity = chosen.record() | {
         "num": len(labels),
         "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16],
         "seed": seed,

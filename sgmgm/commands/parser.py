@@ -62,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         each.add_argument("--anneal", choices=ANNEALS, help=f"how temperature falls; {note}")
         each.add_argument("--order", choices=ORDERS, help=f"which tokens are kept; {note}")
         each.add_argument("--schedule", choices=SCHEDULES, help=f"mask schedule; {note}")
+        each.add_argument("--remask-known", action=argparse.BooleanOptionalAction,
+                          help=f"known tokens compete with confidence 88.7, as in the released "
+                          f"code, not infinity; {note}")  # fmt: skip
         each.add_argument("--guidance", choices=GUIDANCES, help=note)
         each.add_argument("--scale", type=float, help=f"guidance scale, 0 is none; {note}")
         each.add_argument("--scale-schedule", choices=SCALE_SCHEDULES, help=note)

@@ -44,7 +44,8 @@ def unused(point: Sampling, other: Sampling) -> dict:
     """The settings that a point makes no use of, with the values that they have in another."""
     names = ["scale", "scale_schedule"] * (point.guidance == "none")
     names += ["smoother"] * (point.helper != point.smoother)
-    names += ["temperature", "anneal"] * (point.order not in TEMPERED)
+    names += ["temperature", "anneal"] * (point.order not in TEMPERED and not point.remask_known)
+    names += ["remask_known"] * (point.order == "remask")
     return {name: getattr(other, name) for name in names}
 
 
@@ -85,7 +86,7 @@ def sweep(
             "bf16": pipeline.half,
             "num": num,
             "seed": seed,
-            "settings": asdict(point),
+            "settings": point.record(),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if key not in done:
