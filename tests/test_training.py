@@ -476,11 +476,11 @@ def test_the_smoother_judges_what_it_should(wrong, loss_on, images):
     def model(transformer, hidden, y, only):
         return Smoothed(fake[only], None, torch.zeros(()))
 
-    def words(canvas, y):
+    def embed_tokens(canvas, y):
         seen["canvas"] = canvas
         return MaskedTransformer.embed_tokens(task.transformer, canvas, y)
 
-    task.transformer.words = words
+    task.transformer.embed_tokens = embed_tokens
     task.losses(model, rows, slice(None), generator)["loss"].backward()
     judged = fake.grad.abs().sum(-1) > 0
     canvas = seen["canvas"]
