@@ -239,8 +239,8 @@ def run(args) -> None:
     check_count("--num", args.num, most=10_000_000)
     folder = args.out or default_folder(args)
     device = args.device or default_device()
-    rows, settings = [], chosen_settings(args)
-    plan = presets.get(args.dataset, args.preset, 2).sampling.updated(**settings)
+    rows, chosen = [], chosen_settings(args)
+    plan = presets.get(args.dataset, args.preset, 2).sampling.updated(**chosen)
     if plan.helper and not (folder / plan.helper).is_dir():
         known = plan.helper in settings.PARTS
         raise InputError(
@@ -257,7 +257,7 @@ def run(args) -> None:
     pipeline = Pipeline.from_pretrained(folder, device, args.bf16)
     labels = chosen_labels(args, pipeline)
     begun = time.perf_counter()
-    images, nfe = scoring.generate(pipeline, labels, args.seed, args.batch_size, **settings)
+    images, nfe = scoring.generate(pipeline, labels, args.seed, args.batch_size, **chosen)
     seconds = time.perf_counter() - begun
     save_samples(folder / "samples.npz", images, labels.numpy())
     samples.save_grid(folder / "samples.png", to_float(images[:100]), columns=10)
