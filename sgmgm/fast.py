@@ -23,7 +23,7 @@ from .guidance import Guidance
 from .sampling import Trajectory, check_finite, fill, prepare, sample_tokens
 from .smoothing import LoraSmoother, ToastSmoother
 from .transformer import MaskedTransformer, Prediction, TransformerLayer
-from .utils.devices import has_bf16
+from .utils.devices import has_bf16, is_out_of_memory
 
 
 def gather_positions(x: Tensor, at: Tensor) -> Tensor:
@@ -272,6 +272,7 @@ class FastGuidance:
         self.net: Any = None  # a FastTransformer, or None: the guidance runs as it is
         self.graphs: dict = {}
         self.records = True  # until a recording fails
+        self.last_batch = 0  # images of the last replay
         smoother, weak = (getattr(guidance, name, None) for name in ("smoother", "weak"))
         if type(smoother) not in (type(None), LoraSmoother, ToastSmoother):
             return
@@ -311,36 +312,48 @@ class FastGuidance:
         guided = guidance(canvas, labels)  # (B, M, K), or features (B, M, D)
         return net.finish(guided) if net.features_only else guided
 
+    def record(self, inputs: list[Tensor], settings: tuple) -> tuple:
+        """A CUDA graph of `run` and its results; (None, None), with a warning, if it cannot be."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                return graph, run(self, *inputs, *settings)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0].rstrip(".")
+            warnings.warn(f"no CUDA graph: {reason}; its steps run one by one.", stacklevel=2)
+            self.records = False
+            return None, None
+
     def replay(self, inputs: tuple[Tensor, ...], settings: tuple) -> tuple[Trajectory, Tensor]:
         """`run` on CUDA, all its steps recorded once as one graph.
 
         The guidance scale is an input of the graph. A batch smaller than the recorded one is
-        filled up with copies of its first image.
+        filled up with copies of its first image; the second one of that size in a row gets a
+        graph of its own.
         """
         (labels, canvas, keys, counts), scale = inputs, self.guidance.scale
         key = (canvas.shape[1:], keys.shape[:2], settings, self.guidance.weight)
-        batch = len(labels)
-        if key not in self.graphs or batch > len(self.graphs[key][1][0]):
+        batch, recorded = len(labels), len(self.graphs[key][1][0]) if key in self.graphs else 0
+        if batch > recorded or batch == self.last_batch < recorded:
             self.graphs.clear()  # one at a time: each holds the memory of a whole trajectory
             mine = [x.clone() for x in (*inputs, torch.tensor(scale, device=canvas.device))]
             self.guidance.scale = mine[-1]
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(2):  # compile, and let libraries choose, before recording
-                    run(self, *mine[:-1], *settings)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
+            here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            side.wait_stream(here)
             try:
-                with torch.cuda.graph(graph):
-                    results = run(self, *mine[:-1], *settings)
-            except RuntimeError as error:
-                warnings.warn(f"no CUDA graph: {error}; its steps run one by one.", stacklevel=2)
-                self.records = False
-                return run(self, *inputs, *settings)
+                with torch.cuda.stream(side):
+                    for _ in range(2):  # compile, and let libraries choose, before recording
+                        run(self, *mine[:-1], *settings)
+                    here.wait_stream(side)
+                    graph, results = self.record(mine[:-1], settings)
             finally:
                 self.guidance.scale = scale
+            if graph is None:
+                return run(self, *inputs, *settings)
             self.graphs[key] = graph, mine, results
+        self.last_batch = batch
         graph, mine, (trajectory, finite) = self.graphs[key]
         labels, canvas, keys = (
             torch.cat((x, x.narrow(dim, 0, 1).repeat_interleave(len(mine[0]) - batch, dim)), dim)
@@ -374,8 +387,8 @@ def decode(
         labels, canvas, steps, schedule, temperature, anneal, order, generators
     )
     to_fill = (canvas >= guided.codes).sum(1)  # (B,)
-    widths = [to_fill.max(), *counts[:-1, to_fill].amax(1)]
-    settings = tuple(max(1, int(w)) for w in widths), tuple(taus), order, remask_known
+    widths = torch.cat((to_fill.max()[None], counts[:-1, to_fill].amax(1))).clamp_min(1)  # (T,)
+    settings = tuple(widths.tolist()), tuple(taus), order, remask_known
     inputs = (labels, canvas, keys, counts)
     if canvas.is_cuda and guided.net is not None and guided.records:
         return check_finite(*guided.replay(inputs, settings))

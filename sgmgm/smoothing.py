@@ -7,6 +7,7 @@ the paper's, or LoRA.
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,19 +32,23 @@ def gaussian_kernel(sigma: float) -> Tensor:
     return torch.softmax(-(x**2) / (2 * sigma**2), 0)
 
 
+@lru_cache  # a copy to the device is no part of a step
+def blur_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
+    """The blur along one axis of `side` cells, (side, side)."""
+    kernel = gaussian_kernel(sigma)  # (k,)
+    reach = torch.arange(side)[:, None] + torch.arange(len(kernel)) - len(kernel) // 2  # (side, k)
+    columns = reach.clamp(0, side - 1)
+    return torch.zeros(side, side).scatter_add_(1, columns, kernel.expand(side, -1)).to(device)
+
+
 def blur(grid: Tensor, sigma: float = 1.0) -> Tensor:
     """Gaussian blur of (B, N, C) over the square grid of its N positions, edges repeated."""
     side = int(grid.shape[1] ** 0.5)
     if side * side != grid.shape[1]:
         raise InputError(f"blurring needs a square grid; {grid.shape[1]} positions are none.")
-    kernel = gaussian_kernel(sigma).to(grid)
     # Along one axis a blur with repeated edges is a matrix: much cheaper than a convolution
     # with one channel per code.
-    reach = torch.arange(side)[:, None] + torch.arange(len(kernel)) - len(kernel) // 2
-    matrix = torch.zeros(side, side).to(grid)
-    rows = torch.arange(side).repeat_interleave(len(kernel)).to(grid.device)
-    columns = reach.clamp(0, side - 1).flatten().to(grid.device)
-    matrix.index_put_((rows, columns), kernel.repeat(side), accumulate=True)
+    matrix = blur_matrix(side, sigma, grid.device).to(grid.dtype)  # (h, h)
     x = grid.unflatten(1, (side, side))
     return torch.einsum("ir,js,brsc->bijc", matrix, matrix, x).flatten(1, 2)
 

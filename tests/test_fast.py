@@ -1,5 +1,6 @@
 import warnings
 from contextlib import nullcontext
+from functools import lru_cache
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sgmgm import fast, pipeline
+from sgmgm import fast, pipeline, smoothing
 from sgmgm.guidance import GUIDANCES, make_guidance
 from sgmgm.pipeline import Pipeline
 from sgmgm.sampling import ORDERS, decode, generators_for, prepare
@@ -161,6 +162,8 @@ def test_no_step_waits_for_the_host(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
     monkeypatch.setattr(MaskedTransformer, "_init", lambda *_: None)
     monkeypatch.setattr(fast, "can_compile", lambda: False)
+    # constants are kept, but not these, which hold no data
+    monkeypatch.setattr(smoothing, "blur_matrix", lru_cache(smoothing.blur_matrix.__wrapped__))
     size = {"size": (5, 2, 6, 16), "dtype": torch.int32}
     with FakeTensorMode(), torch.no_grad():
         with torch.device("cuda"):
@@ -169,9 +172,10 @@ def test_no_step_waits_for_the_host(monkeypatch):
             canvas, labels = torch.zeros(6, 16).long(), torch.zeros(6).long()
             counts = torch.zeros(5, 17).long()
             inputs = (labels, canvas, torch.zeros(**size), counts)
-        for name in ("none", "sharpened", "cfg", "auto", "self", "self+cfg"):
+        for name in GUIDANCES:
             guidance = make_guidance(name, model, weak=model, smoother=toast)
             guided = fast.FastGuidance(guidance, torch.float32)
+            guided(canvas, labels, canvas)  # the first runs copy constants to the GPU
             # the order acts after the guidance: one of them shows all orders
             for order in ("confidence", "random", "remask")[: 3 if name == "self" else 1]:
                 settings = ((16, 14, 12, 8, 3), (3.0, 2.0, 1.0, 0.5, 0.0), order, True)
@@ -309,6 +313,22 @@ def trajectory(deep):
         yield guided, inputs, settings, fast.run(guided, *inputs, *settings)[0].tokens
 
 
+class NoRoom(Recorder):
+    """A recording for which there is no memory."""
+
+    def graph(self, graph):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_recording_without_memory_is_no_other_failure(trajectory, monkeypatch):
+    """It ends in the command's sentence, and the guidance is as it was."""
+    guided, inputs, settings, _ = trajectory
+    monkeypatch.setattr(fast.torch, "cuda", NoRoom())
+    with pytest.raises(torch.OutOfMemoryError):
+        guided.replay(inputs, settings)
+    assert guided.records and not guided.graphs and guided.guidance.scale == 1.0
+
+
 def test_a_recording_that_fails_is_said_and_done_without(trajectory, monkeypatch):
     guided, inputs, settings, want = trajectory
     monkeypatch.setattr(fast.torch, "cuda", Recorder())
@@ -356,6 +376,10 @@ def test_one_recording_serves_smaller_batches_and_every_scale(deep, monkeypatch)
             want, _ = fast.run(plain, *some, *settings)
             assert finite.all() and found.tokens.equal(want.tokens)
             assert found.kept.equal(want.kept)
+        with pytest.raises(AttributeError):  # a size that comes again gets its own recording
+            few = (labels[:2], inputs[1][:2], keys[:, :, :2], counts)
+            for _ in range(2):
+                guided.replay(few, settings)
     with pytest.raises(AttributeError):  # other settings are recorded
         guided.replay(inputs, (settings[0], (1.0, 1.0, 1.0, 0.0), *settings[2:]))
 
