@@ -1,38 +1,40 @@
-"""One trained system for all tests: the `smoke` preset on sprites, made once per session."""
+"""One trained system for all tests, and how many cases are generated."""
 
 import shutil
-from functools import lru_cache
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from sgmgm import datasets, settings, workflow
+from sgmgm import datasets
 
-FEW = {"train": 2000, "test": 500}  # of the sprites; `smoke` trains on 2,000 in any case
+from . import trained as system
+
+# `make test`, `make check`, and every night: cases for each hundred that a test asks for
+quiet = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("test", derandomize=True, max_examples=10, **quiet)
+settings.register_profile("check", derandomize=True, max_examples=100, **quiet)
+settings.register_profile("nightly", max_examples=200, print_blob=True, **quiet)
+settings.load_profile("test")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def few_sprites():
-    """Every whole sprites split is its first few images, drawn once: drawing takes seconds."""
-    whole = datasets.load
-    kept = lru_cache(maxsize=None)(whole)
-
-    def load(name, split="train", count=None, resolution=32):
-        if name == "sprites" and split in FEW and count in (None, FEW[split]) and resolution == 32:
-            return kept(name, split, FEW[split])
-        return whole(name, split, count, resolution)
-
+    """Every whole sprites split is its first few images: rendering all takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load", load)
+        patch.setattr(datasets, "load", system.few_sprites())
         yield
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A pipeline folder with every part. Read it only; use `own` to change something."""
-    folder = tmp_path_factory.mktemp("trained") / "sprites"
-    for part in settings.PARTS:
-        workflow.train(part, "sprites", "smoke", folder, device="cpu")
-    return folder
+    return shutil.copytree(system.FOLDER, tmp_path_factory.mktemp("trained") / "sprites")
+
+
+@pytest.fixture(scope="session")
+def retrained(tmp_path_factory):
+    """The same system, trained on this machine: half a minute."""
+    return system.train_all(tmp_path_factory.mktemp("retrained") / "sprites")
 
 
 @pytest.fixture

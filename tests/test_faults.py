@@ -120,9 +120,11 @@ def test_training_survives_a_kill_at_every_point_of_writing(kind, worker, undist
 
 def test_the_command_survives_kills(trained, tmp_path):
     """From outside: `sgmgm train transformer` of the smoke preset, killed at its checkpoints."""
-    folder = tmp_path / "run"
+    whole, folder = tmp_path / "whole", tmp_path / "run"
     for part in ("classifier", "tokenizer"):
-        shutil.copytree(trained / part, folder / part)
+        shutil.copytree(trained / part, whole / part)
+    shutil.copytree(whole, folder)
+    workflow.train("transformer", "sprites", "smoke", whole, device="cpu")
     words = ["train", "transformer", "--preset", "smoke", "--out", str(folder), "--device", "cpu"]
     code = (
         "import sys, sgmgm.training as t; from sgmgm.commands.cli import main; t.SAVE_SECONDS = -1; "
@@ -142,7 +144,7 @@ def test_the_command_survives_kills(trained, tmp_path):
         assert run.wait() != 0 and json.loads(read_tensors(state)[1]["report"])["step"] >= least
     assert main(words) == 0
     weights = "transformer/model.safetensors"
-    assert (folder / weights).read_bytes() == (trained / weights).read_bytes()
+    assert (folder / weights).read_bytes() == (whole / weights).read_bytes()
     assert not state.exists() and not list(folder.rglob(".*partial*"))
 
 

@@ -293,26 +293,28 @@ def test_interrupting_is_no_crash(trained, tmp_path, capsys, monkeypatch):
 
 
 def test_interrupted_training_goes_on_with_the_same_command(trained, tmp_path, capsys, monkeypatch):
-    folder = tmp_path / "run"
+    whole, folder = tmp_path / "whole", tmp_path / "run"
     for part in ("classifier", "tokenizer"):
-        shutil.copytree(trained / part, folder / part)
+        shutil.copytree(trained / part, whole / part)
+    words = ("train", "transformer", "--preset", "smoke", "--steps", 8, "--out")
+    assert run(capsys, *words, whole)[0] == 0
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("transformer"))
     usual = tasks.TransformerTask.after_step
 
     def after_step(self, step, *rest):
-        if step == 20:
+        if step == 5:
             raise KeyboardInterrupt
         usual(self, step, *rest)
 
-    command = ("train", "transformer", "--preset", "smoke", "--out", folder)
     with monkeypatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", -1)
         patch.setattr(tasks.TransformerTask, "after_step", after_step)
-        code, _, error = run(capsys, *command)
+        code, _, error = run(capsys, *words, folder)
     assert code == 130 and "the same command goes on from here" in error
-    code, text, _ = run(capsys, *command)
+    code, text, _ = run(capsys, *words, folder)
     assert code == 0 and "NLL" in text
     weights = "transformer/model.safetensors"
-    assert (folder / weights).read_bytes() == (trained / weights).read_bytes()
+    assert (folder / weights).read_bytes() == (whole / weights).read_bytes()
 
 
 def outside(*arguments, cwd):
