@@ -1,9 +1,9 @@
-"""Benchmark: how fast this machine draws and trains, and how close that is to its limit.
+"""Benchmark: how fast this machine samples and trains, and how close that is to its limit.
 
 The limit is measured, not looked up: the fastest large matrix product in float32 and in bfloat16.
-Where a processor has no bfloat16 all is computed, and measured, in float32.
-Every time is the median of repeats after one call that does not count; weights may be random, for
-speed does not depend on them. FLOP are those of the matrix products that really run.
+On a processor without bfloat16 everything is computed, and measured, in float32.
+Every time is the median of repeats after one call that does not count. Weights are random, because
+speed does not depend on them. FLOP count the matrix products that really run.
 """
 
 import math
@@ -47,10 +47,8 @@ def random_pipeline(size: str, device: str, bf16: bool = False) -> Pipeline:
     sizes, tokens, sampling = sizes_of(size)
     torch.manual_seed(0)
     model = MaskedTransformer(sizes)
-    classes = [str(i) for i in range(sizes.num_classes)]
-    pipeline = Pipeline(
-        Card("random", size, classes, sampling), VQTokenizer(tokens), model, None, device, bf16
-    )
+    card = Card("random", size, [str(i) for i in range(sizes.num_classes)], sampling)
+    pipeline = Pipeline(card, VQTokenizer(tokens), model, None, device, bf16)
     pipeline.helpers["smoother"] = smoother_for(model)
     return pipeline
 
@@ -67,7 +65,7 @@ class Clock:
         self.device, self.repeats = device, check_count("repeats", repeats)
 
     def wait(self) -> None:
-        """Return when the device has done all that was asked of it."""
+        """Return when the device has finished all its work."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
 
@@ -75,7 +73,7 @@ class Clock:
         """`work` without the time that Python takes for it: on CUDA as one graph."""
         if self.device.type != "cuda":
             return work
-        work()  # libraries choose before a recording
+        work()  # libraries choose their kernels before a recording
         self.wait()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -102,14 +100,14 @@ def matrix_peak(clock: Clock) -> dict[str, float]:
     if has_bf16(clock.device.type):
         precisions["bf16"] = torch.bfloat16
     cuda = clock.device.type == "cuda"
-    many = 100 if cuda else 1  # one is a burst, which no GPU keeps up within its power limit
+    many = 100 if cuda else 1  # one is a burst that no GPU keeps up within its power limit
     for name, dtype in precisions.items():
         speeds = []
         for n in (4096, 8192) if cuda else (1024, 2048):
             matrix = torch.rand(n, n, device=clock.device).to(dtype)
 
             def products(matrix=matrix):
-                for _ in range(many):  # each result is let go: memory holds two, not a hundred
+                for _ in range(many):  # each result is freed: memory holds two, not a hundred
                     matrix @ matrix
 
             speeds.append(many * 2 * n**3 / clock(products)["low"])
@@ -125,7 +123,7 @@ def flops(work: Callable[[], object]) -> int:
 
 
 def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[str, int]:
-    """FLOP of decoding a batch from blank canvases, by the eager and by the fast way."""
+    """FLOP of decoding a batch from blank canvases, by the eager and by the fast path."""
     model = deepcopy(pipeline.transformer).to("meta")
     smoother = deepcopy(pipeline.helper("smoother")).to("meta")
     guidance = make_guidance("self", model, settings.scale, smoother=smoother)
@@ -133,9 +131,9 @@ def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[s
     n, classes = model.config.num_vq_tokens, model.config.num_classes
     canvas = model.blank.expand(batch, -1)
     labels = torch.zeros(batch, dtype=torch.int64, device="meta")
-    left = mask_counts(n, settings.steps, settings.schedule)[:, n].tolist()
+    masked = mask_counts(n, settings.steps, settings.schedule)[:, n].tolist()
     total = 0
-    for step, width in enumerate([n, *left[:-1]]):
+    for step, width in enumerate([n, *masked[:-1]]):
         # on a CPU the first step runs once for each class, not once for each image
         rows = min(batch, classes) if step == 0 and pipeline.device.type == "cpu" else batch
         at = torch.zeros(rows, width, dtype=torch.int64, device="meta")
@@ -144,27 +142,22 @@ def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[s
     return {"eager": eager, "fast": total}
 
 
-def painting_flops(tokenizer: VQTokenizer, batch: int) -> int:
-    """FLOP of turning a batch of tokens into pixels."""
-    c = tokenizer.config
-    states = torch.empty(batch, c.z_channels, c.grid, c.grid, device="meta")
-    decoder = deepcopy(tokenizer.decoder).to("meta")
-    return flops(lambda: decoder(states))
-
-
-def drawing(
+def sampling_row(
     variants: dict[str, Pipeline], settings: Sampling, batch: int, clock: Clock, peak
 ) -> dict:
-    """One row of the table: whole guided images, eager float32 next to the fast way."""
+    """One row of the table: whole guided images, eager float32 next to the fast path."""
     _, quick = variants.values()
     labels = [i % len(quick.card.classes) for i in range(batch)]
     work = decoding_flops(quick, settings, batch)
-    painting = painting_flops(quick.tokenizer, batch)
+    c = quick.tokenizer.config
+    states = torch.empty(batch, c.z_channels, c.grid, c.grid, device="meta")
+    decoder = deepcopy(quick.tokenizer.decoder).to("meta")
+    to_pixels = flops(lambda: decoder(states))
     row: dict[str, Any] = {"batch": batch}
     for name, pipeline in variants.items():
         took = clock(lambda p=pipeline: p(labels, **vars(settings)))
-        way, precision = name.split()
-        speed = (work[way] + painting) / took["median"]
+        path, precision = name.split()
+        speed = (work[path] + to_pixels) / took["median"]
         row[name] = {
             "images_per_second": batch / took["median"],
             "low": batch / took["high"],
@@ -177,8 +170,8 @@ def drawing(
     return row | {"speedup": rates[1] / rates[0]}
 
 
-class Costless(fast.FastGuidance):
-    """Logits that are there already, in place of `like`'s, and recorded as those are."""
+class CachedLogits(fast.FastGuidance):
+    """The same logits at every step: decoding without the network."""
 
     def __init__(self, like: fast.FastGuidance, logits: Tensor):
         vars(self).update(vars(like), graphs={})
@@ -189,7 +182,7 @@ class Costless(fast.FastGuidance):
 
 
 def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> dict[str, float]:
-    """Seconds per image in the parts of a fast guided batch, by leaving one out after another."""
+    """Seconds per image of each part of a fast guided batch, measured by leaving parts out."""
     classes, config = len(pipeline.card.classes), pipeline.transformer.config
     labels = (torch.arange(batch) % classes).to(pipeline.device)
     canvas = pipeline.first_canvas(None, batch)
@@ -199,37 +192,33 @@ def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> d
         pipeline.in_bf16(chosen, pipeline.guidance(chosen))
         for chosen in (settings, settings.updated(guidance="none"))
     )
-    whole, once, draws = (
+    two, one, none = (  # network passes a step
         clock(lambda g=g: fast.decode(g, *rest))["median"]
-        for g in (guided, plain, Costless(plain, logits))
+        for g in (guided, plain, CachedLogits(plain, logits))
     )
     tokens = torch.zeros_like(canvas)
     with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.half):
-        paint = clock(lambda: pipeline.tokenizer.decode(tokens))["median"]
-    parts = {"pass 1": once - draws, "pass 2": whole - once, "drawing": draws, "tokenizer": paint}
+        pixels = clock(lambda: pipeline.tokenizer.decode(tokens))["median"]
+    parts = {"pass 1": one - none, "pass 2": two - one, "token choice": none, "tokenizer": pixels}
     return {name: seconds / batch for name, seconds in parts.items()}
 
 
 def growth(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> dict[str, dict]:
     """Milliseconds an image: of one fast guided step by tokens and by model, of all by steps."""
     c = pipeline.transformer.config
-    larger = {
-        "half the width": replace(c, hidden_size=c.hidden_size // 2,
-                                  intermediate_size=c.intermediate_size // 2),
+    width, inner = c.hidden_size, c.intermediate_size
+    models = {
+        "half the width": replace(c, hidden_size=width // 2, intermediate_size=inner // 2),
         "this model": c,
         "twice the layers": replace(c, num_hidden_layers=2 * c.num_hidden_layers),
-        "twice the width": replace(c, hidden_size=2 * c.hidden_size,
-                                   intermediate_size=2 * c.intermediate_size),
-    }  # fmt: skip
-    grown: dict[str, dict] = {
-        "tokens": {n: replace(c, num_vq_tokens=n) for n in (64, 256, 1024)},
-        "model": larger,
+        "twice the width": replace(c, hidden_size=2 * width, intermediate_size=2 * inner),
     }
-    found = {
-        what: {name: step_ms(config, batch, clock) for name, config in configs.items()}
-        for what, configs in grown.items()
+    sizes = {n: replace(c, num_vq_tokens=n) for n in (64, 256, 1024)}
+    found: dict[str, dict] = {
+        "tokens": {n: step_ms(config, batch, clock) for n, config in sizes.items()},
+        "model": {name: step_ms(config, batch, clock) for name, config in models.items()},
+        "steps": {},
     }
-    found["steps"] = {}
     guided = pipeline.in_bf16(settings, pipeline.guidance(settings))
     labels = (torch.arange(batch) % c.num_classes).to(pipeline.device)
     canvas = pipeline.first_canvas(None, batch)
@@ -272,8 +261,8 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
     took = clock(step)["median"]
     bare = deepcopy(pipeline.transformer).to("meta")
     hidden = torch.empty(batch, c.num_vq_tokens + 1, c.hidden_size, device="meta")
-    judged = round(2 / math.pi * c.num_vq_tokens)  # the cosine's mean
-    forward = flops(lambda: bare.mlm_layer(hidden[:, :judged])) + flops(lambda: bare.encode(hidden))
+    masked = round(2 / math.pi * c.num_vq_tokens)  # the cosine's mean
+    forward = flops(lambda: bare.mlm_layer(hidden[:, :masked])) + flops(lambda: bare.encode(hidden))
     speed = 3 * forward / took  # backward takes twice the forward's products
     return {
         "batch": batch,
@@ -291,13 +280,13 @@ def benchmark(
     steps: int | None = None,
     keep: Callable[[dict], object] = lambda record: None,
 ) -> dict:
-    """Everything at once, as a record that JSON can hold; see the functions above.
+    """All measurements of this module, as a record that JSON can hold.
 
     Args:
         size: one of `SIZES`.
-        batches: images at once, a row of the table for each; the largest is taken apart further.
+        batches: batch sizes, a row of the table for each; the largest is measured part by part.
         steps: decoding steps; the preset's if not given.
-        keep: called with what is there so far, after every part: a large model takes a while.
+        keep: called with the record so far after every part, because a large model takes a while.
 
     Raises:
         InputError: an unknown size, or numbers out of range.
@@ -306,8 +295,8 @@ def benchmark(
     batches = sorted(check_count("batch size", batch) for batch in batches)
     clock = Clock(check_device(device), repeats)
     eager = random_pipeline(size, device)
-    painter = deepcopy(eager.tokenizer)  # the fast pipeline changes its own
-    quick = Pipeline(eager.card, painter, eager.transformer, None, device, bf16=True)
+    tokenizer = deepcopy(eager.tokenizer)  # the fast pipeline changes its own
+    quick = Pipeline(eager.card, tokenizer, eager.transformer, None, device, bf16=True)
     quick.helpers = eager.helpers
     settings = eager.card.sampling.updated(guidance="self", steps=steps)
     peak = matrix_peak(clock)
@@ -318,14 +307,14 @@ def benchmark(
         "torch": torch.__version__,
         "steps": settings.steps,
         "repeats": repeats,
-        "ways": list(variants),
+        "ways": list(variants),  # what records of earlier versions call it
         "speedup": None,
         "peak_flops_per_second": peak,
         "batches": [],
     }
     with torch.no_grad():
         for batch in batches:
-            record["batches"].append(drawing(variants, settings, batch, clock, peak))
+            record["batches"].append(sampling_row(variants, settings, batch, clock, peak))
             record["speedup"] = record["batches"][-1]["speedup"]
             keep(record)
         record["split_seconds_per_image"] = split(quick, settings, batches[-1], clock)
@@ -346,7 +335,7 @@ def report(record: dict) -> str:
         f"passes a step), tokenizer included; medians of {record['repeats']}",
         "matrix products at most: "
         + ", ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in peak.items()),
-        f"{'batch':>5}  {'way':<13} {'images/s':>9} {'(spread)':>17} {'ms/step':>9} "
+        f"{'batch':>5}  {'path':<13} {'images/s':>9} {'(spread)':>17} {'ms/step':>9} "
         f"{'GFLOP/s':>9} {'of limit':>8}",
     ]
     for row in record["batches"]:

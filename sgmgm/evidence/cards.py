@@ -1,4 +1,4 @@
-"""Model cards: what a pipeline is and how it was made, from what its own files say."""
+"""Model cards: what a pipeline is and how it was made, read from its own files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +15,18 @@ from ..utils.samples import save_grid, to_float
 # data set -> its source, its licence, and where its models fail
 ABOUT = {
     "sprites": (
-        "pictures that `sgmgm.sprites` draws",
+        "images that `sgmgm.sprites` renders",
         "MIT, like the code",
         "Small parts come out soft: 64 tokens are few for sharp edges. Of 500 unguided "
-        "pictures one in five had an accent that cannot be read, too soft or of mixed colours; "
+        "images one in five had an accent that cannot be read, too soft or of mixed colours; "
         "where both can be read, 96 % agree (coherence counts both failures).",
     ),
     "cifar10": (
         "CIFAR-10 (Krizhevsky 2009), 50,000 training images",
         "its authors state none and ask to be cited",
-        "Trained on a CPU: shapes are soft, many animals cannot be told apart, and legs and faces "
-        "rarely come out right. Vehicles and backgrounds are best. With strong classifier-free "
-        "guidance, its default, the pictures of a class look alike (see the recall). The tokenizer "
+        "Trained on a CPU: shapes are soft, many animals look alike, and legs and faces rarely "
+        "come out right. Vehicles and backgrounds are best. With strong classifier-free "
+        "guidance, its default, the images of a class look alike (see the recall). The tokenizer "
         "is small and loses detail: 1,000 further steps for squared error alone gave 23.6 dB, and "
         "with four times the codes, or a decoder of twice the depth, it was 23.6 as well.",
     ),
@@ -55,15 +55,15 @@ def model_card(folder: str | Path, scores: str = "") -> str:
         seconds = sum(one["seconds"] for one in rounds(report))
         time = f"{seconds / 60:.1f} min, {report['device']}"
         rows.append(f"| {name} | {images} images | {time} | {result(report)} |")
-    default = ", ".join(f"{key} {value}" for key, value in vars(card.sampling).items())
-    pictures = (
+    default = ", ".join(f"{key} {value}" for key, value in card.sampling.record().items())
+    grid = (
         "![samples](samples.png)\n\nUpper half: plain, lower half: self-guided, each at its best "
         "setting with at most 16 passes that is known."
     )
     parts = [
         f"# {card.dataset}",
         f"Data: {source}. Licence of the data: {licence}.",
-        pictures if (folder / "samples.png").is_file() else "",
+        grid if (folder / "samples.png").is_file() else "",
         f"This model's default: {default}.",
         "\n".join(rows),
         scores,
@@ -106,8 +106,8 @@ def commands(part: str, report: dict) -> list[str]:
 def command(part: str, report: dict) -> str:
     """The command that makes a part in one round, with seed 0."""
     plan = get(report["dataset"], report["preset"], 2)
-    judged = {"test_accuracy": "classifier", "psnr": "tokenizer"}  # a part may have any name
-    kind = next((judged[score] for score in judged if score in report), "transformer")
+    scores = {"test_accuracy": "classifier", "psnr": "tokenizer"}  # a part may have any name
+    kind = next((scores[score] for score in scores if score in report), "transformer")
     kind = "weak" if part.startswith("weak") else kind
     options = ""
     if "smoothing" in report:
@@ -125,12 +125,11 @@ def command(part: str, report: dict) -> str:
     return f"sgmgm train {kind} {where}{options}"
 
 
-def draw_samples(
+def sample_grid(
     pipeline: Pipeline, path: str | Path, variants: Sequence[dict], rows: int = 2
 ) -> None:
-    """A grid of every class, `rows` rows for each of the settings."""
+    """An image grid of every class, `rows` rows for each of the settings."""
     classes = list(range(len(pipeline.card.classes)))
     labels = balanced_labels(rows * len(classes), classes)
-    parts = [generate(pipeline, labels, **settings)[0] for settings in variants]
-    images = to_float(np.concatenate(parts))
-    save_grid(path, images, columns=len(classes), zoom=2)
+    images = [generate(pipeline, labels, **settings)[0] for settings in variants]
+    save_grid(path, to_float(np.concatenate(images)), columns=len(classes), zoom=2)

@@ -1,4 +1,4 @@
-"""Results: from the kept records to the tables and pictures that quote them.
+"""Results: from the kept records to the tables and plots that quote them.
 
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
 `ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
@@ -17,7 +17,7 @@ from ..guidance import GUIDANCES
 from ..pipeline import SHIPPED, Pipeline
 from ..utils.errors import DataError
 from ..utils.files import ROOT, read_json, write_bytes
-from .cards import draw_samples, model_card
+from .cards import model_card, sample_grid
 from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
 
 FOLDER = ROOT / "data" / "results"
@@ -28,26 +28,26 @@ MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -
 def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list[dict]]:
     """A results file as rows of `summarise`, best distance first, and its tuning records.
 
-    Rows are those of the seeds that tuned nothing, of `num` images or the most there are; the
-    distance falls with their number, so others are not to be compared with them. `tuned` is the
-    distance that the same setting had in the tuning (infinite where it had none): to choose among
-    rows by it is to choose by a seed that no table tells. `tried` says how many settings of that
-    method and number of passes the tuning saw.
+    Rows are those of the seeds that tuned nothing, of `num` images or the most there are: the
+    distance falls with the number of images, so only equal numbers compare. `tuned` is the distance
+    of the same setting in the tuning (infinite without one): rows are chosen by this seed, which no
+    table reports. `tried` counts the settings of that method and number of passes in the tuning.
     """
     records = read_records(path)
-    told = [r for r in records if r["seed"] != TUNING_SEED]
-    num = num or max((r["num"] for r in told), default=0)
-    rows = summarise([r for r in told if r["num"] == num])
+    final = [r for r in records if r["seed"] != TUNING_SEED]
+    num = num or max((r["num"] for r in final), default=0)
+    rows = summarise([r for r in final if r["num"] == num])
     tuning = [r for r in records if r["seed"] == TUNING_SEED]
     for row in rows:
-        tried = [
-            r
-            for r in tuning
-            if (method(r["settings"]), r["nfe"]) == (method(row["settings"]), row["nfe"])
-        ]
-        own = [r["scores"]["frechet"] for r in tried if r["settings"] == row["settings"]]
-        row["tried"], row["tuned"] = len(tried), min(own, default=math.inf)
+        rivals = [r for r in tuning if kind(r) == kind(row)]
+        own = [r["scores"]["frechet"] for r in rivals if r["settings"] == row["settings"]]
+        row["tried"], row["tuned"] = len(rivals), min(own, default=math.inf)
     return rows, tuning
+
+
+def kind(row: dict) -> tuple[str, float]:
+    """What the tuning compares: method and number of network passes."""
+    return method(row["settings"]), row["nfe"]
 
 
 def chosen(rows: list[dict]) -> dict:
@@ -56,41 +56,34 @@ def chosen(rows: list[dict]) -> dict:
 
 
 def within(rows: list[dict], passes: int = 16) -> list[dict]:
-    """Of each method the rows that use so many network passes, or as many of them as any does."""
-    most: dict[str, float] = {}
-    for row in rows:
-        name = method(row["settings"])
-        if row["nfe"] <= passes:
-            most[name] = max(row["nfe"], most.get(name, 0))
+    """Of each method the rows with the most network passes up to this number."""
+    allowed = sorted(kind(row) for row in rows if row["nfe"] <= passes)
+    most = dict(allowed)  # the last one of a method counts
     return [row for row in rows if row["nfe"] == most.get(method(row["settings"]))]
 
 
 def best(rows: list[dict], guidance: str) -> dict:
-    """Settings of the best row with this guidance `within` the usual number of passes.
-
-    The guidance alone if there is no such row.
-    """
+    """Settings of the best row with this guidance `within` 16 passes; without one the guidance."""
     found = [row for row in within(rows) if row["settings"]["guidance"] == guidance]
     return chosen(found)["settings"] if found else {"guidance": guidance}
 
 
 def gain(rows: list[dict]) -> str:
-    """Self-guidance against no guidance, each at its best, by the two variants to be fair.
+    """Self-guidance against no guidance, each at its best: two fair comparisons.
 
-    At equal passes a guided picture has half the steps; at equal steps, as in the paper's tables,
-    it takes twice the passes.
+    At equal passes a guided image has half the steps. At equal steps, as in the paper's tables, it
+    takes twice the passes.
     """
-    kinds = {
-        kind: [row for row in rows if row["settings"]["guidance"] == kind]
-        for kind in ("self", "none")
-    }
+    ours, plain = (
+        [row for row in rows if row["settings"]["guidance"] == name] for name in ("self", "none")
+    )
     fair = {"passes": lambda row: row["nfe"], "steps": lambda row: row["settings"]["steps"]}
     found = []
     for what, count in fair.items():
-        shared = {count(row) for row in kinds["self"]} & {count(row) for row in kinds["none"]}
+        shared = {count(row) for row in ours} & {count(row) for row in plain}
         if shared:
-            guided = chosen([row for row in kinds["self"] if count(row) in shared])
-            none = chosen([row for row in kinds["none"] if count(row) == count(guided)])
+            guided = chosen([row for row in ours if count(row) in shared])
+            none = chosen([row for row in plain if count(row) == count(guided)])
             (mine, spread), (its, other) = guided["frechet"], none["frechet"]
             which = method(guided["settings"]).removeprefix("self")
             found.append(
@@ -103,44 +96,43 @@ def gain(rows: list[dict]) -> str:
 def overview(folder: str | Path = FOLDER) -> str:
     """The Fréchet distance of every method on every data set, and what self-guidance gains.
 
-    Each method at the setting that the tuning prefers, `within` the usual number of passes.
+    Each method at the setting that the tuning prefers, `within` 16 passes.
     """
     found: dict[str, dict[str, dict]] = {}  # column -> method -> row
     gains = []
     sources = [(p.stem.removeprefix("sweep-"), reported(p)[0]) for p in results_files(folder)]
-    sources += [(p.stem.removeprefix("large-"), larger(p)) for p in large_files(folder)]
+    sources += [
+        (p.stem.removeprefix("large-"), larger(p)) for p in Path(folder).glob("large-*.jsonl")
+    ]
     for name, rows in sorted(sources, key=lambda source: source[0]):
         if not rows:
             continue  # a sweep that was stopped while it was tuning
-        kinds: dict[str, list[dict]] = {}
+        first = rows[0]
+        precision = "" if first["bf16"] else ", float32"
+        column = f"{name} ({first['num']:,} x {first['seeds']}{precision})"
+        methods: dict[str, list[dict]] = {}
         for row in within(rows):
-            kinds.setdefault(method(row["settings"]), []).append(row)
-        column = f"{name} ({_counts(rows[0])})"
-        found[column] = {kind: chosen(members) for kind, members in kinds.items()}
+            methods.setdefault(method(row["settings"]), []).append(row)
+        found[column] = {name: chosen(members) for name, members in methods.items()}
         gains.append(f"- {column}: {gain(rows)}")
     order = list(GUIDANCES)
-    methods = sorted(
-        {kind for rows in found.values() for kind in rows},
-        key=lambda kind: (order.index(kind.split(" ")[0]), kind),
+    names = sorted(
+        {name for rows in found.values() for name in rows},
+        key=lambda name: (order.index(name.split(" ")[0]), name),
     )
     lines = [["guidance", *found], ["---"] * (1 + len(found))]
-    for kind in methods:
-        lines.append([kind, *(_distance(rows, kind) for rows in found.values())])
+    for name in names:
+        lines.append([name, *(_distance(rows, name) for rows in found.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(gains)
 
 
-def _counts(row: dict) -> str:
-    return f"{row['num']:,} x {row['seeds']}{'' if row['bf16'] else ', float32'}"
-
-
-def _distance(rows: dict[str, dict], kind: str) -> str:
+def _distance(rows: dict[str, dict], name: str) -> str:
     """A cell of the overview; the best of its column is bold."""
-    if kind not in rows:
+    if name not in rows:
         return ""
-    mean, spread = rows[kind]["frechet"]
+    mean, spread = rows[name]["frechet"]
     text = f"{mean:.2f} ± {spread:.2f}"
-    best = min(row["frechet"][0] for row in rows.values())
-    return f"**{text}**" if mean == best else text
+    return f"**{text}**" if mean == min(row["frechet"][0] for row in rows.values()) else text
 
 
 def markdown(folder: str | Path = FOLDER) -> str:
@@ -149,7 +141,7 @@ def markdown(folder: str | Path = FOLDER) -> str:
     for path in results_files(folder):
         rows, _ = reported(path)
         parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
-    for path in large_files(folder):
+    for path in sorted(Path(folder).glob("large-*.jsonl")):
         rows = larger(path)
         parts += [f"**{path.stem.removeprefix('large-')}: more images**", table(rows), gain(rows)]
     for path in sorted(Path(folder).glob("ablation-*.jsonl")):
@@ -175,47 +167,44 @@ def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
 
 
 def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict[str, tuple]]:
-    """Fréchet distance against each dial of self-guidance (the paper's figure 6), while tuning.
+    """Fréchet distance against each hyperparameter of self-guidance, while tuning (figure 6).
 
-    At every point the other hyperparameters stand at the best values that were tried. Scale 0 is no guidance.
+    At every point the other hyperparameters have the best values that were tried. Scale 0 is no
+    guidance.
 
     Returns:
-        dial -> curve -> (its x values, distances), for `plots.hyperparameters`.
+        hyperparameter -> curve -> (its x values, distances), for `plots.hyperparameters`.
     """
 
-    def points(kind: str) -> list[dict]:
-        path = Path(folder) / f"{kind}-{dataset}.jsonl"
+    def points(source: str) -> list[dict]:
+        path = Path(folder) / f"{source}-{dataset}.jsonl"
         records = read_records(path) if path.exists() else []
-        tuned = [
-            r["settings"] | {"frechet": r["scores"]["frechet"]}
-            for r in records
-            if r["seed"] == TUNING_SEED and method(r["settings"]) in ("none", "self")
-        ]
-        return [p for p in tuned if (p["order"], p["anneal"]) == ("confidence", "linear")]
+        tuning = [r for r in records if r["seed"] == TUNING_SEED]
+        found = [r["settings"] | {"frechet": r["scores"]["frechet"]} for r in tuning]
+        usual = {"order": "confidence", "anneal": "linear"}
+        return [p for p in found if method(p) in ("none", "self") and usual.items() <= p.items()]
 
     def curve(points: list[dict], x: str, **fixed) -> tuple:
         least: dict[float, float] = {}
         for point in points:
-            if all(point[key] == value for key, value in fixed.items()):
+            if fixed.items() <= point.items():
                 least[point[x]] = min(point["frechet"], least.get(point[x], math.inf))
         return tuple(sorted(least)), tuple(least[value] for value in sorted(least))
 
     known = points("sweep")
     more = points("steps") or known
-    variants = [("none", 16), ("self", 8), ("self", 16)]
     both = {g: curve(more, "steps", guidance=g) for g in ("none", "self")}
     charts = {
-        "guidance scale s": {f"{g}, {n} steps": curve(known, "scale", steps=n)
-                             for g, n in variants if g == "self"},
+        "guidance scale s": {f"self, {n} steps": curve(known, "scale", steps=n) for n in (8, 16)},
         "temperature": {f"{g}, {n} steps": curve(known, "temperature", guidance=g, steps=n)
-                        for g, n in variants},
+                        for g, n in (("none", 16), ("self", 8), ("self", 16))},
         "steps": both if all(len(xs) > 1 for xs, _ in both.values()) else {},  # to be compared
     }  # fmt: skip
     found = {
-        dial: {name: curve for name, curve in curves.items() if len(curve[0]) > 1}
-        for dial, curves in charts.items()
+        title: {name: curve for name, curve in curves.items() if len(curve[0]) > 1}
+        for title, curves in charts.items()
     }
-    return {dial: curves for dial, curves in found.items() if curves}
+    return {title: curves for title, curves in found.items() if curves}
 
 
 def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
@@ -225,12 +214,12 @@ def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
 
 
 def speed(folder: str | Path = FOLDER) -> str:
-    """A line for each benchmark: guided images a second, the fast way against the plain loop."""
+    """A line for each benchmark: guided images a second, the fast path against the plain loop."""
     lines = []
     for record in benchmarks(folder).values():
         row = record["batches"][-1]
-        eager, quick = (row[way] for way in record["variants"])
-        precision = record["variants"][1].split()[1]
+        eager, quick = (row[path] for path in record["ways"])
+        precision = record["ways"][1].split()[1]
         lines.append(
             f"Self-guided sampling, {record['size']} size, {record['steps']} steps, "
             f"{row['batch']} images at once, on {record['device']}"
@@ -252,7 +241,7 @@ def precision(folder: str | Path = FOLDER) -> str:
         kept = reported(path.with_name(f"sweep-{name}.jsonl"), num)[0]
         for full in exact:
             for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
-                (mean, spread), (other, its) = half["frechet"], full["frechet"]
+                mean, spread, other, its = *half["frechet"], *full["frechet"]
                 lines.append(
                     f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
                     f"{spread:.2f} in bfloat16, {other:.2f} ± {its:.2f} in float32."
@@ -261,7 +250,7 @@ def precision(folder: str | Path = FOLDER) -> str:
 
 
 def larger(path: Path) -> list[dict]:
-    """Rows of a `large-DATASET.jsonl`, with what the tuning of the others said of them."""
+    """Rows of a `large-DATASET.jsonl`, with the tuning of the smaller files."""
     name = path.stem.removeprefix("large-")
     others = [path.with_name(f"{kind}-{name}.jsonl") for kind in ("ablation", "sweep")]
     smaller = [row for other in others if other.exists() for row in reported(other)[0]]
@@ -281,11 +270,6 @@ def results_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def large_files(folder: str | Path) -> list[Path]:
-    """The files of the same settings with more images, in the order of their names."""
-    return sorted(Path(folder).glob("large-*.jsonl"))
-
-
 def minutes(folder: str | Path = FOLDER) -> str:
     """How long each lesson computes, from `course.json`: the report of one `sgmgm course run`."""
     path = Path(folder) / "course.json"
@@ -303,7 +287,7 @@ def minutes(folder: str | Path = FOLDER) -> str:
 
 
 def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
-    """A text with `block` between two marks, in place of what stood there."""
+    """A text with `block` in place of what stood between two marks."""
     begin, end = marks
     if text.count(begin) != 1 or text.count(end) != 1:
         raise DataError(f"the text needs one line {begin!r} and one {end!r}.")
@@ -311,11 +295,11 @@ def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
     return f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end)[1]}"
 
 
-def in_front(text: str, folder: str | Path = FOLDER) -> str:
+def with_numbers(text: str, folder: str | Path = FOLDER) -> str:
     """The README's text with the numbers of a results folder."""
-    parts = (part(folder) for part in (overview, speed, precision))
-    told = "\n\n".join(part for part in parts if part)
-    return put_between(put_between(text, told), minutes(folder), MINUTES)
+    parts = [part(folder) for part in (overview, speed, precision)]
+    text = put_between(text, "\n\n".join(part for part in parts if part))
+    return put_between(text, minutes(folder), MINUTES)
 
 
 def card(place: Path, rows: list[dict]) -> str:
@@ -323,47 +307,49 @@ def card(place: Path, rows: list[dict]) -> str:
     return model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
 
 
+def shipped_rows(name: str, folder: str | Path) -> list[dict]:
+    """Rows of the sweep of a model that ships; none if there was no sweep."""
+    path = Path(folder) / f"sweep-{name}.jsonl"
+    return reported(path)[0] if path.exists() else []
+
+
 def write_cards(folder: str | Path = FOLDER) -> list[Path]:
-    """Write the card and draw the samples of every shipped model; returns the cards."""
+    """Write the card and the image grid of every shipped model; returns the cards."""
     written = []
     for place in sorted(file.parent for file in SHIPPED.glob("*/pipeline.json")):
-        path = Path(folder) / f"sweep-{place.name}.jsonl"
-        rows = reported(path)[0] if path.exists() else []
+        rows = shipped_rows(place.name, folder)
         variants = best(rows, "none"), best(rows, "self")
-        draw_samples(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", variants)
+        sample_grid(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", variants)
         written.append(place / "README.md")
         write_bytes(written[-1], card(place, rows).encode())
     return written
 
 
 def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> Plot:
-    """One picture of every class from every shipped model: plain, and with its best guidance."""
-    rows = {}
-    places = sorted((c.parent for c in SHIPPED.glob("*/pipeline.json")), reverse=True)
-    for place in places:
+    """One image of every class from every shipped model: plain, and with its best guidance."""
+    images = {}
+    for place in sorted((c.parent for c in SHIPPED.glob("*/pipeline.json")), reverse=True):
         pipeline = Pipeline.from_pretrained(place, device)
         labels = list(range(len(pipeline.card.classes)))
         seeds = [seed + label for label in labels]
-        path = Path(folder) / f"sweep-{place.name}.jsonl"
-        found = reported(path)[0] if path.exists() else []
-        rivals = [
-            row for row in within(found) if row["settings"]["guidance"] not in ("none", "sharpened")
-        ]
+        rows = shipped_rows(place.name, folder)
+        no_rivals = ("none", "sharpened")
+        rivals = [row for row in within(rows) if row["settings"]["guidance"] not in no_rivals]
         guided = chosen(rivals)["settings"]["guidance"] if rivals else "self"
-        for kind in ("none", guided):
-            drawn = pipeline(labels, seeds=seeds, **best(found, kind))
-            rows[f"{place.name},\n{'plain' if kind == 'none' else kind}"] = drawn.images
-    return image_rows(rows)
+        for name, title in (("none", "plain"), (guided, guided)):
+            samples = pipeline(labels, seeds=seeds, **best(rows, name))
+            images[f"{place.name},\n{title}"] = samples.images
+    return image_rows(images)
 
 
 def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
-    """Put the numbers into the README and the tables into `folder`'s own, and draw all plots.
+    """Put the numbers into the README and the tables into `folder`'s own, and make all plots.
 
     Returns the files that were written.
     """
     readme, tables = Path(readme or FOLDER.parents[1] / "README.md"), Path(folder) / "README.md"
     written = {
-        readme: in_front(readme.read_text(encoding="utf-8"), folder).encode(),
+        readme: with_numbers(readme.read_text(encoding="utf-8"), folder).encode(),
         tables: put_between(tables.read_text(encoding="utf-8"), markdown(folder)).encode(),
     }
     written[Path(folder) / "gallery.png"] = gallery(folder).png()
@@ -372,9 +358,9 @@ def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list
         if tuning:
             written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()
             name = path.stem.removeprefix("sweep-")
-            if turned := hyperparameters(name, folder):
-                picture = plot_hyperparameters(turned, "Fréchet distance").png()
-                written[path.with_name(f"hyperparameters-{name}.png")] = picture
+            if charts := hyperparameters(name, folder):
+                plot = plot_hyperparameters(charts, "Fréchet distance")
+                written[path.with_name(f"hyperparameters-{name}.png")] = plot.png()
     for path, content in written.items():
         write_bytes(path, content)
     return list(written)

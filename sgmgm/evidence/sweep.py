@@ -1,7 +1,7 @@
 """Sweep: the same scores for many sampling settings, kept as JSON lines.
 
-Every line is one point: a model, its settings, a seed, and the scores. A sweep that was stopped
-goes on where it was; lines are only ever added.
+Every line is one point: a model, its settings, a seed, and the scores. A stopped sweep goes on
+where it was, because lines are only ever added.
 """
 
 import hashlib
@@ -20,28 +20,26 @@ from ..utils.distributed import rank_and_size
 from ..utils.errors import DataError, InputError, check_count
 from ..utils.files import check_writable
 
-TUNING_SEED = 1_000_000  # settings are chosen by this one, which no table reports
+TUNING_SEED = 1_000_000  # chooses the settings; no table reports it
 SEED_STRIDE = 10_000_000  # image seeds of different sweep seeds never meet
-FIXED = Sampling(scale=0.0, temperature=0.0)  # gives its values to settings without effect
+FIXED = Sampling(scale=0.0, temperature=0.0)  # values of settings without effect
 
 
 def grid_points(base: Sampling, grid: dict[str, list]) -> list[Sampling]:
     """All combinations of the listed settings, each once.
 
-    What a combination does not use (the scale of no guidance, the smoother of guidances without
-    one) has one fixed value, so that it is not computed again under another name.
+    A setting without effect (the scale of no guidance, the smoother of guidances without one) has
+    one fixed value, so that no point is computed twice.
     """
-    names = list(grid)
-    found = {}
-    for values in itertools.product(*grid.values()):
-        point = base.updated(**dict(zip(names, values, strict=True)))
-        point = replace(point, **unused(point, FIXED))
-        found[json.dumps(asdict(point))] = point
-    return list(found.values())
+    points = [
+        base.updated(**dict(zip(grid, values, strict=True)))
+        for values in itertools.product(*grid.values())
+    ]
+    return list(dict.fromkeys(replace(point, **unused(point, FIXED)) for point in points))
 
 
 def unused(point: Sampling, other: Sampling) -> dict:
-    """The settings that a point makes no use of, with the values that they have in another."""
+    """The settings that have no effect on a point, with the values of another point."""
     names = ["scale", "scale_schedule"] * (point.guidance == "none")
     names += ["smoother"] * (point.helper != point.smoother)
     names += ["temperature", "anneal"] * (point.order not in TEMPERED and not point.remask_known)
@@ -57,10 +55,10 @@ def sweep(
     out: str | Path,
     batch_size: int = 125,
 ) -> list[dict]:
-    """Compute every point that `out` does not hold yet; returns all records that were asked for.
+    """Compute every point that `out` does not hold yet; returns the records of all points.
 
     Args:
-        num: images per point and seed, going round the classes.
+        num: images per point and seed, the classes in turn.
         seeds: each gives another set of images.
         out: a `.jsonl` file, one record per line.
     """
@@ -77,7 +75,7 @@ def sweep(
             f"{out} holds scores by {others.pop()}, which cannot be compared with those by "
             f"{classifier.name}: choose another --out."
         )
-    asked = []
+    records = []
     for point, seed in itertools.product(points, seeds):
         identity = {
             "dataset": pipeline.card.dataset,
@@ -98,9 +96,9 @@ def sweep(
             done[key] = {"key": key} | identity | {"nfe": nfe, "seconds": seconds}
             done[key]["scores"] = asdict(scores)
             if rank_and_size()[0] == 0:  # all processes of a launch compute the same
-                _append(out, done[key])
-        asked.append(done[key])
-    return asked
+                append_record(out, done[key])
+        records.append(done[key])
+    return records
 
 
 def fingerprint(folder: Path, point: Sampling) -> str:
@@ -113,7 +111,8 @@ def fingerprint(folder: Path, point: Sampling) -> str:
     return digest.hexdigest()[:12]
 
 
-def _append(path: Path, record: dict) -> None:
+def append_record(path: Path, record: dict) -> None:
+    """Add a line to a results file, behind the last whole one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.read_bytes() if path.exists() else b""
@@ -122,7 +121,7 @@ def _append(path: Path, record: dict) -> None:
                 last = whole[whole.rfind(b"\n") + 1 :]
                 if _record(last):
                     file.write(b"\n")
-                else:  # a crash cut it off
+                else:  # a crash cut it short
                     file.truncate(len(whole) - len(last))
             file.write(json.dumps(record).encode() + b"\n")
     except OSError as error:
@@ -130,10 +129,7 @@ def _append(path: Path, record: dict) -> None:
 
 
 def read_records(path: str | Path) -> list[dict]:
-    """All records of a results file; a last line cut off by a crash is left out.
-
-    A point that two commands computed at once counts once.
-    """
+    """All records of a results file, each point once; a last line that a crash cut is left out."""
     try:
         whole = Path(path).read_bytes()
     except OSError as error:
@@ -160,7 +156,7 @@ def _record(line: bytes) -> dict | None:
 
 
 def method(settings: dict) -> str:
-    """What a method is called: its guidance, and smoother and schedule unless the usual ones."""
+    """A method's name: its guidance, and smoother and schedule unless the usual ones."""
     usual = {"smoother": "smoother", "scale_schedule": "constant"}
     unusual = [settings[name] for name, value in usual.items() if settings[name] != value]
     return settings["guidance"] + (f" ({', '.join(unusual)})" if unusual else "")
@@ -175,17 +171,18 @@ def best_points(records: list[dict]) -> list[Sampling]:
 
 
 def curves(records: list[dict]) -> dict[str, list[tuple[float, float, str]]]:
-    """Each method's front over temperature: (inception score, Fréchet distance, temperature).
+    """Trade-off curves over temperature: (inception score, Fréchet distance, temperature).
 
-    At the guidance scale that got the lowest distance; orders without temperature are left out.
+    One for each method, at the guidance scale of its lowest distance; orders without temperature
+    have none.
     """
-    rows = [r for r in summarise(records) if r["settings"]["order"] in TEMPERED]
     found: dict[str, list[dict]] = {}
-    for row in rows:  # the best comes first
-        members = found.setdefault(f"{method(row['settings'])}, {row['nfe']:g} passes", [])
-        others = {"temperature": 0.0}
-        if not members or row["settings"] | others == members[0]["settings"] | others:
-            members.append(row)
+    for row in summarise(records):  # the best comes first
+        if row["settings"]["order"] in TEMPERED:
+            members = found.setdefault(f"{method(row['settings'])}, {row['nfe']:g} passes", [row])
+            same = members[0]["settings"] | {"temperature": row["settings"]["temperature"]}
+            if row is not members[0] and row["settings"] == same:
+                members.append(row)
     return {
         name: [
             (r["inception_score"][0], r["frechet"][0], f"{r['settings']['temperature']:g}")
@@ -209,14 +206,8 @@ def summarise(records: list[dict]) -> list[dict]:
         groups.setdefault(json.dumps(same), []).append(record)
     rows = []
     for members in groups.values():
-        row = {
-            "settings": members[0]["settings"],
-            "weights": members[0]["weights"],
-            "bf16": members[0]["bf16"],
-            "num": members[0]["num"],
-            "seeds": len(members),
-            "nfe": members[0]["nfe"],
-        }
+        row = {key: members[0][key] for key in ("settings", "weights", "bf16", "num", "nfe")}
+        row["seeds"] = len(members)
         for name in SCORES:
             values = [m["scores"][name] for m in members]
             if None not in values:

@@ -30,8 +30,8 @@ def test_a_card_tells_how_each_part_was_made(own):
 
 def test_samples_of_a_card(own, tmp_path):
     pipeline = Pipeline.from_pretrained(own, "cpu")
-    ways = {"guidance": "none"}, {"guidance": "self", "steps": 2}
-    cards.draw_samples(pipeline, own / "samples.png", ways, rows=1)
+    variants = {"guidance": "none"}, {"guidance": "self", "steps": 2}
+    cards.sample_grid(pipeline, own / "samples.png", variants, rows=1)
     assert (own / "samples.png").stat().st_size > 1000
     assert "![samples](samples.png)" in cards.model_card(own)
 

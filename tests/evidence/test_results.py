@@ -1,4 +1,4 @@
-"""Results: what is told is what was measured."""
+"""Results: the tables say what was measured."""
 
 import json
 
@@ -33,7 +33,7 @@ def folder(tmp_path):
         guided(record("self", 1.0, 8.0, 3.0) | {"seed": 0}),
         guided(record("self", 1.0, 8.0, 3.6) | {"seed": 1}),
         record("self+cfg", 1.0, 8.0, 1.0) | {"seed": 0},  # not self-guidance alone
-        record("self", 1.0, 8.0, 0.1) | {"seed": 0, "num": 10},  # fewer images: not to be told
+        record("self", 1.0, 8.0, 0.1) | {"seed": 0, "num": 10},  # fewer images: not reported
         record("self", 1.0, 8.0, 0.1) | {"seed": TUNING_SEED, "num": 10},
         record("none", 0.0, 4.0, 6.0, nfe=8.0) | {"seed": 0},
         record("none", 0.0, 4.0, 7.0, nfe=8.0) | {"seed": 1},
@@ -43,7 +43,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_table_tells_the_reported_seeds_and_the_gain(folder):
+def test_a_table_shows_the_reported_seeds_and_the_gain(folder):
     text = results.markdown(folder)
     assert text.startswith("**sprites**\n\n| guidance |")
     assert "3.300 ± 0.424" in text and "4.500 ± 0.707" in text and "0.100" not in text
@@ -68,11 +68,11 @@ def test_the_overview_has_a_row_for_each_method_and_a_column_for_each_data_set(f
 
 def test_what_is_compared_was_chosen_by_the_tuning(folder):
     path = folder / "sweep-sprites.jsonl"
-    luckier = [guided(record("self", 2.0, 8.0, 2.0) | {"seed": seed}) for seed in (0, 1)]
+    better = [guided(record("self", 2.0, 8.0, 2.0) | {"seed": seed}) for seed in (0, 1)]
     tuning = guided(record("self", 2.0, 8.0, 9.0) | {"seed": TUNING_SEED, "num": 10})
     usual = guided(record("self", 1.0, 8.0, 8.0) | {"seed": TUNING_SEED, "num": 10})
     with open(path, "a") as file:
-        file.writelines(json.dumps(r) + "\n" for r in [*luckier, tuning, usual])
+        file.writelines(json.dumps(r) + "\n" for r in [*better, tuning, usual])
     rows, _ = results.reported(path)
     assert [r["tuned"] for r in rows if r["settings"]["guidance"] == "self"] == [9.0, 8.0]
     assert "16 passes each 3.30 ± 0.42" in results.gain(rows)
@@ -98,7 +98,7 @@ def test_ablations_stand_beside_what_they_vary(folder):
     assert [row["num"] for row in results.ablation("sprites", folder)] == [100, 100, 100]
 
 
-def test_a_dial_is_turned_while_the_others_stand_at_their_best(folder):
+def test_one_hyperparameter_changes_while_the_others_have_their_best_values(folder):
     def tuned(guidance, steps, *where, **other):
         point = record(guidance, *where) | {"seed": TUNING_SEED, "num": 10}
         return point | {"settings": point["settings"] | {"steps": steps} | other}
@@ -126,16 +126,16 @@ def test_a_dial_is_turned_while_the_others_stand_at_their_best(folder):
 
 def test_a_benchmark_gives_one_line(folder):
     slow, quick = ({"images_per_second": v, "share": v / 66} for v in (10.0, 30.0))
-    about = {"size": "laptop", "steps": 18, "speedup": 3.0}
-    for device, way in (("a toaster", "fast bf16"), ("an older one", "fast float32")):
-        rows = [{"batch": 64, "eager float32": slow, way: quick}]
-        about |= {"device": device, "ways": ["eager float32", way], "batches": rows}
-        write_json(folder / f"benchmark-{device}.json", about)
+    record = {"size": "laptop", "steps": 18, "speedup": 3.0}
+    for device, path in (("a toaster", "fast bf16"), ("an older one", "fast float32")):
+        rows = [{"batch": 64, "eager float32": slow, path: quick}]
+        record |= {"device": device, "ways": ["eager float32", path], "batches": rows}
+        write_json(folder / f"benchmark-{device}.json", record)
     said = results.speed(folder)
     assert "on a toaster: 30.0 images/s, 3.0 times" in said and "45% of" in said
     assert "older one, without bfloat16: 30.0" in said and "measured float32 matrix" in said
     marks = "\n".join((*results.RESULTS, *results.MINUTES))
-    assert said in results.in_front(marks, folder)
+    assert said in results.with_numbers(marks, folder)
 
 
 def test_more_images_have_a_column_of_their_own(folder):
@@ -151,7 +151,7 @@ def test_more_images_have_a_column_of_their_own(folder):
     assert "**sprites: more images**" in results.markdown(folder)
 
 
-def test_what_is_not_finished_is_not_told(folder):
+def test_what_is_not_finished_is_not_reported(folder):
     whole = results.overview(folder), results.precision(folder)
     tuning = record("none", 0.0, 4.0, 3.0) | {"seed": TUNING_SEED}
     for kind in ("ablation-sprites", "precision-sprites", "sweep-cifar10"):
@@ -193,7 +193,7 @@ def test_the_block_replaces_what_stood_there(folder, tmp_path, monkeypatch):
     assert readme.read_text(encoding="utf-8") == text
 
 
-def test_one_command_draws_every_model_that_ships(tmp_path, capsys):
+def test_one_command_shows_every_model_that_ships(tmp_path, capsys):
     out = tmp_path / "all.png"
     assert main(["gallery", "--out", str(out), "--seed", "1", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == f"{out}\n" and [*tmp_path.iterdir()] == [out]
@@ -213,7 +213,7 @@ def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(fol
 
 def test_the_readme_says_what_the_records_say():
     text = README.read_text(encoding="utf-8")
-    assert results.in_front(text) == text
+    assert results.with_numbers(text) == text
     tables = (results.FOLDER / "README.md").read_text(encoding="utf-8")
     assert results.put_between(tables, results.markdown()) == tables
 
@@ -221,10 +221,10 @@ def test_the_readme_says_what_the_records_say():
 def test_minutes_are_those_of_a_run(tmp_path):
     assert "0" not in results.minutes(tmp_path)  # nobody measured: no number
     lessons = [{"name": "00_tour", "seconds": 30}, {"name": "01_vq", "seconds": 90}]
-    about = {"profile": "smoke", "dataset": "sprites", "device": "a toaster"}
-    write_json(tmp_path / "course.json", about | {"lessons": lessons})
-    told = results.minutes(tmp_path)
-    assert "on sprites (a toaster): 00 0.5, 01 1.5; together 2." in told
+    run = {"profile": "smoke", "dataset": "sprites", "device": "a toaster"}
+    write_json(tmp_path / "course.json", run | {"lessons": lessons})
+    text = results.minutes(tmp_path)
+    assert "on sprites (a toaster): 00 0.5, 01 1.5; together 2." in text
 
 
 @pytest.mark.parametrize("path", results.results_files(results.FOLDER), ids=lambda path: path.stem)

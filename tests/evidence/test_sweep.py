@@ -61,7 +61,7 @@ def test_other_weights_are_another_point(own, tmp_path):
     assert before[0]["key"] != after[0]["key"]
 
 
-def test_scores_of_two_eyes_are_not_mixed(trained, tmp_path):
+def test_scores_of_two_classifiers_are_not_mixed(trained, tmp_path):
     pipeline = Pipeline.from_pretrained(trained, "cpu")
     points, out = [pipeline.card.sampling.updated(guidance="none")], tmp_path / "results.jsonl"
     sweep.sweep(pipeline, points, 20, [0], out)
@@ -76,8 +76,8 @@ def test_means_and_spreads(tmp_path):
     def record(seed, frechet, tau):
         scores = dict.fromkeys(sweep.SCORES, 0.5) | {"frechet": frechet, "coherence": None}
         settings = vars(Sampling(temperature=tau))
-        about = {"weights": "w", "bf16": False, "num": 10, "seed": seed, "nfe": 6}
-        return about | {"settings": settings, "scores": scores}
+        point = {"weights": "w", "bf16": False, "num": 10, "seed": seed, "nfe": 6}
+        return point | {"settings": settings, "scores": scores}
 
     half = record(2, 9.0, 8.0) | {"bf16": True}  # another precision is another row
     rows = sweep.summarise([record(0, 2.0, 4.0), record(0, 1.0, 8.0), record(1, 2.0, 8.0), half])
@@ -105,7 +105,7 @@ def test_only_what_a_crash_cut_off_is_lost(tmp_path):
         path.write_text(whole[:end])
         kept = sweep.read_records(path)
         assert kept == [first, second][: 2 if end == len(whole) else 1]
-        sweep._append(path, third)
+        sweep.append_record(path, third)
         assert sweep.read_records(path) == [*kept, third]
 
 
@@ -132,9 +132,9 @@ def record(guidance, scale, temperature, frechet, nfe=16.0, order="confidence", 
     settings = asdict(Sampling(int(nfe), temperature, guidance=guidance, scale=scale, order=order))
     scores = dict.fromkeys(sweep.SCORES, 0.5) | {"frechet": frechet, "coherence": None}
     scores["inception_score"] = 10 - frechet
-    about = {"key": f"{next(KEYS)}", "weights": weights, "bf16": True, "num": 100, "seed": 0}
-    about["nfe"] = nfe
-    return about | {"settings": settings, "scores": scores}
+    point = {"key": f"{next(KEYS)}", "weights": weights, "bf16": True, "num": 100, "seed": 0}
+    point["nfe"] = nfe
+    return point | {"settings": settings, "scores": scores}
 
 
 RECORDS = [
@@ -158,14 +158,14 @@ def test_the_best_point_of_each_method_at_each_number_of_passes():
     ]
 
 
-def test_a_front_runs_over_temperature_at_the_best_scale():
-    fronts = sweep.curves(RECORDS)
-    assert fronts == {
+def test_a_trade_off_curve_runs_over_temperature_at_the_best_scale():
+    found = sweep.curves(RECORDS)
+    assert found == {
         "self, 16 passes": [(8.0, 2.0, "8"), (7.5, 2.5, "16")],
         "none, 16 passes": [(6.5, 3.5, "4")],
         "none, 8 passes": [(5.0, 5.0, "2"), (6.0, 4.0, "4")],
     }
-    plot = trade_off(fronts)
+    plot = trade_off(found)
     axes = plot.axes[0]
     assert [list(line.get_xdata()) for line in axes.lines] == [[8, 7.5], [6.5], [5, 6]]
     assert {text.get_text() for text in axes.texts} == {"8", "16", "4", "2"}
@@ -173,17 +173,17 @@ def test_a_front_runs_over_temperature_at_the_best_scale():
 
 
 def test_settings_are_never_tuned_on_the_seeds_that_are_reported(trained, tmp_path, capsys):
-    out, plot = tmp_path / "r.jsonl", tmp_path / "fronts.png"
+    out, plot = tmp_path / "r.jsonl", tmp_path / "curves.png"
     options = ["--guidance", "none,sharpened", "--scale", "0.5,2", "--tune", "20", "--num", "30"]
     options += ["--seeds", "0,1", "--out", str(out), "--plot", str(plot), "--device", "cpu"]
     assert main(["sweep", "--model", str(trained), *options]) == 0
     records = sweep.read_records(out)
     tuned = [r for r in records if r["seed"] == sweep.TUNING_SEED]
-    told = [r for r in records if r["seed"] in (0, 1)]
-    assert len(tuned) == 3 and len(told) == 4 and len(records) == 7
+    final = [r for r in records if r["seed"] in (0, 1)]
+    assert len(tuned) == 3 and len(final) == 4 and len(records) == 7
     best = min((r for r in tuned if r["settings"]["guidance"] == "sharpened"),
                key=lambda r: r["scores"]["frechet"])  # fmt: skip
-    sharp = [r["settings"] for r in told if r["settings"]["guidance"] == "sharpened"]
+    sharp = [r["settings"] for r in final if r["settings"]["guidance"] == "sharpened"]
     assert sharp == [best["settings"]] * 2
     text = capsys.readouterr().out
     assert text.count("30 x 2") == 2 and "20 x 1" not in text and plot.stat().st_size > 1000
