@@ -4,6 +4,7 @@ A pipeline is a folder: `pipeline.json`, and one folder each for classifier, tok
 transformer and smoothers. `Pipeline.from_pretrained("sprites")` finds the shipped ones.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -26,13 +27,14 @@ from .utils.files import ROOT, read_json, write_json
 from .utils.hub import check_manifest
 
 SHIPPED = ROOT / "data" / "checkpoints"
+NUMBER = re.compile("-?[0-9]{1,9}")
 
 
 class Samples(NamedTuple):
-    """What a pipeline draws."""
+    """What a pipeline generates."""
 
     images: Tensor  # (B, 3, H, W) float32 in [0, 1]
-    labels: Tensor  # (B,) int64
+    labels: Tensor  # (B,) int64 in 0..C-1, or C: no class
     trajectory: Trajectory
     nfe: int  # network passes per image
 
@@ -45,6 +47,15 @@ class Card:
     preset: str
     classes: list[str]
     sampling: Sampling = field(default_factory=Sampling)
+
+
+def as_list(labels) -> list:
+    """Labels of any kind as a list; one alone is a list of one."""
+    values = labels.tolist() if hasattr(labels, "tolist") else labels  # tensors and arrays
+    try:
+        return [values] if isinstance(values, str | int | float) else list(values)
+    except TypeError:
+        raise InputError(f"labels must be class numbers or names, not {labels!r}.") from None
 
 
 def find_pipeline(name: str | Path) -> Path:
@@ -173,23 +184,29 @@ class Pipeline:
         return chosen.steps * GUIDANCES[chosen.guidance][0].passes
 
     def labels(self, labels) -> Tensor:
-        """Class numbers (or names) as checked labels, int64 (B,)."""
+        """Class names or numbers as checked labels, int64 (B,); None or "none" is no class, C.
+
+        A text is a name before it is a number. Where a class name is a number ("3"), texts are
+        names only.
+        """
         names = {name: i for i, name in enumerate(self.card.classes)}
-        values = labels.tolist() if hasattr(labels, "tolist") else labels  # tensors and arrays
-        if isinstance(values, str | int | float):
-            values = [values]
-        try:
-            numbers = [names[v] if isinstance(v, str) and v in names else v for v in values]
-        except TypeError:
-            raise InputError(f"labels must be class numbers or names, not {labels!r}.") from None
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int):
+        numeric = any(NUMBER.fullmatch(name) for name in names)
+        numbers = []
+        for value in as_list(labels):
+            number = value.tolist() if hasattr(value, "tolist") else value  # of numpy and torch
+            if isinstance(number, str):
+                is_number = NUMBER.fullmatch(number) and not numeric
+                number = names.get(number, int(number) if is_number else number)
+            if number is None or number == "none":
+                number = len(names)
+            elif isinstance(number, bool) or not isinstance(number, int):
                 raise InputError(
                     f"unknown class {number!r}: give 0..{len(names) - 1} or one of "
                     f"{', '.join(names)}."
                 )
-            if not 0 <= number < len(names):
+            elif not 0 <= number < len(names):
                 raise InputError(f"class {number} is out of range: give 0..{len(names) - 1}.")
+            numbers.append(number)
         if not numbers:
             raise InputError("give at least one label.")
         return torch.tensor(numbers)
@@ -272,8 +289,9 @@ class Pipeline:
         """Draw many images batch by batch; image i has seed `first_seed` + i."""
         check_count("batch size", batch_size)
         check_count("first seed", first_seed, least=0)
-        labels = self.labels(labels)
-        for start in range(0, len(labels), batch_size):
-            part = labels[start : start + batch_size]
+        values = as_list(labels)
+        self.labels(values)  # all of them are checked before the first is used
+        for start in range(0, len(values), batch_size):
+            part = values[start : start + batch_size]
             seeds = range(first_seed + start, first_seed + start + len(part))
             yield self(part, seeds=seeds, **settings)

@@ -16,7 +16,7 @@ from sgmgm.pipeline import Pipeline, read_card, write_card
 from sgmgm.smoothing import ToastSmoother
 from sgmgm.tokenizer import VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
-from sgmgm.utils.errors import CheckpointError
+from sgmgm.utils.errors import CheckpointError, InputError
 
 PASSES = {"none": 1, "sharpened": 1, "cfg": 2, "spatial": 1, "spatial-embeddings": 2, "sag": 2,
           "auto": 2, "self": 2, "self+cfg": 3}  # fmt: skip
@@ -61,6 +61,29 @@ def test_labels_may_be_names_numbers_arrays_or_tensors(pipe):
         assert pipe(labels, steps=2).trajectory.tokens.equal(expected)
     assert pipe("fish", steps=2).trajectory.tokens.equal(expected[:1])
     assert pipe(2, steps=2).trajectory.tokens.equal(expected[:1])
+
+
+def test_no_class_is_a_label_too(pipe, monkeypatch):
+    """The network learnt "no class" for classifier-free guidance; its number is C."""
+    assert pipe.labels([None, "none", 3]).tolist() == [10, 10, 3]
+    free = pipe([None, "none"], seeds=[7, 7], steps=4, guidance="self", scale=0.5)
+    named = pipe([0], seeds=[7], steps=4, guidance="self", scale=0.5)
+    assert free.labels.tolist() == [10, 10] and free.images[0].equal(free.images[1])
+    assert not free.images[:1].equal(named.images)
+    (part,) = pipe.stream([None, 2], steps=1)
+    assert part.labels.tolist() == [10, 2]
+    monkeypatch.setattr(pipe.card, "classes", ["none", *pipe.card.classes[1:]])
+    assert pipe.labels(["none", None]).tolist() == [0, 10]  # a class of this name comes first
+
+
+def test_a_text_is_a_name_before_it_is_a_number(pipe, monkeypatch):
+    assert (
+        pipe.labels(["3", 3, np.int64(3), torch.tensor(3), np.str_("fish")]).tolist()[:4] == [3] * 4
+    )
+    monkeypatch.setattr(pipe.card, "classes", [*"123456789", "ten"])
+    assert pipe.labels(["1", 1, "ten"]).tolist() == [0, 1, 9]
+    with pytest.raises(InputError, match="unknown class '0': give 0..9 or one of 1, 2"):
+        pipe.labels(["0"])
 
 
 def test_an_image_depends_on_its_seed_and_label_alone(pipe):
