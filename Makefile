@@ -1,5 +1,6 @@
 # make course   set everything up, then run the lessons into build/course/
-# make test     set everything up, then pass the tests
+# make test     set everything up, then pass the tests: minutes
+# make check    all tests (the slow ones, too), lint, types and known vulnerabilities
 # make lab      open the lessons in JupyterLab
 # In a few minutes instead of twenty: make course PROFILE=smoke
 # A Python of your own: make course PYTHON=python3.12
@@ -7,8 +8,9 @@
 PYTHON ?= python3
 PROFILE ?= laptop
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal --durations 20
 
-.PHONY: setup course test lab lint clean
+.PHONY: setup course test check audit lab lint clean
 
 setup: .venv/ready
 
@@ -26,10 +28,22 @@ course: setup
 
 test: setup
 	@echo "== running the tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	@$(PYTEST)
+
+# with the real data sets where SGMGM_DATA names their folder
+check: test lint audit
+	@echo "== running the slow tests"
+	@$(PYTEST) --hypothesis-profile check -m "check or generated $(if $(SGMGM_DATA),or real)"
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# reported only: whether a vulnerability is known today does not depend on a change of the code
+audit: setup
+	@echo "== looking for known vulnerabilities"
+	-@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+		build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit; }
+	-@build/audit/bin/pip-audit --require-hashes --disable-pip -r tests/requirements.lock
 
 lab: setup
 	@$(BIN)/jupyter lab notebooks

@@ -9,7 +9,7 @@ from sgmgm import datasets
 
 from . import trained as system
 
-# `make test`, `make check`, and every night: cases for each hundred that a test asks for
+# `make test`, `make check` and every night: how many of the cases that a test names, in percent
 quiet = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("test", derandomize=True, max_examples=10, **quiet)
 settings.register_profile("check", derandomize=True, max_examples=100, **quiet)

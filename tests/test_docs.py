@@ -1,5 +1,6 @@
 """What stands around the code: pages, schedules, licences, the lock and the workflow."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -44,9 +45,12 @@ def test_every_promise_names_a_test_that_exists():
         assert named and len(named) == proofs.count("`") / 2, promise
         for file, test in named:
             source = (ROOT / "tests" / file).read_text(encoding="utf-8")
-            assert f"\ndef {test}(" in source, f"{promise}: there is no {file}::{test}"
-            soak = "\npytestmark = pytest.mark.soak\n" in source
-            assert soak == ("*soak*" in promise), promise
+            nodes = ast.parse(source).body
+            found = [n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == test]
+            assert found, f"{promise}: there is no {file}::{test}"
+            marks = {ast.unparse(mark) for mark in found[0].decorator_list}
+            slow = "pytest.mark.check" in marks or "pytestmark = pytest.mark.check\n" in source
+            assert slow == ("*check*" in promise), promise
 
 
 # ------------------------------------------------------------------------------------- workshop

@@ -37,6 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # ---------------------------------------------------------------------------------------- kills
 
+# `make test` kills one kind, `make check` all
+KINDS = [pytest.param(kind, marks=[pytest.mark.check] * (kind != "toast")) for kind in TASKS]
+
 
 @pytest.fixture(scope="module")
 def worker():
@@ -84,7 +87,7 @@ def check_same(folder, whole):
 
 
 @posix
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_survives_twenty_kills_at_random_moments(kind, worker, undisturbed, tmp_path):
     whole, seconds = undisturbed(kind)
     draw, folder, kills = random.Random(kind), tmp_path / "killed", 0
@@ -99,7 +102,7 @@ def test_training_survives_twenty_kills_at_random_moments(kind, worker, undistur
 
 
 @posix
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_survives_a_kill_at_every_point_of_writing(kind, worker, undisturbed, tmp_path):
     """Checkpoints are files 1 to 8 of a run, then come weights, settings and report."""
     whole, _ = undisturbed(kind)
@@ -118,6 +121,7 @@ def test_training_survives_a_kill_at_every_point_of_writing(kind, worker, undist
     check_same(tmp_path, whole)
 
 
+@pytest.mark.check
 def test_the_command_survives_kills(trained, tmp_path):
     """From outside: `sgmgm train transformer` of the smoke preset, killed at its checkpoints."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
@@ -127,8 +131,8 @@ def test_the_command_survives_kills(trained, tmp_path):
     workflow.train("transformer", "sprites", "smoke", whole, device="cpu")
     words = ["train", "transformer", "--preset", "smoke", "--out", str(folder), "--device", "cpu"]
     code = (
-        "import sys, sgmgm.training as t; from sgmgm.commands.cli import main; t.SAVE_SECONDS = -1; "
-        f"sys.exit(main({words!r}))"
+        "import sys, sgmgm.training as t; from sgmgm.commands.cli import main; "
+        f"t.SAVE_SECONDS = -1; sys.exit(main({words!r}))"
     )
     state = folder / "transformer" / "training.safetensors"
     for least in (1, 20):  # checkpoints written before the kill; one can fall between two looks

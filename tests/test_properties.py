@@ -1,6 +1,7 @@
 """Generated input: whatever is thrown at the two front doors ends in pictures or in a sentence.
 
-2,400 cases, the same in every run.
+A tenth of 2,400 cases in `make test`, all in `make check`, the same in every run; every night
+others (see conftest).
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -31,14 +32,15 @@ from sgmgm.utils.errors import InputError, SgmgmError
 from sgmgm.utils.hub import check_sizes
 from sgmgm.utils.samples import load_samples, save_samples
 
+pytestmark = pytest.mark.generated
+
 CODES, CLASSES, TOKENS = 12, 3, 16
 MASK = CODES + CLASSES
 
 
 def cases(count):
-    quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return settings(max_examples=count, derandomize=True, deadline=None, database=None,
-                    suppress_health_check=quiet)  # fmt: skip
+    """How many of them: the profile says it, in percent."""
+    return settings(max_examples=max(1, count * settings.default.max_examples // 100))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Load, for minutes: `pytest -m soak`."""
+"""Load, for minutes."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from sgmgm.course.views import QUIET
 
 from .test_properties import folder, pipe  # noqa: F401
 
-pytestmark = pytest.mark.soak
+pytestmark = pytest.mark.check
 
 FRECHET = """
 import torch

@@ -12,6 +12,7 @@ from sgmgm.course import runner
 from .conftest import PATIENCE
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright").expect
+pytestmark = pytest.mark.check
 
 SETUP = """
 import time
@@ -370,13 +371,10 @@ def shows_views(path):
     return "widgets." in "".join(code)
 
 
-LESSONS = [
-    pytest.param(path, id=path.stem, marks=[] if shows_views(path) else pytest.mark.soak)
-    for path in runner.find_lessons([], runner.ROOT / "notebooks")
-]
+LESSONS = runner.find_lessons([], runner.ROOT / "notebooks")
 
 
-@pytest.mark.parametrize("path", LESSONS)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_lesson_runs_and_its_views_move(path, open_notebook):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:

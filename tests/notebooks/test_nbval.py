@@ -12,10 +12,14 @@ import pytest
 
 from sgmgm.course import runner
 
+SOON = ("00", "03")  # two of them in `make test`
+LESSONS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.check] * (path.stem[:2] not in SOON))
+    for path in runner.find_lessons([], runner.ROOT / "notebooks")
+]
 
-@pytest.mark.parametrize(
-    "lesson", runner.find_lessons([], runner.ROOT / "notebooks"), ids=lambda path: path.stem
-)
+
+@pytest.mark.parametrize("lesson", LESSONS)
 def test_lesson_runs_and_says_the_same(lesson):
     words = ["-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider"]
     ran = subprocess.run(
