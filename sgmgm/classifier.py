@@ -29,31 +29,31 @@ class ClassifierConfig:
 
 
 class Features(NamedTuple):
-    """What an extractor says of B images."""
+    """What an extractor gives for B images."""
 
     features: Tensor  # (B, D) float32
     logits: Tensor  # (B, C) float32
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over the equal parts of all processes together, on any device.
+    """Batch norm over the equal shards of all processes together, on any device.
 
-    torch's SyncBatchNorm does this on graphics cards alone.
+    torch's SyncBatchNorm does this on GPUs alone.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         size = rank_and_size()[1]
         if size == 1 or not self.training:
             return super().forward(x)
-        parts, over = x.float(), (0, 2, 3)
-        mean = total(parts.mean(over, keepdim=True)) / size
-        variance = total((parts - mean).square().mean(over, keepdim=True)) / size
+        shard, over = x.float(), (0, 2, 3)
+        mean = total(shard.mean(over, keepdim=True)) / size  # (1, width, 1, 1)
+        variance = total((shard - mean).square().mean(over, keepdim=True)) / size
         count = size * x.numel() / x.shape[1]
         with torch.no_grad():
             self.running_mean.lerp_(mean.flatten(), self.momentum)
             self.running_var.lerp_(variance.flatten() * count / (count - 1), self.momentum)
             self.num_batches_tracked.add_(1)
-        y = (parts - mean) * (variance + self.eps).rsqrt()
+        y = (shard - mean) * (variance + self.eps).rsqrt()  # (B, width, H, W)
         return (y * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
@@ -67,7 +67,7 @@ class Stage(nn.Module):
         self.conv2 = conv_norm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.down(x))
+        x = F.relu(self.down(x))  # (B, width, H / 2, W / 2)
         return x + F.relu(self.conv2(F.relu(self.conv1(x))))
 
 
@@ -98,19 +98,17 @@ class Classifier(Pretrained):
     def activations(self, images: Tensor) -> list[Tensor]:
         """Activations after the stem and each stage, [(B, widths[i], H / 2^i, W / 2^i)]."""
         if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(
-                f"the classifier takes images (B, 3, H, W), not {tuple(images.shape)}."
-            )
-        x = F.relu(self.stem(images * 2 - 1))
-        seen = [x]
+            raise InputError(f"the classifier takes images (B, 3, H, W), not {(*images.shape,)}.")
+        x = F.relu(self.stem(images * 2 - 1))  # (B, widths[0], H, W)
+        found = [x]
         for stage in self.stages:
-            seen.append(x := stage(x))
-        return seen
+            found.append(x := stage(x))  # (B, widths[i], H / 2^i, W / 2^i)
+        return found
 
     def forward(self, images: Tensor) -> Features:
-        """Features (B, widths[-1]) and logits (B, C) of images (B, 3, H, W) in [0, 1]."""
-        features = self.activations(images)[-1].float().mean((2, 3))
-        return Features(features, self.head(features).float())
+        """Features (B, D) and logits (B, C) of images (B, 3, H, W) in [0, 1]; D = widths[-1]."""
+        features = self.activations(images)[-1].float().mean((2, 3))  # (B, D)
+        return Features(features, self.head(features).float())  # (B, D) and (B, C)
 
 
 def feature_distance(classifier: Classifier, a: Tensor, b: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ A guidance is a callable (canvas, labels) -> guided logits (B, N, K); the sample
 """
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from .smoothing import blur, blur_embeddings
 from .transformer import MaskedTransformer, Prediction
 from .utils.errors import InputError, check_choice, is_finite
 
-# The share of known tokens, in [0, 1], tells how far sampling has come.
+# How the scale changes with the share of known tokens, in [0, 1].
 SCALE_SCHEDULES = {
     "constant": lambda known: torch.ones_like(known),
-    "linear": lambda known: 2 * known,  # nothing at the blank canvas, 1 on average
+    "linear": lambda known: 2 * known,  # 0 at the blank canvas, 1 on average
     "interval": lambda known: ((known >= 0.2) & (known <= 0.8)).to(known),
 }
 
@@ -29,7 +30,7 @@ def check_scale(scale: float) -> None:
 
 
 class Guidance:
-    """The frame of every guidance: a subclass says what `plain` and `smooth` are.
+    """The base of every guidance: a subclass says what `plain` and `smooth` are.
 
     `combine_at` tells the fast path where the two may be combined: "features" (before the last
     layer of the head, if both come from this model's head), "logits" (position by position), or
@@ -49,9 +50,8 @@ class Guidance:
     ):
         check_scale(scale)
         self.model, self.scale = model, float(scale)
-        self.weight = SCALE_SCHEDULES[
-            check_choice("scale schedule", scale_schedule, SCALE_SCHEDULES)
-        ]
+        check_choice("scale schedule", scale_schedule, SCALE_SCHEDULES)
+        self.weight = SCALE_SCHEDULES[scale_schedule]
 
     def __call__(self, canvas: Tensor, labels: Tensor) -> Tensor:
         """Guided logits (B, N, K) of canvas int64 (B, N) and labels int64 (B,)."""
@@ -62,12 +62,12 @@ class Guidance:
         raise NotImplementedError
 
     def combine(self, canvas: Tensor, plain: Tensor, smooth: Tensor | None) -> Tensor:
-        """plain + s (plain - smooth): eq. 6, opened up so that s = 0 gives `plain` to the bit."""
+        """plain + s (plain - smooth): eq. 6, rearranged so that s = 0 is `plain` to the bit."""
         if smooth is None:
             return plain.float()
         known = (canvas < self.model.config.codebook_size).float().mean(1)  # (B,)
         scale = self.scale * self.weight(known)[:, None, None]  # (B, 1, 1)
-        return plain.float() + scale * (plain.float() - smooth.float())
+        return plain.float() + scale * (plain.float() - smooth.float())  # (B, N, K)
 
 
 class Unguided(Guidance):
@@ -100,9 +100,9 @@ class ClassifierFree(Guidance):
     combine_at = "features"
 
     def both(self, canvas, labels):
-        no_class = torch.full_like(labels, self.model.config.num_classes)
+        no_class = torch.full_like(labels, self.model.config.num_classes)  # (B,)
         logits = self.model(torch.cat((canvas, canvas)), torch.cat((labels, no_class))).logits
-        return tuple(logits.chunk(2))
+        return tuple(logits.chunk(2))  # (2 B, N, K) -> (B, N, K) twice
 
 
 class SpatialLogits(Guidance):
@@ -137,13 +137,13 @@ class SelfAttentionGuidance(Guidance):
 
     def both(self, canvas, labels):
         model = self.model
-        x = model.embed(model.embed_tokens(canvas, labels))
+        x = model.embed(model.embed_tokens(canvas, labels))  # (B, N + 1, D)
         for layer in model.transformer_layers[:-1]:
             x = layer(x)
         last = model.transformer_layers[-1]
-        received = last.attention.weights(x).mean((1, 2))[:, 1:]  # (B, N)
-        plain = model.logits(last(x))
-        salient = received > received.mean(1, keepdim=True)
+        received = last.attention.weights(x).mean((1, 2))[:, 1:]  # (B, heads, L, L) -> (B, N)
+        plain = model.logits(last(x))  # (B, N, K)
+        salient = received > received.mean(1, keepdim=True)  # (B, N)
         masked_canvas = torch.where(salient, model.config.mask_id, canvas)
         return plain, model(masked_canvas, labels).logits
 
@@ -171,14 +171,7 @@ class SelfGuidance(Guidance):
     passes = 2
     combine_at = "features"
 
-    def __init__(
-        self,
-        model,
-        scale=1.0,
-        scale_schedule="constant",
-        *,
-        smoother: nn.Module,
-    ):
+    def __init__(self, model, scale=1.0, scale_schedule="constant", *, smoother: nn.Module):
         super().__init__(model, scale, scale_schedule)
         self.smoother = smoother
 
@@ -201,10 +194,10 @@ class SelfAndClassifierFree(SelfGuidance):
     passes = 3
 
     def both(self, canvas, labels):
-        no_class = torch.full_like(labels, self.model.config.num_classes)
+        no_class = torch.full_like(labels, self.model.config.num_classes)  # (B,)
         both = self.model(torch.cat((canvas, canvas)), torch.cat((labels, no_class)))
-        plain = Prediction(*(part.chunk(2)[0] for part in both))
-        free = both.logits.chunk(2)[1]
+        plain = Prediction(*(each.chunk(2)[0] for each in both))  # first B of 2 B
+        free = both.logits.chunk(2)[1]  # (B, N, K), the last B of 2 B
         return plain.logits, self.smooth(plain, canvas, labels) + free - plain.logits
 
 
@@ -229,10 +222,7 @@ def make_guidance(
     scale_schedule: str = "constant",
     **others: nn.Module,
 ) -> Guidance:
-    """The guidance of this name.
-
-    `others` holds the other networks at hand, `weak=` and `smoother=`; each guidance takes the
-    one that it needs.
+    """The guidance of this name; of `others`, `weak=` and `smoother=`, it takes what it needs.
 
     Raises:
         InputError: an unknown name, or the network that it needs is not there.
@@ -246,11 +236,11 @@ def make_guidance(
     return kind(model, scale, scale_schedule, **{needs: others[needs]})
 
 
+@dataclass
 class Passes:
     """How many rows went through a network: `rows` / B is passes per image (NFE)."""
 
-    def __init__(self):
-        self.rows = 0
+    rows: int = 0
 
     def count(self, module, args, output) -> None:
         self.rows += len(output)
@@ -259,13 +249,8 @@ class Passes:
 @contextmanager
 def count_passes(*models: nn.Module):
     """Count every row that runs through the first layer of each transformer, while inside."""
-    passes = Passes()
-    first = [
-        layer
-        for model in models
-        for name, layer in model.named_modules()
-        if name.endswith("transformer_layers.0")
-    ]
+    passes, named = Passes(), [pair for model in models for pair in model.named_modules()]
+    first = [layer for name, layer in named if name.endswith("transformer_layers.0")]
     hooks = [layer.register_forward_hook(passes.count) for layer in first]
     try:
         yield passes

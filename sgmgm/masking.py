@@ -1,4 +1,4 @@
-"""Masking: how much of an image is hidden, and which tokens.
+"""Masking: how much of an image is masked, and which tokens.
 
 Schedules and training masks follow MaskGIT (Chang et al. 2022, section 3.3 and appendix).
 """
@@ -29,7 +29,7 @@ def mask_ratio(r: float, schedule: str = "cosine", n: int = 256) -> float:
     """
     check_choice("schedule", schedule, SCHEDULES)
     if not 0 <= r <= 1:
-        raise InputError(f"progress must lie in [0, 1], not {r!r}.")
+        raise InputError(f"progress must be in [0, 1], not {r!r}.")
     return max(0.0, SCHEDULES[schedule](r, n))
 
 
@@ -40,20 +40,20 @@ def masked_after(step: int, steps: int, n: int, schedule: str = "cosine") -> int
     """
     if step == steps:
         return 0
-    # the hair on top keeps whole numbers whole: 100 x (1 - 0.9) is 9.999999999999998 in floats
+    # 1e-9 keeps whole numbers whole: 100 x (1 - 0.9) is 9.999999999999998 in floats
     return math.floor(n * mask_ratio(step / steps, schedule, n) + 1e-9)
 
 
 def random_mask(batch: int, n: int, generator: torch.Generator, schedule: str = "cosine") -> Tensor:
-    """Training masks, bool (batch, n): True is hidden (paper, eq. 1).
+    """Training masks, bool (batch, n): True is masked (paper, eq. 1).
 
-    Each row draws its own progress t ~ U(0, 1) and hides round(ratio(t) n) >= 1 positions
+    Each row samples its own progress t ~ U(0, 1) and masks round(ratio(t) n) >= 1 positions
     at random.
     """
-    t = torch.rand(batch, generator=generator).tolist()
-    hidden = torch.tensor([max(1, round(mask_ratio(r, schedule, n) * n)) for r in t])
-    rank = torch.rand(batch, n, generator=generator).argsort(1).argsort(1)
-    return rank < hidden[:, None]
+    t = torch.rand(batch, generator=generator).tolist()  # (batch,)
+    num_masked = torch.tensor([max(1, round(mask_ratio(r, schedule, n) * n)) for r in t])
+    rank = torch.rand(batch, n, generator=generator).argsort(1).argsort(1)  # (batch, n)
+    return rank < num_masked[:, None]
 
 
 def drop_labels(
@@ -82,6 +82,6 @@ def corrupt(
         The corrupted tokens (B, N), before masking, and where they were replaced, bool (B, N).
     """
     if not 0 <= rate <= 1:
-        raise InputError(f"the substitution rate must lie in [0, 1], not {rate!r}.")
+        raise InputError(f"the substitution rate must be in [0, 1], not {rate!r}.")
     replaced = (torch.rand(tokens.shape, generator=generator).to(mask.device) < rate) & ~mask
     return torch.where(replaced, wrong, tokens), replaced

@@ -1,7 +1,8 @@
 """Scores: how far a set of generated images is from the real ones.
 
 Images become feature rows through an *extractor*; every score is then a function of the rows
-alone, computed in float64 and in blocks, so that 50,000 rows of 2048 features fit anywhere.
+alone, computed in float64 and in blocks, so that 50,000 rows of 2048 features fit anywhere. This
+happens on the CPU, because not every accelerator has float64.
 """
 
 import json
@@ -21,8 +22,8 @@ MAX_ROWS = 5_000  # feature rows that KID and precision/recall look at
 
 
 def check_rows(name: str, features, least: int = 1) -> Tensor:
-    """`features` as a finite tensor (N, D) with at least `least` rows, else an InputError."""
-    features = torch.as_tensor(features).detach()
+    """Features as a finite CPU tensor (N, D) with at least `least` rows, else an InputError."""
+    features = torch.as_tensor(features).detach().cpu()
     if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
         shape = tuple(features.shape)
         raise InputError(
@@ -41,7 +42,7 @@ def _check_same_width(a: int, b: int) -> None:
 
 
 def _subset(features: Tensor, count: int) -> Tensor:
-    """At most `count` rows, drawn with a fixed seed.
+    """At most `count` rows, chosen at random with a fixed seed.
 
     Neither the first rows nor every n-th would do: data sets are often sorted by class, and a
     stride can fall in step with labels that repeat in order.
@@ -78,7 +79,7 @@ class GaussianStats:
             self._mean = torch.zeros(width, dtype=torch.float64)
             self._scatter = torch.zeros(width, width, dtype=torch.float64)
         for block in features.split(BLOCK):
-            block = block.cpu().double()  # first to the CPU: not every accelerator has float64
+            block = block.double()
             mean, total = block.mean(0), self.count + len(block)
             block = block - mean
             shift = mean - self._mean
@@ -188,15 +189,15 @@ def inception_score(
     is_probability = bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < 1e-3).all())
     if seed is not None:
         order = np.random.RandomState(seed).permutation(len(rows))
-        rows = rows[torch.from_numpy(order).to(rows.device)]
+        rows = rows[torch.from_numpy(order)]
     scores = []
     for i in range(splits):
-        part = rows[i * len(rows) // splits : (i + 1) * len(rows) // splits]
+        split = rows[i * len(rows) // splits : (i + 1) * len(rows) // splits]
         marginal, conditional_entropy = 0, 0
-        for block in part.split(BLOCK):
+        for block in split.split(BLOCK):
             p = block.double() if is_probability else block.double().softmax(1)
-            marginal = marginal + p.sum(0) / len(part)
-            conditional_entropy += torch.special.entr(p).sum() / len(part)
+            marginal = marginal + p.sum(0) / len(split)
+            conditional_entropy += torch.special.entr(p).sum() / len(split)
         scores.append((torch.special.entr(marginal).sum() - conditional_entropy).exp().item())
     return float(np.mean(scores)), float(np.std(scores))
 
@@ -242,8 +243,8 @@ def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, fl
     centre = real.mean(0, dtype=torch.float64)  # distances keep more digits around the origin
     real_radius, fake_radius = _radii(real, k, centre, block), _radii(fake, k, centre, block)
 
-    precise = torch.zeros(len(fake), dtype=torch.bool, device=real.device)
-    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    precise = torch.zeros(len(fake), dtype=torch.bool)
+    recalled = torch.zeros(len(real), dtype=torch.bool)
     covered = torch.zeros_like(recalled)
     balls_around = 0
     for rows, columns, tile in _distance_tiles(real, fake, centre, block):
@@ -259,9 +260,6 @@ def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, fl
         "density": balls_around / (k * len(fake)),
         "coverage": covered.double().mean().item(),
     }
-
-
-# --- from images to features -----------------------------------------------------------------
 
 
 # --- the report ------------------------------------------------------------------------------
@@ -282,7 +280,7 @@ class Reference:
     features: Tensor  # (at most MAX_ROWS, D) float16 or float32, for KID and precision/recall
     dataset: str
     extractor: str
-    data: str = ""  # fingerprint of a set whose pictures may change
+    data: str = ""  # fingerprint of a set whose images may change
 
     @property
     def count(self) -> int:
@@ -291,16 +289,16 @@ class Reference:
 
     @classmethod
     def from_features(cls, features, dataset: str, extractor: str) -> "Reference":
-        """From all feature rows (N, D); the rows kept are drawn with a fixed seed."""
+        """From all feature rows (N, D); which rows are kept is fixed by a seed."""
         features = check_rows("reference features", features, least=2)
-        kept = _compact(_subset(features, MAX_ROWS).cpu())
+        kept = _compact(_subset(features, MAX_ROWS))
         return cls(GaussianStats().update(features), kept, dataset, extractor)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with JSON metadata, atomically; InputError if unwritable."""
-        about = {"dataset": self.dataset, "extractor": self.extractor, "data": self.data}
+        metadata = {"dataset": self.dataset, "extractor": self.extractor, "data": self.data}
         tensors = {**self.stats.state(), "features": self.features.contiguous()}
-        save_tensors(Path(path), tensors, {"sgmgm.reference": json.dumps(about)})
+        save_tensors(Path(path), tensors, {"sgmgm.reference": json.dumps(metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Reference":
@@ -311,11 +309,12 @@ class Reference:
             )
         try:
             tensors, notes = read_tensors(Path(path))
-            about = json.loads(notes["sgmgm.reference"])
+            metadata = json.loads(notes["sgmgm.reference"])
+            names = (metadata["dataset"], metadata["extractor"], metadata.get("data", ""))
             features = check_rows("features", tensors.pop("features"))
             stats = GaussianStats.from_state(tensors)
             _check_same_width(features.shape[1], len(stats.mean))
-            return cls(stats, features, about["dataset"], about["extractor"], about.get("data", ""))
+            return cls(stats, features, *names)
         except (CheckpointError, TypeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} is damaged or holds no reference statistics: make them anew."
@@ -344,24 +343,15 @@ class Scores:
 
     def table(self) -> str:
         """An aligned text table."""
-        lines = [
-            ("samples", f"{self.count:,}"),
-            ("reference", self.reference),
-            ("extractor", self.extractor),
-            ("Frechet distance", f"{self.frechet:.3f}"),
-            ("KID x 1000", f"{1000 * self.kid:.3f}"),
-            ("inception score", f"{self.inception_score:.3f}"),
-            ("precision", f"{self.precision:.3f}"),
-            ("recall", f"{self.recall:.3f}"),
-            ("density", f"{self.density:.3f}"),
-            ("coverage", f"{self.coverage:.3f}"),
-        ]
-        if self.accuracy is not None:
-            lines.append(("accuracy", f"{self.accuracy:.3f}"))
-        if self.coherence is not None:
-            lines.append(("coherence", f"{self.coherence:.3f}"))
-        width = max(len(value) for _, value in lines)
-        table = "\n".join(f"{name:<18}{value:>{width}}" for name, value in lines)
+        rest = ("precision", "recall", "density", "coverage", "accuracy", "coherence")
+        scores: dict[str, Any] = {"Frechet distance": self.frechet, "KID x 1000": 1000 * self.kid}
+        scores["inception score"] = self.inception_score
+        scores |= {name: getattr(self, name) for name in rest}
+        text = {"samples": f"{self.count:,}", "reference": self.reference}
+        text["extractor"] = self.extractor
+        text |= {name: f"{value:.3f}" for name, value in scores.items() if value is not None}
+        width = max(map(len, text.values()))
+        table = "\n".join(f"{name:<18}{value:>{width}}" for name, value in text.items())
         return f"{table}\n{self.note}" if self.note else table
 
 
@@ -377,8 +367,8 @@ def evaluate(
     whose `labels_known` is False. InputError on fewer than k + 1 samples, other widths,
     labels out of range, or values that are not finite.
     """
-    features = check_rows("sample features", sample_features, least=check_count("k", k) + 1).cpu()
-    logits = check_rows("sample logits", sample_logits).cpu()
+    features = check_rows("sample features", sample_features, least=check_count("k", k) + 1)
+    logits = check_rows("sample logits", sample_logits)
     count, width = features.shape
     _check_same_width(width, reference.features.shape[1])
     if len(logits) != count:
@@ -389,7 +379,7 @@ def evaluate(
         if labels.shape != (count,) or labels.is_floating_point():
             raise InputError(f"labels must be {count} whole numbers, one for each sample.")
         if labels.min() < 0 or labels.max() >= logits.shape[1]:
-            raise InputError(f"labels must lie in 0..{logits.shape[1] - 1}.")
+            raise InputError(f"labels must be in 0..{logits.shape[1] - 1}.")
         accuracy = (logits.argmax(1) == labels).double().mean().item()
 
     some = _subset(features, MAX_ROWS)
@@ -404,7 +394,7 @@ def evaluate(
     splits, classes = min(10, count), logits.shape[1]
     if count // splits < classes:
         notes.append(
-            f"The inception score is too low: each of its {splits} parts holds {count // splits:,} "
+            f"The inception score is too low: each of its {splits} splits has {count // splits:,} "
             f"images for {classes:,} classes."
         )
     return Scores(

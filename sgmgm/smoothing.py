@@ -6,6 +6,7 @@ the paper's, or LoRA.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,29 +33,30 @@ def gaussian_kernel(sigma: float) -> Tensor:
     return torch.softmax(-(x**2) / (2 * sigma**2), 0)
 
 
+def blur(grid: Tensor, sigma: float = 1.0) -> Tensor:
+    """Gaussian blur of (B, N, C) over the square grid of its N = h x h positions, edges repeated.
+
+    M x M^T for each channel: much cheaper than a convolution with one channel per code.
+    """
+    side = math.isqrt(grid.shape[1])  # h
+    if side * side != grid.shape[1]:
+        raise InputError(f"blurring needs a square grid; {grid.shape[1]} positions are none.")
+    matrix = blur_matrix(side, sigma, grid.device).to(grid.dtype)  # (h, h)
+    x = grid.unflatten(1, (side, side))  # (B, h, h, C)
+    return torch.einsum("ir,js,brsc->bijc", matrix, matrix, x).flatten(1, 2)  # (B, N, C)
+
+
 @lru_cache  # a copy to the device is no part of a step
 def blur_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
-    """The blur along one axis of `side` cells, (side, side)."""
+    """M (h, h): the blur along one axis of h cells; what reaches beyond an edge counts for it."""
     kernel = gaussian_kernel(sigma)  # (k,)
-    reach = torch.arange(side)[:, None] + torch.arange(len(kernel)) - len(kernel) // 2  # (side, k)
+    reach = torch.arange(side)[:, None] + torch.arange(len(kernel)) - len(kernel) // 2  # (h, k)
     columns = reach.clamp(0, side - 1)
     return torch.zeros(side, side).scatter_add_(1, columns, kernel.expand(side, -1)).to(device)
 
 
-def blur(grid: Tensor, sigma: float = 1.0) -> Tensor:
-    """Gaussian blur of (B, N, C) over the square grid of its N positions, edges repeated."""
-    side = int(grid.shape[1] ** 0.5)
-    if side * side != grid.shape[1]:
-        raise InputError(f"blurring needs a square grid; {grid.shape[1]} positions are none.")
-    # Along one axis a blur with repeated edges is a matrix: much cheaper than a convolution
-    # with one channel per code.
-    matrix = blur_matrix(side, sigma, grid.device).to(grid.dtype)  # (h, h)
-    x = grid.unflatten(1, (side, side))
-    return torch.einsum("ir,js,brsc->bijc", matrix, matrix, x).flatten(1, 2)
-
-
 def blur_ids(tokens: Tensor) -> Tensor:
-    """Blur token *numbers* (B, N) as if they were grey values, int64 (B, N).
+    """Blur token *ids* (B, N) as if they were grey values, int64 (B, N).
 
     Meaningless, and here to show it: code 417 is no brighter than code 12.
     """
@@ -65,9 +67,9 @@ def blur_embeddings(
     model: MaskedTransformer, canvas: Tensor, labels: Tensor, sigma: float = 1.0
 ) -> Prediction:
     """Prediction of a canvas whose token embeddings are blurred over the grid (one pass)."""
-    words = model.embed_tokens(canvas, labels)
-    words = torch.cat((words[:, :1], blur(words[:, 1:], sigma)), 1)
-    hidden = model.encode(words)
+    tokens = model.embed_tokens(canvas, labels)  # (B, N + 1, D)
+    tokens = torch.cat((tokens[:, :1], blur(tokens[:, 1:], sigma)), 1)  # (B, N + 1, D)
+    hidden = model.encode(tokens)  # (B, N + 1, D)
     return Prediction(model.logits(hidden), hidden)
 
 
@@ -86,7 +88,10 @@ class ToastConfig:
 
 
 class ClassAnchor(nn.Module):
-    """The anchor xi_c: what of an image matters for its class (appendix A)."""
+    """The anchor xi_c = W LayerNorm(sum_f f (p + e_c)) over F factors (appendix A, step 1).
+
+    It says what of an image matters for its class: a vector (D,) for each class.
+    """
 
     def __init__(self, c: ToastConfig):
         super().__init__()
@@ -101,13 +106,14 @@ class ClassAnchor(nn.Module):
 
     def forward(self, labels: Tensor) -> Tensor:
         """Labels (B,) -> anchors (B, 1, D); the label C ("no class") adds no e_c."""
-        classes = F.pad(self.mlp_c.weight, (0, 0, 0, 1))[labels]
-        factors = (self.mlp_p.weight + classes).unflatten(1, (-1, self.mlp_f.weight.shape[1]))
-        return self.mlp_t(self.layer_norm((factors * self.mlp_f.weight).sum(-1)))[:, None]
+        e = F.pad(self.mlp_c.weight, (0, 0, 0, 1))[labels]  # (B, D F)
+        factors = (self.mlp_p.weight + e).unflatten(1, (-1, self.mlp_f.weight.shape[1]))
+        x = (factors * self.mlp_f.weight).sum(-1)  # (B, D, F) -> (B, D)
+        return self.mlp_t(self.layer_norm(x))[:, None]  # (B, 1, D)
 
 
 class TopDown(nn.Module):
-    """One layer's way down: A_l leads on to the layer below, B_l A_l is this layer's signal."""
+    """One layer's top-down decoder: A_l leads to the layer below, B_l A_l is its own signal."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -116,7 +122,7 @@ class TopDown(nn.Module):
 
 
 class Smoothed(NamedTuple):
-    """A smoother's answer."""
+    """The smoothed prediction."""
 
     logits: Tensor  # (B, N, K); (M, K) if M positions were asked for
     hidden: Tensor  # (B, N + 1, D) last hidden states of pass 2
@@ -145,12 +151,7 @@ class ToastSmoother(Pretrained):
     def for_transformer(cls, model: MaskedTransformer, **options) -> "ToastSmoother":
         """A fresh smoother that fits this transformer."""
         c = model.config
-        sizes: dict[str, Any] = {
-            "hidden_size": c.hidden_size,
-            "num_hidden_layers": c.num_hidden_layers,
-            "num_classes": c.num_classes,
-        }
-        return cls(ToastConfig(**sizes, **options))
+        return cls(ToastConfig(c.hidden_size, c.num_hidden_layers, c.num_classes, **options))
 
     @classmethod
     def fresh(cls, model: MaskedTransformer, settings) -> "ToastSmoother":
@@ -161,9 +162,8 @@ class ToastSmoother(Pretrained):
     def load(cls, folder: Path, model: MaskedTransformer) -> "ToastSmoother":
         """The smoother kept in a folder; CheckpointError unless it was made for `model`."""
         smoother = cls.from_pretrained(folder)
-        have = (smoother.config.hidden_size, smoother.config.num_hidden_layers)
-        want = (model.config.hidden_size, model.config.num_hidden_layers)
-        if have != want or smoother.config.num_classes != model.config.num_classes:
+        sizes = ("hidden_size", "num_hidden_layers", "num_classes")
+        if any(getattr(smoother.config, s) != getattr(model.config, s) for s in sizes):
             raise CheckpointError(f"the smoother in {folder} was made for another transformer.")
         return smoother
 
@@ -177,26 +177,33 @@ class ToastSmoother(Pretrained):
         """What `forward` takes; `hidden` are the states of pass 1, if that has run already."""
         if hidden is None:
             with torch.no_grad():
-                hidden = model.encode(model.embed_tokens(canvas, labels))
+                hidden = model.encode(model.embed_tokens(canvas, labels))  # (B, N + 1, D)
         return model, hidden, labels
 
     def select(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Token and channel selection of pass 1's hidden states (B, N + 1, D), same shape."""
-        similarity = F.cosine_similarity(hidden, self.cls_anchor_gen(labels), dim=-1)
+        """Token and channel selection of pass 1's hidden states (B, N + 1, D), same shape.
+
+        Appendix A, steps 2 and 3: x <- x clamp(cos(x, xi_c), 0, 1), then x <- x P.
+        """
+        anchor = self.cls_anchor_gen(labels)  # (B, 1, D)
+        similarity = F.cosine_similarity(hidden, anchor, dim=-1)  # (B, N + 1)
         return (hidden * similarity.clamp(0, 1)[..., None]) @ self.top_down_transform
 
     def signals(self, hidden: Tensor, labels: Tensor) -> list[Tensor]:
-        """The top-down signal td_l (B, N + 1, D) of every layer, first layer first."""
-        x, signals = self.select(hidden, labels), []
+        """The top-down signal td_l (B, N + 1, D) of every layer, first layer first.
+
+        Appendix A, step 4: from the last layer to the first, x <- A_l x and td_l <- B_l x.
+        """
+        x, signals = self.select(hidden, labels), []  # (B, N + 1, D)
         for decoder in reversed(self.decoders):
-            x = decoder.linear(x)
-            signals.append(decoder.linear2(x))
+            x = decoder.linear(x)  # A_l x
+            signals.append(decoder.linear2(x))  # B_l x
         return signals[::-1]
 
     def forward(
         self, model: MaskedTransformer, hidden: Tensor, labels: Tensor, only: Tensor | None = None
     ) -> Smoothed:
-        """Pass 2 (appendix A, steps 1-6).
+        """Pass 2 (appendix A, steps 5 and 6): a blank canvas, and the signals in the values.
 
         Args:
             model: the transformer whose pass 1 gave `hidden`.
@@ -204,16 +211,16 @@ class ToastSmoother(Pretrained):
             labels: int64 (B,), 0..C-1, or C for "no class".
             only: bool (B, N), the M positions whose logits (M, K) are wanted; None for all.
         """
-        canvas = model.blank.expand(len(labels), -1)
-        nobody = torch.full_like(labels, model.config.num_classes)
-        x = model.embed(model.embed_tokens(canvas, labels if self.config.keep_class else nobody))
+        canvas = model.blank.expand(len(labels), -1)  # (B, N)
+        no_class = torch.full_like(labels, model.config.num_classes)
+        tokens = model.embed_tokens(canvas, labels if self.config.keep_class else no_class)
+        x = model.embed(tokens)  # (B, N + 1, D)
         reconstruction = x.new_zeros((), dtype=torch.float32)
-        layers = zip(
-            model.transformer_layers, self.decoders, self.signals(hidden, labels), strict=True
-        )
+        signals = self.signals(hidden, labels)  # L times (B, N + 1, D)
+        layers = zip(model.transformer_layers, self.decoders, signals, strict=True)
         for layer, decoder, signal in layers:
             out = layer(x, signal)
-            if self.training:
+            if self.training:  # |A_l out_l - in_l|^2 (appendix C)
                 back = decoder.linear(out.detach()).float()
                 reconstruction = reconstruction + F.mse_loss(back, x.detach().float())
             x = out
@@ -228,7 +235,8 @@ class LoraSmoother(nn.Module):
 
     One set of weights serves both predictions: with the adapter it is smoothed, without it plain.
     The transformer's weights are shared, not copied. They stay as they are, and are frozen: train
-    the transformer before it gets an adapter, not after.
+    the transformer before it gets an adapter, not after. Merging the adapter would change the
+    plain prediction as well, so a merged one is refused.
     """
 
     TARGETS = r".*attention\.(query|key|value|out)"
@@ -260,10 +268,9 @@ class LoraSmoother(nn.Module):
         ranks = {shape[:1] for name, shape in have.items() if name.endswith("lora_A.weight")}
         rank = config.get("r") if isinstance(config, dict) else None
         if type(rank) is not int or ranks != {(rank,)}:
-            raise CheckpointError(f"{folder / CONFIG} does not tell the rank of {ADAPTER}.")
+            raise CheckpointError(f"{folder / CONFIG} does not give the rank of {ADAPTER}.")
         made_here = {"peft_type": "LORA", "lora_alpha": 2 * rank, "target_modules": cls.TARGETS}
-        other = [name for name, value in made_here.items() if config.get(name) != value]
-        if other:
+        if other := [name for name, value in made_here.items() if config.get(name) != value]:
             raise CheckpointError(f"{folder / CONFIG} has another {', '.join(other)} than ours.")
         smoother = cls(model, rank)
         fresh = get_peft_model_state_dict(smoother.peft)
@@ -277,12 +284,22 @@ class LoraSmoother(nn.Module):
         return smoother
 
     def inputs(self, model, canvas: Tensor, labels: Tensor, hidden=None) -> tuple:
-        """What `forward` takes: it sees the canvas itself, and pass 1 is no help."""
+        """What `forward` takes: the canvas itself, and nothing of pass 1."""
         return canvas, labels
 
     def forward(self, canvas: Tensor, labels: Tensor, only: Tensor | None = None) -> Prediction:
         """The smoothed prediction of canvas (B, N) and labels (B,): one pass."""
+        self.check_adapter()
         return self.peft(canvas, labels, only)
+
+    def check_adapter(self) -> None:
+        """InputError if the adapter has been merged into the shared weights, or taken out."""
+        adapted = [module.merged for module in self.peft.modules() if hasattr(module, "lora_A")]
+        if not adapted or any(adapted):
+            raise InputError(
+                "the LoRA adapter was merged into the weights that the plain prediction uses too, "
+                "or removed: load transformer and smoother again."
+            )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Keep the adapter in peft's own format."""
@@ -295,7 +312,7 @@ class LoraSmoother(nn.Module):
 
 
 # A smoother is a module with `fresh`, `load`, `save_pretrained`, `inputs`, and a `forward` that
-# takes these inputs and a mask `only`; its answer has `logits`, and may have a `reconstruction`
+# takes these inputs and a mask `only`; the result has `logits`, and may have a `reconstruction`
 # loss.
 SMOOTHERS: dict[str, Any] = {"toast": ToastSmoother, "lora": LoraSmoother}
 
@@ -308,12 +325,12 @@ def smoother_kind(folder: str | Path) -> str:
     """
     if (Path(folder) / CONFIG).is_file():
         return "lora"
-    report = Path(folder) / "training.json"
-    told = read_json(report) if report.is_file() else {}
-    told = told.get("smoothing") if isinstance(told, dict) else None
-    kind = told.get("kind", "toast") if isinstance(told, dict) else "toast"
+    path = Path(folder) / "training.json"
+    report = read_json(path) if path.is_file() else {}
+    trained = report.get("smoothing") if isinstance(report, dict) else None
+    kind = trained.get("kind", "toast") if isinstance(trained, dict) else "toast"
     if kind not in list(SMOOTHERS):  # the file may hold anything
-        raise CheckpointError(f"{report} names an unknown smoother, {kind!r}.")
+        raise CheckpointError(f"{path} names an unknown smoother, {kind!r}.")
     return kind
 
 

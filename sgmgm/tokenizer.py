@@ -1,4 +1,4 @@
-"""VQ tokenizer: an image becomes a grid of integers, and back.
+"""VQ tokenizer: an image becomes a grid of tokens, and back.
 
 The VQGAN of Esser et al. 2021 (arXiv 2012.09841) as MaskGIT (Chang et al. 2022) and the
 self-guidance paper use it: a convolutional encoder, a codebook, a convolutional decoder.
@@ -80,7 +80,7 @@ class ResBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(width, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(self.norm1(x)))  # (B, width, h, w)
         h = self.conv2(F.silu(self.norm2(h)))
         # Where the width changes, the released model feeds the shortcut with the block's own
         # output instead of its input; its weights depend on that.
@@ -99,9 +99,10 @@ class Level(nn.Module):
             self.upsample_conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.block(x)
+        x = self.block(x)  # (B, width, h, w)
         if hasattr(self, "upsample_conv"):
-            x = self.upsample_conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")  # (B, width, 2 h, 2 w)
+            x = self.upsample_conv(x)
         return x
 
 
@@ -113,22 +114,23 @@ class Encoder(nn.Module):
         widths = [c.hidden_channels * m for m in c.channel_mult]
         self.conv_in = nn.Conv2d(c.num_channels, c.hidden_channels, 3, padding=1, bias=False)
         inputs = [c.hidden_channels, *widths[:-1]]
-        self.down = nn.ModuleList(
-            Level(i, o, c.num_res_blocks, c.norm_groups)
-            for i, o in zip(inputs, widths, strict=True)
-        )
+        pairs = zip(inputs, widths, strict=True)
+        self.down = nn.ModuleList(Level(*pair, c.num_res_blocks, c.norm_groups) for pair in pairs)
         top = widths[-1]
-        self.mid = nn.Sequential(
-            *(ResBlock(top, top, c.norm_groups) for _ in range(c.num_res_blocks))
-        )
+        self.mid = mid_blocks(c, top)
         self.norm_out = nn.GroupNorm(c.norm_groups, top, eps=1e-6)
         self.conv_out = nn.Conv2d(top, c.z_channels, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.conv_in(pixels)
+        x = self.conv_in(pixels)  # (B, hidden_channels, H, W)
         for i, level in enumerate(self.down):
-            x = level(x if i == 0 else F.avg_pool2d(x, 2))
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+            x = level(x if i == 0 else F.avg_pool2d(x, 2))  # (B, widths[i], H / 2^i, W / 2^i)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))  # (B, D, h, w)
+
+
+def mid_blocks(c: TokenizerConfig, width: int) -> nn.Sequential:
+    """The residual blocks at the lowest resolution."""
+    return nn.Sequential(*(ResBlock(width, width, c.norm_groups) for _ in range(c.num_res_blocks)))
 
 
 class Decoder(nn.Module):
@@ -139,9 +141,7 @@ class Decoder(nn.Module):
         widths = [c.hidden_channels * m for m in c.channel_mult]
         top = widths[-1]
         self.conv_in = nn.Conv2d(c.z_channels, top, 3, padding=1)
-        self.mid = nn.Sequential(
-            *(ResBlock(top, top, c.norm_groups) for _ in range(c.num_res_blocks))
-        )
+        self.mid = mid_blocks(c, top)
         inputs = [*widths[1:], top]
         self.up = nn.ModuleList(  # up.0 is the finest level, as in the released names
             Level(i, o, c.num_res_blocks, c.norm_groups, upsample=index > 0)
@@ -151,14 +151,18 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], c.num_channels, 3, padding=1)
 
     def forward(self, states: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(states))
+        x = self.mid(self.conv_in(states))  # (B, widths[-1], h, w)
         for level in reversed(self.up):
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = level(x)  # twice as high and wide, except the last: up.0
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, 3, H, W)
 
 
 class Quantizer(nn.Module):
-    """Replace every vector by its nearest code (van den Oord et al. 2017, eq. 1-3)."""
+    """Replace every vector by its nearest code (van den Oord et al. 2017, eq. 1-3).
+
+    Eq. 1 and 2: z_q = e_k, k = argmin_j |z - e_j|. Eq. 3, without the reconstruction loss:
+    |sg(z) - e|^2 + commitment_cost |z - sg(e)|^2, sg being the stop-gradient.
+    """
 
     def __init__(self, c: TokenizerConfig):
         super().__init__()
@@ -168,27 +172,27 @@ class Quantizer(nn.Module):
 
     def forward(self, encoded: Tensor) -> Quantized:
         z = encoded.float().permute(0, 2, 3, 1)  # (B, h, w, D)
-        codes = self.embedding.weight.float()
+        codes = self.embedding.weight.float()  # (K, D)
         # |z - e|^2 without |z|^2, which is the same for every code
         with torch.autocast(z.device.type, enabled=False):  # rounded, other codes would be nearest
             distance = codes.square().sum(1) - 2 * z.flatten(0, 2) @ codes.T  # (B h w, K)
-        tokens = distance.argmin(1).view(len(z), -1)
-        e = F.embedding(tokens, codes).view_as(z)
+        tokens = distance.argmin(1).view(len(z), -1)  # (B, N), eq. 1
+        e = F.embedding(tokens, codes).view_as(z)  # (B, h, w, D), eq. 2
         commitment = F.mse_loss(z, e.detach())
-        loss = F.mse_loss(e, z.detach()) + self.commitment_cost * commitment
-        straight_through = z + (e - z).detach()
-        return Quantized(straight_through.permute(0, 3, 1, 2), tokens, loss, encoded.detach())
+        loss = F.mse_loss(e, z.detach()) + self.commitment_cost * commitment  # eq. 3
+        straight_through = (z + (e - z).detach()).permute(0, 3, 1, 2)  # (B, D, h, w)
+        return Quantized(straight_through, tokens, loss, encoded.detach())
 
     @torch.no_grad()
     def revive(self, unused: Tensor, encoded: Tensor, generator: torch.Generator) -> None:
-        """Move codes that nothing has chosen lately onto random encoder outputs.
+        """Move codes that no image has used lately onto random encoder outputs.
 
         Args:
             unused: bool (K,), the codes to move.
             encoded: (B, D, h, w) recent encoder outputs.
         """
-        z = encoded.float().permute(0, 2, 3, 1).flatten(0, 2)
-        pick = torch.randint(len(z), (int(unused.sum()),), generator=generator)
+        z = encoded.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, D)
+        pick = torch.randint(len(z), (int(unused.sum()),), generator=generator)  # (U,)
         self.embedding.weight[unused] = z[pick.to(z.device)].to(self.embedding.weight)
 
 
@@ -208,49 +212,53 @@ class VQTokenizer(Pretrained):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:
         """Reconstruction (B, 3, H, W), not clamped, and the quantizer's output, for training."""
-        quantized = self.quantize(self.encoder(images))
+        quantized = self.quantize(self.encoder(images))  # encoded and states: (B, D, h, w)
         return self.decoder(quantized.states), quantized
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Tokens int64 (B, N) of images (B, 3, H, W) in [0, 1]."""
-        side = self.config.resolution
-        if images.shape[1:] != (self.config.num_channels, side, side):
-            raise InputError(
-                f"the tokenizer takes images of shape (B, {self.config.num_channels}, {side}, "
-                f"{side}), not {tuple(images.shape)}."
-            )
-        if not images.is_floating_point():
-            raise InputError(f"the tokenizer takes images as floats in [0, 1], not {images.dtype}.")
+        self.check_images(images)
         return self.quantize(self.encoder(images)).tokens
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Images float32 (B, 3, H, W) in [0, 1] of tokens int64 (B, N) in 0..K-1."""
-        if (
-            tokens.ndim != 2
-            or tokens.shape[1] != self.config.num_tokens
-            or tokens.dtype != torch.int64
-        ):
-            raise InputError(
-                f"the tokenizer takes int64 tokens of shape (B, {self.config.num_tokens}), "
-                f"not {tokens.dtype} {tuple(tokens.shape)}."
-            )
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
-            raise InputError(
-                f"tokens must lie in 0..{self.num_codes - 1}; "
-                f"found {int(tokens.min())}..{int(tokens.max())} (is a [MASK] left?)."
-            )
+        self.check_tokens(tokens)
         grid = self.config.grid
-        states = self.quantize.embedding(tokens).view(len(tokens), grid, grid, -1)
+        states = self.quantize.embedding(tokens)  # (B, N, D)
+        states = states.view(len(tokens), grid, grid, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
         most = max(1, self.LARGEST // (self.config.hidden_channels * self.config.resolution**2))
-        parts = [self.decoder(part) for part in states.permute(0, 3, 1, 2).split(most)]
-        return torch.cat(parts).float().clamp(0, 1)
+        images = [self.decoder(some) for some in states.split(most)]  # (b, 3, H, W) each
+        return torch.cat(images).float().clamp(0, 1)  # (B, 3, H, W)
 
     @property
     def num_codes(self) -> int:
         """Size of the codebook, K."""
         return self.config.num_embeddings
+
+    def check_images(self, images: Tensor) -> None:
+        """InputError unless these are images (B, 3, H, W) as floats; see `encode`."""
+        side, channels = self.config.resolution, self.config.num_channels
+        if images.shape[1:] != (channels, side, side) or not images.is_floating_point():
+            raise InputError(
+                f"the tokenizer takes images of shape (B, {channels}, {side}, {side}) as floats "
+                f"in [0, 1], not {images.dtype} {tuple(images.shape)}."
+            )
+
+    def check_tokens(self, tokens: Tensor) -> None:
+        """InputError unless these are tokens (B, N) in 0..K-1; see `decode`."""
+        n = self.config.num_tokens
+        if tokens.ndim != 2 or tokens.shape[1] != n or tokens.dtype != torch.int64:
+            raise InputError(
+                f"the tokenizer takes int64 tokens of shape (B, {n}), not {tokens.dtype} "
+                f"{tuple(tokens.shape)}."
+            )
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
+            raise InputError(
+                f"tokens must be in 0..{self.num_codes - 1}; "
+                f"found {int(tokens.min())}..{int(tokens.max())} (is a [MASK] left?)."
+            )
 
 
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Masked transformer: from a partly masked grid of tokens to a guess for every position.
+"""Masked transformer: from a partly masked grid of tokens to a prediction for every position.
 
 The bidirectional, post-norm transformer of MaskGIT (Chang et al. 2022, arXiv 2202.04200) as the
 self-guidance paper uses it, with the released parameter names. Vocabulary: K codes, then C class
@@ -51,14 +51,14 @@ class TransformerConfig:
 
 
 class Prediction(NamedTuple):
-    """What the transformer says of a canvas."""
+    """What the transformer predicts for a canvas."""
 
     logits: Tensor  # (B, N, K) over codes only; (M, K) if M positions were asked for
     hidden: Tensor  # (B, N + 1, D) last hidden states, class position first
 
 
 class Embeddings(nn.Module):
-    """LayerNorm(word + position)."""
+    """LayerNorm(token + position)."""
 
     def __init__(self, c: TransformerConfig):
         super().__init__()
@@ -67,13 +67,16 @@ class Embeddings(nn.Module):
         self.embeddings_ln = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, words: Tensor) -> Tensor:
-        """Word embeddings (B, N + 1, D) -> the first layer's input, same shape."""
-        return self.dropout(self.embeddings_ln(words + self.position_embeddings.weight))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token embeddings (B, N + 1, D) -> the first layer's input, same shape."""
+        return self.dropout(self.embeddings_ln(tokens + self.position_embeddings.weight))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose values may carry a top-down signal."""
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2); d = D / heads.
+
+    Its values may carry a top-down signal (Hur et al. 2024, appendix A).
+    """
 
     def __init__(self, c: TransformerConfig):
         super().__init__()
@@ -85,20 +88,21 @@ class Attention(nn.Module):
         self.dropout = c.dropout
 
     def split(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, heads, L, D / heads)"""
+        """(B, L, D) -> (B, heads, L, d)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor, top_down: Tensor | None = None) -> Tensor:
-        q, k, v = self.query(x), self.key(x), self.value(x)
+        """x (B, L, D) and an optional top-down signal of the same shape -> (B, L, D)."""
+        q, k, v = self.query(x), self.key(x), self.value(x)  # (B, L, D) each
         if top_down is not None:
             v = v + self.value(top_down)  # the bias enters twice, as in the released model
-        q, k, v = self.split(q), self.split(k), self.split(v)
+        q, k, v = self.split(q), self.split(k), self.split(v)  # (B, heads, L, d) each
         dropout = self.dropout if self.training else 0.0
         if x.is_cuda:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, heads, L, d)
         else:  # for 64 tokens in bf16, forward and back: 13 ms where torch's fused kernel takes 45
-            y = F.dropout(_probabilities(q, k), dropout) @ v
-        return self.out(y.transpose(1, 2).flatten(2))
+            y = F.dropout(_probabilities(q, k), dropout) @ v  # (B, heads, L, d)
+        return self.out(y.transpose(1, 2).flatten(2))  # (B, L, D)
 
     def weights(self, x: Tensor) -> Tensor:
         """Attention probabilities (B, heads, L, L) for the input x (B, L, D)."""
@@ -106,7 +110,7 @@ class Attention(nn.Module):
 
 
 def _probabilities(q: Tensor, k: Tensor) -> Tensor:
-    """Queries and keys (B, heads, L, d) -> attention probabilities (B, heads, L, L)."""
+    """softmax(q k^T / sqrt(d)) of queries and keys (B, heads, L, d): (B, heads, L, L)."""
     return (q / q.shape[-1] ** 0.5 @ k.transpose(-1, -2)).softmax(-1)
 
 
@@ -121,7 +125,8 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(c.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.layer_output(F.gelu(self.intermediate_output(x)))
+        h = F.gelu(self.intermediate_output(x))  # (B, L, intermediate_size)
+        h = self.layer_output(h)  # (B, L, D)
         return self.layer_norm(self.dropout(h) + x)
 
 
@@ -142,7 +147,7 @@ class TransformerLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """Linear, GELU, LayerNorm, Linear."""
+    """Hidden states (..., D) -> logits (..., vocabulary): Linear, GELU, LayerNorm, Linear."""
 
     def __init__(self, c: TransformerConfig):
         super().__init__()
@@ -151,11 +156,12 @@ class Head(nn.Module):
         self.to_logits = nn.Linear(c.hidden_size, c.vocabulary)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.to_logits(self.mlm_ln(F.gelu(self.mlm_dense(x))))
+        x = self.mlm_ln(F.gelu(self.mlm_dense(x)))  # (..., D)
+        return self.to_logits(x)  # (..., vocabulary)
 
 
 class MaskedTransformer(Pretrained):
-    """Predict every token of a canvas from the tokens that stand and the class.
+    """Predict every token of a canvas from the visible tokens and the class.
 
     A label equal to C means "no class": its id K + C is [MASK], which is how the class is
     dropped for classifier-free guidance.
@@ -189,23 +195,25 @@ class MaskedTransformer(Pretrained):
         the output layer of the codes, at the usual deviation of 0.02. Not in the paper; it saves
         a small model most of the time it takes to learn which codes are alike.
         """
-        centred = codebook.float() - codebook.float().mean(0)
-        unit = torch.linalg.svd(centred, full_matrices=False).U * len(codebook) ** 0.5
+        centred = codebook.float() - codebook.float().mean(0)  # (K, D')
+        white = torch.linalg.svd(centred, full_matrices=False).U * len(codebook) ** 0.5  # (K, D')
         for layer in (self.embed.word_embeddings, self.mlm_layer.to_logits):
             width = layer.weight.shape[1]
-            projection = torch.randn(unit.shape[1], width).to(unit) / unit.shape[1] ** 0.5
-            codes = layer.weight[: self.config.codebook_size]
-            codes.mul_(0.1).add_(unit @ projection, alpha=0.02)
+            projection = torch.randn(white.shape[1], width).to(white)  # (D', D)
+            projection = projection / white.shape[1] ** 0.5
+            codes = layer.weight[: self.config.codebook_size]  # (K, D)
+            codes.mul_(0.1).add_(white @ projection, alpha=0.02)
 
     def embed_tokens(self, canvas: Tensor, labels: Tensor) -> Tensor:
-        """Word embeddings (B, N + 1, D) of canvas int64 (B, N) and labels int64 (B,)."""
-        self._check(canvas, labels)
-        classes = (labels + self.config.codebook_size).unsqueeze(1)
-        return self.embed.word_embeddings(torch.cat((classes, canvas), 1))
+        """Token embeddings (B, N + 1, D) of canvas int64 (B, N) and labels int64 (B,)."""
+        self.check_inputs(canvas, labels)
+        classes = (labels + self.config.codebook_size).unsqueeze(1)  # (B, 1), class c is id K + c
+        ids = torch.cat((classes, canvas), 1)  # (B, N + 1)
+        return self.embed.word_embeddings(ids)  # (B, N + 1, D)
 
-    def encode(self, words: Tensor) -> Tensor:
-        """Word embeddings (B, N + 1, D) -> last hidden states (B, N + 1, D)."""
-        x = self.embed(words)
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Token embeddings (B, N + 1, D) -> last hidden states (B, N + 1, D)."""
+        x = self.embed(tokens)
         for layer in self.transformer_layers:
             x = layer(x)
         return x
@@ -215,8 +223,9 @@ class MaskedTransformer(Pretrained):
 
         With `only`, bool (B, N): (M, K), those of the M chosen positions.
         """
-        image = hidden[:, 1:] if only is None else hidden[:, 1:][only]
-        return self.mlm_layer(image)[..., : self.config.codebook_size]
+        image = hidden[:, 1:]  # (B, N, D), without the class position
+        image = image if only is None else image[only]  # (M, D)
+        return self.mlm_layer(image)[..., : self.config.codebook_size]  # (B, N, K) or (M, K)
 
     def forward(self, canvas: Tensor, labels: Tensor, only: Tensor | None = None) -> Prediction:
         """Logits and hidden states.
@@ -229,7 +238,7 @@ class MaskedTransformer(Pretrained):
         Raises:
             InputError: wrong shapes or types.
         """
-        hidden = self.encode(self.embed_tokens(canvas, labels))
+        hidden = self.encode(self.embed_tokens(canvas, labels))  # (B, N + 1, D)
         return Prediction(self.logits(hidden, only), hidden)
 
     @property
@@ -238,8 +247,8 @@ class MaskedTransformer(Pretrained):
         device = self.embed.word_embeddings.weight.device
         return torch.full((1, self.config.num_vq_tokens), self.config.mask_id, device=device)
 
-    def _check(self, canvas: Tensor, labels: Tensor) -> None:
-        # Shapes only: looking at values would make the host wait for the GPU at every step.
+    def check_inputs(self, canvas: Tensor, labels: Tensor) -> None:
+        """InputError on wrong shapes or types; a look at values would wait for the GPU."""
         n = self.config.num_vq_tokens
         if canvas.ndim != 2 or canvas.shape[1] != n or canvas.dtype != torch.int64:
             raise InputError(

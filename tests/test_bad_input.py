@@ -184,7 +184,7 @@ COMMANDS = {
     "no archive": (("evaluate", "--samples", "{file}", "--model", "{model}"), "truncated or not"),
     "too few samples": (("evaluate", "--samples", "{few}", "--model", "{model}"), "at least 4"),
     "labels of another set": (
-        ("evaluate", "--samples", "{alien}", "--model", "{model}"), "labels must lie in 0..9"),
+        ("evaluate", "--samples", "{alien}", "--model", "{model}"), "labels must be in 0..9"),
     "reference": (("evaluate", "--samples", "{few}", "--reference", "cats"), "cats"),
     "no weights": (("evaluate", "--samples", "{few}", "--model", "{model}", "--extractor",
                     "inception", "--weights", "{file}"), "Inception"),

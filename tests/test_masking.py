@@ -110,11 +110,11 @@ def test_corruption_touches_a_share_of_the_visible_tokens_only(rate):
     "call, fragment",
     [
         (lambda: mask_ratio(0.5, "sine"), "unknown schedule 'sine': choose one of cosine"),
-        (lambda: mask_ratio(1.5), "progress must lie in [0, 1], not 1.5"),
-        (lambda: mask_ratio(math.nan), "progress must lie in [0, 1], not nan"),
-        (lambda: masked_after(5, 4, 64), "progress must lie in [0, 1]"),
-        (lambda: corrupt(None, None, 1.1, None, None), "rate must lie in [0, 1], not 1.1"),
-        (lambda: corrupt(None, None, -0.1, None, None), "rate must lie in [0, 1], not -0.1"),
+        (lambda: mask_ratio(1.5), "progress must be in [0, 1], not 1.5"),
+        (lambda: mask_ratio(math.nan), "progress must be in [0, 1], not nan"),
+        (lambda: masked_after(5, 4, 64), "progress must be in [0, 1]"),
+        (lambda: corrupt(None, None, 1.1, None, None), "rate must be in [0, 1], not 1.1"),
+        (lambda: corrupt(None, None, -0.1, None, None), "rate must be in [0, 1], not -0.1"),
         (lambda: random_mask(2, 4, seeded(), "sine"), "unknown schedule 'sine'"),
     ],
 )

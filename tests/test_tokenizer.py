@@ -158,7 +158,7 @@ def test_psnr_is_for_each_image_and_finite():
         (lambda t: t.decode(torch.zeros(2, 15).long()), "of shape (B, 16)"),
         (lambda t: t.decode(torch.zeros(16).long()), "not torch.int64 (16,)"),
         (lambda t: t.decode(torch.zeros(2, 16)), "not torch.float32"),
-        (lambda t: t.decode(torch.full((1, 16), 32)), "tokens must lie in 0..31; found 32..32"),
+        (lambda t: t.decode(torch.full((1, 16), 32)), "tokens must be in 0..31; found 32..32"),
         (lambda t: t.decode(torch.full((1, 16), -1)), "found -1..-1 (is a [MASK] left?)"),
         (lambda t: TokenizerConfig(z_channels=8), "z_channels and quantized_embed_dim"),
         (lambda t: TokenizerConfig(resolution=100), "resolution 100 cannot be halved 4 times"),
