@@ -152,8 +152,8 @@ def test_psnr_is_for_each_image_and_finite():
     "act, fragment",
     [
         (lambda t: t.encode(torch.rand(2, 3, 16, 8)), "images of shape (B, 3, 16, 16)"),
-        (lambda t: t.encode(torch.rand(2, 1, 16, 16)), "not (2, 1, 16, 16)"),
-        (lambda t: t.encode(torch.rand(3, 16, 16)), "not (3, 16, 16)"),
+        (lambda t: t.encode(torch.rand(2, 1, 16, 16)), "not torch.float32 (2, 1, 16, 16)"),
+        (lambda t: t.encode(torch.rand(3, 16, 16)), "not torch.float32 (3, 16, 16)"),
         (lambda t: t.encode(torch.zeros(2, 3, 16, 16).byte()), "not torch.uint8"),
         (lambda t: t.decode(torch.zeros(2, 15).long()), "of shape (B, 16)"),
         (lambda t: t.decode(torch.zeros(16).long()), "not torch.int64 (16,)"),
