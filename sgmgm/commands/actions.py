@@ -186,7 +186,7 @@ def sweep(args) -> None:
         if is_packed(pipeline.folder):
             write_manifest(pipeline.folder)
     if args.plot:
-        from ..course.plots import trade_off  # matplotlib takes a second to import
+        from ..course.charts import trade_off  # matplotlib takes a second to import
 
         fronts = sweeps.curves(first if args.tune else records)
         write_bytes(args.plot, trade_off(fronts).png())
@@ -279,7 +279,7 @@ def run(args) -> None:
 
 def benchmark(args) -> None:
     """Measure how fast this machine draws and trains, and how close that is to its limit."""
-    from ..course.plots import limit  # matplotlib takes a second to import
+    from ..course.charts import limit  # matplotlib takes a second to import
 
     batches = [number("--batch-sizes", word, int) for word in args.batch_sizes.split(",")]
     if args.out:

@@ -98,7 +98,7 @@ def _right(what: str) -> None:
 
 
 def saving(function: Callable[[int, int, int], float]) -> None:
-    """(side, N, K) -> how many times smaller a picture is as N tokens out of K codes."""
+    """(side, N, K) -> how many times smaller an image is as N tokens out of K codes."""
     for side, count, codes in ((32, 64, 1024), (256, 256, 1024), (32, 64, 1000)):
         pixels, bits = side * side * 24, count * math.log2(codes)
         found = _number(function(side, count, codes), "saving")
@@ -118,21 +118,21 @@ def saving(function: Callable[[int, int, int], float]) -> None:
     _right("saving")
 
 
-def hide(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    """(tokens, hidden, id of [MASK]) -> the canvas that the model sees."""
+def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+    """(tokens, masked, id of [MASK]) -> the canvas that the model sees."""
     tokens = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
-    hidden = torch.tensor([[True, False, False, True], [False, True, False, False]])
-    canvas = _tensor(_asked(function, tokens, hidden, 17), tokens, "hide")
+    masked = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    canvas = _tensor(_asked(function, tokens, masked, 17), tokens, "mask_tokens")
     _want(
-        not _same(canvas, torch.where(hidden, tokens, 17)),
-        "you hide what should be seen, and show what should be hidden.",
+        not _same(canvas, torch.where(masked, tokens, 17)),
+        "you mask what should be visible, and show what should be masked.",
     )
     _want(
-        bool((canvas[hidden] == 17).all()),
-        f"a hidden place must hold the id of [MASK], 17; yours holds {canvas[hidden].tolist()}.",
+        bool((canvas[masked] == 17).all()),
+        f"a masked position must hold the id of [MASK], 17; yours holds {canvas[masked].tolist()}.",
     )
-    _want(_same(canvas[~hidden], tokens[~hidden]), "a visible token must stay as it is.")
-    _right("hide")
+    _want(_same(canvas[~masked], tokens[~masked]), "a visible token must stay as it is.")
+    _right("mask_tokens")
 
 
 # --- 01 VQ tokenization ------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     for i in (found != wanted).nonzero().flatten().tolist():
         far, near = distance[i, found[i]], distance[i, wanted[i]]
         raise NotYet(
-            f"vector {i} lies {near:.2f} from code {wanted[i]}, but you chose code {found[i]}, "
+            f"vector {i} is {near:.2f} from code {wanted[i]}, but you chose code {found[i]}, "
             f"which is {far:.2f} away."
         )
     _right("nearest_code")
@@ -185,7 +185,7 @@ def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 def perplexity(function: Callable[[Tensor, int], float]) -> None:
     """(tokens (B, N), K) -> how many codes are in use, as exp of the entropy in nats."""
-    even = torch.arange(8).repeat_interleave(8).view(2, 32)  # 8 of 16 codes, 4 in each picture
+    even = torch.arange(8).repeat_interleave(8).view(2, 32)  # 8 of 16 codes, 4 in each image
     skewed = torch.tensor([[0] * 30 + [1, 2]])
     p = torch.tensor([30.0, 1.0, 1.0]) / 32
     for tokens, wanted in ((even, 8.0), (skewed, float((-(p * p.log()).sum()).exp()))):
@@ -214,11 +214,11 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
             _tensor(function(t, 64, torch.Generator().manual_seed(i)), wanted, "cosine_mask")
             for i in (0, 1, 0)
         ]
-        hidden = int(masks[0].sum())
+        masked = int(masks[0].sum())
         _want(
-            hidden == count,
-            f"at t = {t:g} your mask hides {hidden} of 64 tokens and keeps {64 - hidden}, where "
-            f"the cosine schedule hides {count} and keeps {64 - count}.",
+            masked == count,
+            f"at t = {t:g} your mask covers {masked} of 64 tokens and keeps {64 - masked}, where "
+            f"the cosine schedule masks {count} and keeps {64 - count}.",
         )
         _want(
             count == 64 or not torch.equal(*masks[:2]),
@@ -226,7 +226,7 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
         )
         _want(
             torch.equal(masks[0], masks[2]),
-            "the same seed gives two masks: draw everything from the generator.",
+            "the same seed gives two masks: take all randomness from the generator.",
         )
     one = torch.Generator().manual_seed(0)
     first, second = function(0.5, 64, one), function(0.5, 64, one)
@@ -236,38 +236,38 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
     )
     _want(
         int((first != first.roll(1)).sum()) > 2,
-        "the hidden places lie side by side: choose each of them at random.",
+        "the masked positions are side by side: choose each of them at random.",
     )
     other = _elsewhere(function, 0.5, 36, one)
     _want(
         other is not None and other.shape == (36,) and int(other.sum()) == 25,
-        "of 36 tokens 25 should be hidden at t = 0.5: take their number from N.",
+        "of 36 tokens 25 should be masked at t = 0.5: take their number from N.",
     )
     _right("cosine_mask")
 
 
 def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """(logits (B, N, K), tokens (B, N), hidden bool (B, N)) -> mean cross-entropy where hidden."""
+    """(logits (B, N, K), tokens (B, N), masked bool (B, N)) -> mean cross-entropy where masked."""
     logits, tokens = _random(2, 6, 5), torch.arange(12).view(2, 6) % 5
-    hidden = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]).bool()
+    masked = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]).bool()
     each = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")  # (2, 6)
-    found = _number(_asked(function, logits, tokens, hidden), "masked_loss")
-    per_image = torch.stack([each[i][hidden[i]].mean() for i in (0, 1)]).mean()
+    found = _number(_asked(function, logits, tokens, masked), "masked_loss")
+    per_image = torch.stack([each[i][masked[i]].mean() for i in (0, 1)]).mean()
     mistakes = {
         "that is the mean over all positions; the visible ones can be read off": each.mean(),
-        "that is the mean over the visible positions, which can be read off": each[~hidden].mean(),
-        "that is the sum; divide by the number of hidden positions": each[hidden].sum(),
-        "that is a mean of means: every hidden position must count the same": per_image,
+        "that is the mean over the visible positions, which can be read off": each[~masked].mean(),
+        "that is the sum; divide by the number of masked positions": each[masked].sum(),
+        "that is a mean of means: every masked position must count the same": per_image,
     }
     for words, value in mistakes.items():
         _want(not _same(found, value), f"your loss is {found:.3f}: {words}.")
-    wanted = each[hidden].mean().item()
+    wanted = each[masked].mean().item()
     _want(_same(found, wanted), f"your loss is {found:.3f}, the right one {wanted:.3f}.")
     _right("masked_loss")
 
 
 def one_step_chance(function: Callable[[Tensor], float]) -> None:
-    """(all images there are, int64 (M, N)) -> the probability that one step draws one of them."""
+    """(all images there are, int64 (M, N)) -> the probability that one step gives one of them."""
     worlds = {
         "AAAA": ([[0, 0, 0, 0]], 1.0),
         "AAAA, BBBB and ABAB": ([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]], 24 / 81),
@@ -288,46 +288,46 @@ def one_step_chance(function: Callable[[Tensor], float]) -> None:
 # --- 03 Parallel decoding ----------------------------------------------------------------------
 
 
-def settled(function: Callable[[int, int], list]) -> None:
-    """(T, N) -> how many tokens each of T rounds settles under the cosine schedule."""
+def tokens_kept(function: Callable[[int, int], list]) -> None:
+    """(T, N) -> how many tokens each of T steps keeps under the cosine schedule."""
     for steps, n in ((4, 16), (8, 64), (1, 64), (8, 4)):
         left = [n] + [masked_after(k, steps, n) for k in range(1, steps + 1)]
         wanted = [a - b for a, b in zip(left[:-1], left[1:], strict=True)]
-        counts = _numbers(function(steps, n), "settled")
+        counts = _numbers(function(steps, n), "tokens_kept")
         found = [int(count) for count in counts]
         _want(
             found == counts,
-            "a round settles a whole number of tokens: round down what stays hidden.",
+            "a step keeps a whole number of tokens: round down what stays masked.",
         )
         _want(
             len(found) == steps,
-            f"{steps} rounds settle {steps} numbers of tokens, not {len(found)}.",
+            f"{steps} steps keep {steps} numbers of tokens, not {len(found)}.",
         )
         _want(
             sum(found) == n,
-            f"with T = {steps} your rounds settle {sum(found)} tokens in all; there are {n}.",
+            f"with T = {steps} your steps keep {sum(found)} tokens in all; there are {n}.",
         )
         k = next((k for k in range(steps) if found[k] != wanted[k]), None)
         _want(
             k is None,
-            f"with T = {steps} round {(k or 0) + 1} settles {found[k or 0]} of {n} tokens, where "
-            f"the cosine schedule, rounded down, settles {wanted[k or 0]}.",
+            f"with T = {steps} step {(k or 0) + 1} keeps {found[k or 0]} of {n} tokens, where "
+            f"the cosine schedule, rounded down, keeps {wanted[k or 0]}.",
         )
-    _right("settled")
+    _right("tokens_kept")
 
 
 def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    """(score (B, N), known bool (B, N), left) -> bool (B, N), what stands: all but `left`."""
+    """(score (B, N), known bool (B, N), left) -> bool (B, N), what is kept: all but `left`."""
     score = _random(3, 10) + 100 * torch.arange(3)[:, None]  # noise can lift a score anywhere
     known = torch.zeros(3, 10, dtype=torch.bool)
     known[0, :3], known[1, 5:], known[2, ::4] = True, True, True
-    score -= 20 * known  # what stands may have been unlikely
+    score -= 20 * known  # known tokens may have been unlikely
     places = score.masked_fill(known, torch.inf).argsort(1)
     for left in (4, 0):
         wanted = places.argsort(1) >= left
         found = _tensor(_asked(function, score, known, left), wanted, "keep")
         mistakes = {
-            "True is what stands; you return what stays hidden": ~wanted,
+            "True is what is kept; you return what stays masked": ~wanted,
             "argsort lists places in order; a place's rank is the argsort of that": places >= left,
         }
         for words, value in mistakes.items():
@@ -335,13 +335,13 @@ def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         for row, count in enumerate((~found).sum(1).tolist()):
             _want(
                 count == left,
-                f"in row {row} {count} positions stay hidden, where left = {left}.",
+                f"in row {row} {count} positions stay masked, where left = {left}.",
             )
         _want(
             bool(found[known].all()),
-            "a token that was known is hidden again: known ones stand, whatever their score.",
+            "a token that was known is masked again: known ones are kept, whatever their score.",
         )
-        _want(torch.equal(found, wanted), "you keep draws with a low score and hide better ones.")
+        _want(torch.equal(found, wanted), "you keep tokens with a low score and mask better ones.")
     _right("keep")
 
 
@@ -414,7 +414,7 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
     found = _tensor(function(spot), spot, "box_blur")
     _want(
         found[0, 4, 0] == 0,
-        "what stands at position 3 reaches position 4, but 3 is the right end of a row of the "
+        "the value at position 3 reaches position 4, but 3 is the right end of a row of the "
         "grid, and 4 the left end of the next.",
     )
     found = _tensor(_asked(function, logits), logits, "box_blur")
@@ -449,32 +449,35 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
 # --- 05 Adapters -------------------------------------------------------------------------------
 
 
-def lie(function: Callable) -> None:
-    """(tokens (B, N), hidden, rate, K, generator) -> tokens, a share of the visible ones wrong."""
+def corrupt(function: Callable) -> None:
+    """(tokens (B, N), masked, rate, K, generator) -> tokens, a share of the visible ones wrong."""
     tokens = torch.randint(4, (50, 64), generator=torch.Generator().manual_seed(0))
-    hidden = torch.zeros(50, 64, dtype=torch.bool)
-    hidden[:, :32] = True
+    masked = torch.zeros(50, 64, dtype=torch.bool)
+    masked[:, :32] = True
 
     def answer(rate: float = 0.3, seed: int = 1, codes: int = 4) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return _tensor(_asked(function, tokens, hidden, rate, codes, generator), tokens, "lie")
+        return _tensor(_asked(function, tokens, masked, rate, codes, generator), tokens, "corrupt")
 
     found = answer()
     wrong = found != tokens
-    _want(not wrong[hidden].any(), "a hidden token was changed: lie about the visible ones only.")
+    _want(not wrong[masked].any(), "a masked token was changed: corrupt the visible ones only.")
     _want(
         bool(((found >= 0) & (found < 4)).all()),
         f"there are 4 codes, 0 to 3; yours go from {int(found.min())} to {int(found.max())}.",
     )
-    _want(len(wrong.unique(dim=0)) > 40, "all images are wrong at the same places: draw for each.")
-    share = wrong[~hidden].double().mean().item()
+    _want(
+        len(wrong.unique(dim=0)) > 40,
+        "all images are wrong at the same positions: choose them for each.",
+    )
+    share = wrong[~masked].double().mean().item()
     _want(
         0.26 < share < 0.34,
         f"{share:.0%} of the visible tokens are wrong, where 30 % should be"
         + (": a random code is at times the true one." if 0.18 < share < 0.26 else "."),
     )
     for rate in (0.6, 1.0):
-        more = (answer(rate) != tokens)[~hidden].double().mean().item()
+        more = (answer(rate) != tokens)[~masked].double().mean().item()
         _want(
             abs(more - rate) < 0.05 * (rate < 1) + 1e-6,
             f"at a rate of {100 * rate:g} % you make {more:.0%} of them wrong.",
@@ -489,9 +492,9 @@ def lie(function: Callable) -> None:
         )
     _want(
         torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
-        "all chance must come from the generator: the same seed, the same lies; another, others.",
+        "all chance must come from the generator: equal seeds, equal tokens; other seeds, others.",
     )
-    _right("lie")
+    _right("corrupt")
 
 
 def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -501,7 +504,7 @@ def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     found = _tensor(_asked(function, x, anchor), x, "select")
     _want(
         not _same(found, x * cosine),
-        f"a token with the cosine {cosine.min():.2f} is turned round; clamp the weight to [0, 1].",
+        f"a token with the cosine {cosine.min():.2f} changes its sign; clamp the weight to [0, 1].",
     )
     dot = (x * anchor).sum(-1, keepdim=True).clamp(0, 1)
     _want(
@@ -543,11 +546,11 @@ def lora(function: Callable) -> None:
 
 
 def passes(function: Callable[[str, int], int]) -> None:
-    """(guidance, T) -> network passes for one picture."""
+    """(guidance, T) -> network passes for one image."""
     rules = {
         "none": (1, "one prediction a step"),
         "spatial": (1, "blurring logits needs no second prediction"),
-        "cfg": (2, "with and without the class; one batch of 2 B is still two passes a picture"),
+        "cfg": (2, "with and without the class; one batch of 2 B is still two passes an image"),
         "self": (2, "the generator's and the smoother's"),
         "self+cfg": (3, "plain, without the class, and smoothed"),
     }
@@ -614,26 +617,26 @@ def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     _right("frechet_1d")
 
 
-def to_infinity(function: Callable[[list, list], float]) -> None:
+def extrapolate(function: Callable[[list, list], float]) -> None:
     """(counts N, distances) -> the distance without end, by a straight line over 1 / N."""
     counts = [100, 200, 400, 800]
     for limit, slope in ((2.0, 50.0), (0.0, 30.0)):
-        found = _number(function(counts, [limit + slope / n for n in counts]), "to_infinity")
+        found = _number(function(counts, [limit + slope / n for n in counts]), "extrapolate")
         _want(
             abs(found - slope) > 1e-3, f"{found:.2f} is the slope; the limit is where 1 / N is 0."
         )
         _want(
             abs(found - limit) < 1e-3,
             f"the distances are exactly {limit:g} + {slope:g} / N, so the limit is {limit:g}; you "
-            f"get {found:.3f}. Is the line drawn over 1 / N, and on to 0?",
+            f"get {found:.3f}. Is the line fitted over 1 / N, and read off at 0?",
         )
-    found = _number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2]), "to_infinity")
+    found = _number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2]), "extrapolate")
     _want(
         abs(found + 0.277) < 1e-3,
-        "the best line through four points that lie on none (least squares) ends at -0.277; you "
+        "the best line through four points that are on no line (least squares) ends at -0.277; you "
         f"get {found:.3f}. Use all points, and let the end be below 0.",
     )
-    _right("to_infinity")
+    _right("extrapolate")
 
 
 def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
@@ -677,8 +680,8 @@ def honest(function: Callable[[dict, int], float]) -> None:
         rest = [sum(v for s, v in row.items() if s != tuning) / 3 for row in table.values()]
         _want(
             not _same(found, min(rest)) or _same(value, min(rest)),
-            "you choose the setting by the seeds that you report: that rewards luck. Choose by the "
-            "tuning seed.",
+            "you choose the setting by the seeds that you report, which rewards chance. Choose by "
+            "the tuning seed.",
         )
         _want(
             not _same(found, sum(table[chosen].values()) / 4),
@@ -728,23 +731,23 @@ def verdict(function: Callable[[list, list], str]) -> None:
             f"A = {a}, B = {b} is a tie: mean +- standard deviation (n - 1) of the two overlap or "
             "touch.",
         )
-        _want(found == wanted, f"A = {a}, B = {b}: their spreads lie apart, so {wanted} wins.")
+        _want(found == wanted, f"A = {a}, B = {b}: their spreads do not overlap, so {wanted} wins.")
     _right("verdict")
 
 
 def border(function: Callable[[int, int], Tensor]) -> None:
-    """(side, width) -> which cells an out-painting hides, bool (side * side,)."""
+    """(side, width) -> which cells an out-painting masks, bool (side * side,)."""
     for side, width in ((4, 1), (8, 2), (8, 3)):
         inner = torch.zeros(side, side, dtype=torch.bool)
         inner[width : side - width, width : side - width] = True
         like = inner.flatten()
-        hidden = _tensor(function(side, width), like, "border")
-        _want(not torch.equal(hidden, like), "that is in-painting: the middle must stay visible.")
-        count = int(hidden.sum())
+        masked = _tensor(function(side, width), like, "border")
+        _want(not torch.equal(masked, like), "that is in-painting: the middle must stay visible.")
+        count = int(masked.sum())
         _want(
-            torch.equal(hidden, ~like),
-            f"a border of {width} on a side of {side} hides {int((~like).sum())} cells, all around "
-            f"the middle; yours hides {count}"
+            torch.equal(masked, ~like),
+            f"a border of {width} on a side of {side} masks {int((~like).sum())} cells, all around "
+            f"the middle; yours masks {count}"
             + (", but other ones." if count == int((~like).sum()) else "."),
         )
     _right("border")

@@ -1,8 +1,7 @@
 """View: what the interactive views have in common. The views themselves are in `widgets`.
 
-Pictures as HTML with a text for those who cannot see them, moving pictures, labelled controls, and
-a frame, `View`, in which moves never pile up and which shows a static figure where no kernel is
-alive.
+Images as HTML with a text for those who cannot see them, moving images, labelled controls, and a
+frame, `View`, in which moves never pile up; where no kernel is alive it shows a static figure.
 """
 
 import asyncio
@@ -10,6 +9,8 @@ import base64
 import functools
 import io
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from ipywidgets import HTML, Layout
 from PIL import Image
 from torch import Tensor
 
-from ..utils.errors import InputError, SgmgmError
+from ..guidance import GUIDANCES
+from ..pipeline import Pipeline
+from ..settings import Sampling
+from ..utils.errors import CheckpointError, InputError, SgmgmError
 from ..utils.files import write_bytes
 from . import plots
 
-QUIET = 0.15  # seconds without another move before a view draws anew
-ANSWER = 2.0  # seconds to wait for the page's word that it holds no more moves
+QUIET = 0.15  # seconds without another move before a view renders
+ANSWER = 2.0  # seconds to wait for the page's answer that it holds no more moves
 STYLE = """<style>
 .sgmgm { overflow: visible; }
 .sgmgm img { width: 100%; display: block; image-rendering: pixelated; }
@@ -47,17 +51,17 @@ STYLE = """<style>
 .sgmgm .cells button:focus { outline: 3px solid #D55E00; outline-offset: -2px; }
 </style>"""
 
-# --- pictures ----------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------
 
 
 def _to_pillow(image: Tensor, zoom: int = 1) -> Image.Image:
     """(3, H, W) in [0, 1] -> a Pillow image, enlarged."""
     pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
-    picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+    found = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return found.resize((found.width * zoom, found.height * zoom), Image.Resampling.NEAREST)
 
 
-def picture(image: Tensor, alt: str, caption: str = "", size: str = "large") -> str:
+def html_image(image: Tensor, alt: str, caption: str = "", size: str = "large") -> str:
     """An image (3, H, W) as an HTML figure, "patch", "small", "large" or "page" wide."""
     file = io.BytesIO()
     _to_pillow(image).save(file, format="png")
@@ -66,9 +70,9 @@ def picture(image: Tensor, alt: str, caption: str = "", size: str = "large") -> 
     return f'<figure class="{size}"><img src="{source}" alt="{escape(alt)}">{below}</figure>'
 
 
-def in_row(pictures: Iterable[str]) -> str:
+def in_row(figures: Iterable[str]) -> str:
     """HTML figures next to each other."""
-    return f'<div class="row">{"".join(pictures)}</div>'
+    return f'<div class="row">{"".join(figures)}</div>'
 
 
 def colour_map(values: Tensor, low: float, high: float, cell: int, name: str) -> Tensor:
@@ -85,7 +89,7 @@ def colour_map(values: Tensor, low: float, high: float, cell: int, name: str) ->
 
 
 class Animation:
-    """A moving picture of frames (T, 3, H, W): an animated PNG, which any page can show."""
+    """A moving image of frames (T, 3, H, W): an animated PNG, which any page can show."""
 
     def __init__(self, frames: Tensor, alt: str, milliseconds: int = 500, zoom: int = 4):
         if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
@@ -112,6 +116,42 @@ class Animation:
         return data, {"image/png": {"alt": self.alt}}
 
 
+# --- settings -----------------------------------------------------------------------------------
+
+
+def find_guidances(pipeline: Pipeline) -> list[str]:
+    """Names of the guidances that this pipeline has all networks for, the paper's first."""
+    found = []
+    others = [name for name in GUIDANCES if name not in ("none", "self", "cfg")]
+    for name in ("self", "cfg", *others):
+        with suppress(CheckpointError):
+            pipeline.guidance(Sampling(guidance=name))
+            found.append(name)
+    return found
+
+
+def choose_settings(pipeline: Pipeline, settings: dict) -> Sampling:
+    """The pipeline's settings with these changes; guided, even if the pipeline's own are not."""
+    chosen = pipeline.card.sampling
+    if chosen.guidance == "none" or not chosen.scale:
+        chosen = chosen.updated(guidance=find_guidances(pipeline)[0], scale=1.0)
+    chosen = chosen.updated(**settings)
+    if chosen.guidance == "none":
+        raise InputError("this view compares with plain sampling: choose another guidance.")
+    return chosen
+
+
+def plain_and_guided(settings: Sampling, **changes) -> dict[str, dict]:
+    """Keyword arguments of a pipeline call, without guidance and with it."""
+    guided = asdict(settings.updated(**changes))
+    return {"plain": guided | {"guidance": "none"}, "guided": guided}
+
+
+def class_options(pipeline: Pipeline) -> list[tuple[str, int]]:
+    """Names and numbers of the classes, for a drop-down list."""
+    return [(name, i) for i, name in enumerate(pipeline.card.classes)]
+
+
 # --- controls ----------------------------------------------------------------------------------
 
 LABEL = {"description_width": "initial"}
@@ -131,8 +171,15 @@ def choice(description: str, tooltip: str, options, value) -> ipywidgets.Dropdow
     return ipywidgets.Dropdown(options=options, value=value, **words)
 
 
+def scale_slider(scale: float) -> ipywidgets.Widget:
+    """A slider for the guidance scale, wide enough for the one it starts at."""
+    return slider("scale s", "0: none", min(-1, scale), max(10, scale), scale, 0.25)
+
+
 def number(description: str, tooltip: str, value: int, high: int = 2**31 - 1):
-    """A field for a whole number from 0 on."""
+    """A field for a whole number from 0 to `high`; InputError if it is to start elsewhere."""
+    if not 0 <= value <= high:
+        raise InputError(f"{description} {value} does not fit into a view: it takes 0 to {high}.")
     words = {"description": description, "tooltip": tooltip, "style": LABEL}
     layout = Layout(width="160px")
     return ipywidgets.BoundedIntText(value=value, min=0, max=high, layout=layout, **words)
@@ -157,14 +204,14 @@ cells.onclick = cells.onmouseleave = () => clearTimeout(cells.rest);
 
 
 class Cells(ipywidgets.Box):
-    """A picture under a square grid of buttons; pressing one calls `press(position)`.
+    """An image under a square grid of buttons; pressing one calls `press(position)`.
 
     Args:
         hover: a pointer that rests on a button presses it.
     """
 
     def __init__(self, side: int, press: Callable[[int], None], hover: bool = False):
-        self.picture = HTML()
+        self.image = HTML()
         # one layout and one style for all: hundreds of buttons are slow to open otherwise
         look = {"layout": Layout(), "style": ipywidgets.ButtonStyle(button_color="transparent")}
         self.buttons = [
@@ -174,7 +221,7 @@ class Cells(ipywidgets.Box):
         for i, button in enumerate(self.buttons):
             button.on_click(functools.partial(lambda i, _: press(i), i))
         columns = Layout(grid_template_columns=f"repeat({side}, 1fr)")
-        parts = [self.picture, ipywidgets.GridBox(self.buttons, layout=columns)]
+        parts = [self.image, ipywidgets.GridBox(self.buttons, layout=columns)]
         if hover:
             script = f'<style onload="{escape(REST)}">.sgmgm .cells {{ cursor: pointer; }}</style>'
             parts.append(HTML(script, layout=Layout(display="none")))
@@ -186,10 +233,10 @@ class Cells(ipywidgets.Box):
 
 
 class View(ipywidgets.VBox):
-    """Controls over pictures; a subclass has `draw`, which computes and shows, and `figure`.
+    """Controls over images; a subclass has `render`, which computes and shows, and `figure`.
 
     However fast a slider moves and however slow the kernel is, moves never pile up, and only the
-    last position is drawn. The page sends one move at a time and keeps the latest of the others
+    last position is rendered. The page sends one move at a time and keeps the latest of the others
     until the kernel is free. So the view waits until the controls have been quiet for a moment,
     then gives the page a number to send back. Moves that were kept come first, as the page's
     messages stay in order, and make the number void.
@@ -203,9 +250,9 @@ class View(ipywidgets.VBox):
         on_move(self.take_answer, self.answer)
         super().__init__([HTML(STYLE, layout=Layout(display="none")), *rows, self.status])
         self.add_class("sgmgm")
-        self.draw()
+        self.render()
 
-    def draw(self) -> None:
+    def render(self) -> None:
         """Compute and show what the controls ask for."""
         raise NotImplementedError
 
@@ -217,12 +264,12 @@ class View(ipywidgets.VBox):
         """Write the line below the view; screen readers read it out."""
         self.status.value = f'<p role="status">{escape(words)}</p>'
 
-    def redraw(self, change=None) -> None:
-        """Draw soon; at once where no event loop runs, as in a test."""
+    def update(self, change=None) -> None:
+        """Render soon; at once where no event loop runs, as in a test."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            self.draw_now()
+            self.render_now()
             return
         self.wait(QUIET, self.ask_page)
 
@@ -240,30 +287,30 @@ class View(ipywidgets.VBox):
 
     def ask_page(self) -> None:
         """Ask the page for its answer, and do without it where no page is open."""
-        self.wait(ANSWER, self.draw_now)
+        self.wait(ANSWER, self.render_now)
         self.waits_for = self.asked.value = self.asked.value + 1
 
     def take_answer(self, change) -> None:
-        """Draw if nothing has moved since the page was asked."""
+        """Render if nothing has moved since the page was asked."""
         if self.waits_for == change.new:
-            self.draw_now()
+            self.render_now()
 
-    def draw_now(self) -> None:
-        """Draw, and if that fails say so in the view: nobody else can, of a callback."""
+    def render_now(self) -> None:
+        """Render, and if that fails say so in the view: nobody else can, of a callback."""
         self.stop_waiting()
-        self.say("drawing ...")
+        self.say("generating ...")
         try:
-            self.draw()
+            self.render()
         except SgmgmError as error:
             self.say(str(error))
         except BaseException as error:
-            self.say(f"{type(error).__name__} {error}: move a control to draw again.")
+            self.say(f"{type(error).__name__} {error}: move a control to try again.")
             raise
         else:
             self.say("")
 
     def _repr_mimebundle_(self, **options):
         if self.timer:
-            self.draw_now()
+            self.render_now()
         data, metadata = self.figure()._repr_mimebundle_()
         return super()._repr_mimebundle_(**options) | data, metadata

@@ -11,8 +11,9 @@ course run` reported. The numbers of the README, and the tables beside these fil
 import math
 from pathlib import Path
 
-from ..course.plots import Plot, image_rows, trade_off
-from ..course.plots import hyperparameters as plot_hyperparameters
+from ..course.charts import hyperparameters as plot_hyperparameters
+from ..course.charts import trade_off
+from ..course.plots import Plot, image_rows
 from ..guidance import GUIDANCES
 from ..pipeline import SHIPPED, Pipeline
 from ..utils.errors import DataError

@@ -28,9 +28,9 @@ images, labels = datasets.load("sprites", "test", 40).batch(slice(0, 40))
 scales, gate = [], Path("gate")
 
 class Explorer(widgets.Explorer):
-    def draw(self):
+    def render(self):
         scales.append(self.chosen()["scale"])
-        super().draw()
+        super().render()
 
 def be_busy():
     print("busy", flush=True)
@@ -143,20 +143,20 @@ def busy_kernel(page, lab):
 
 
 def test_arrow_keys_step(scrubber):
-    expect(scrubber.get_by_alt_text("guided, step 3 of 6: draws")).to_be_visible()
-    before = sources(scrubber, "guided, step 3 of 6: sees")
+    expect(scrubber.get_by_alt_text("guided, step 3 of 6: sampled")).to_be_visible()
+    before = sources(scrubber, "guided, step 3 of 6: canvas")
     press(control(scrubber, "step"), "ArrowRight")
-    for way in ("plain", "guided"):
-        for what in ("draws", "sees", "confidence", "push"):
-            expect(scrubber.get_by_alt_text(f"{way}, step 4 of 6: {what}")).to_be_visible()
-    assert sources(scrubber, "guided, step 4 of 6: sees") != before
+    for name in ("plain", "guided"):
+        for what in ("sampled", "canvas", "confidence", "push"):
+            expect(scrubber.get_by_alt_text(f"{name}, step 4 of 6: {what}")).to_be_visible()
+    assert sources(scrubber, "guided, step 4 of 6: canvas") != before
     press(control(scrubber, "step"), "ArrowLeft", "ArrowLeft")
-    expect(scrubber.get_by_alt_text("plain, step 2 of 6: draws")).to_be_visible()
+    expect(scrubber.get_by_alt_text("plain, step 2 of 6: sampled")).to_be_visible()
 
 
 def test_play_goes_to_the_end(scrubber):
     scrubber.locator(".widget-play button").first.click()
-    expect(scrubber.get_by_alt_text("plain, step 6 of 6: draws")).to_be_visible()
+    expect(scrubber.get_by_alt_text("plain, step 6 of 6: sampled")).to_be_visible()
 
 
 def test_click_or_key_looks_at_a_token(scrubber):
@@ -184,12 +184,12 @@ def test_resting_on_a_token_looks_at_it(scrubber):
     expect(scrubber.get_by_text("row 3, column 5: code")).to_be_visible()
     expect(control(scrubber, "of")).to_have_value("plain")
     press(control(scrubber, "step"), "ArrowRight")
-    expect(scrubber.get_by_alt_text("plain, step 4 of 6: draws")).to_be_visible()
+    expect(scrubber.get_by_alt_text("plain, step 4 of 6: sampled")).to_be_visible()
     expect(scrubber.get_by_text("row 3, column 5: code")).to_be_visible()
 
 
 def test_another_class_and_seed(scrubber):
-    alt = re.compile("^guided, step . of 6: draws$")
+    alt = re.compile("^guided, step . of 6: sampled$")
     before = sources(scrubber, alt)
     control(scrubber, "class").select_option("tree")
     changes(scrubber, alt, before)
@@ -207,7 +207,7 @@ def scale(explorer):
 
 
 def guided(explorer, s):
-    """A picture that was drawn with this scale."""
+    """An image of this scale."""
     return explorer.get_by_alt_text(re.compile(rf"^(self|cfg), s = {s:g}: ")).first
 
 
@@ -220,7 +220,7 @@ def test_starts_guided(explorer):
 
 
 @pytest.mark.parametrize("name", ["scale s", "temperature", "steps"])
-def test_sliders_draw_anew(explorer, name):
+def test_sliders_render_anew(explorer, name):
     before, plain, s = sources(explorer, GUIDED), sources(explorer, PLAIN), scale(explorer)
     press(control(explorer, name), *["ArrowRight"] * 6)
     changes(explorer, GUIDED, before)
@@ -231,7 +231,7 @@ def test_sliders_draw_anew(explorer, name):
         assert sources(explorer, PLAIN) == plain
 
 
-def test_lists_and_seed_draw_anew(explorer):
+def test_lists_and_seed_render_anew(explorer):
     before = sources(explorer, PLAIN)
     control(explorer, "its schedule").select_option("compounding")
     changes(explorer, PLAIN, before)
@@ -253,18 +253,18 @@ def test_settings_go_into_the_next_cell(explorer):
     expect(written.locator(".cm-content")).to_contain_text(f"scale={scale(explorer)}")
     page.keyboard.press("Shift+Enter")
     expect(written.locator(".jp-InputPrompt")).to_have_text(RAN)
-    told = execute(page, "print(len(samples.images), 'images', len(samples.trajectory.kept))")
-    expect(told.locator(".jp-OutputArea")).to_contain_text("3 images 4")
+    answer = execute(page, "print(len(samples.images), 'images', len(samples.trajectory.kept))")
+    expect(answer.locator(".jp-OutputArea")).to_contain_text("3 images 4")
 
 
-def test_of_many_moves_only_the_last_is_drawn(explorer, lab):
+def test_of_many_moves_only_the_last_is_rendered(explorer, lab):
     page, s = explorer.page, scale(explorer)
     with busy_kernel(page, lab):
         press(control(explorer, "scale s"), *["ArrowRight"] * 10)
         assert scale(explorer) == s + 2.5
     expect(guided(explorer, s + 2.5)).to_be_visible()
-    told = execute(page, "print('drawn at', scales)")
-    expect(told.locator(".jp-OutputArea")).to_contain_text(f"drawn at [{s + 2.5}]")
+    answer = execute(page, "print('rendered at', scales)")
+    expect(answer.locator(".jp-OutputArea")).to_contain_text(f"rendered at [{s + 2.5}]")
 
 
 def test_interrupted_cell_leaves_the_view_usable(explorer, lab):
@@ -283,17 +283,17 @@ def test_interrupted_cell_leaves_the_view_usable(explorer, lab):
 
 
 def test_paint_and_refill(refill):
-    hidden, guided = re.compile(".* of 64 cells hidden"), re.compile(".*, guided, s = ")
-    expect(refill.get_by_alt_text("32 of 64 cells hidden")).to_be_visible()
-    before, mask = sources(refill, guided), sources(refill, hidden)
+    masked, guided = re.compile(".* of 64 cells masked"), re.compile(".*, guided, s = ")
+    expect(refill.get_by_alt_text("32 of 64 cells masked")).to_be_visible()
+    before, mask = sources(refill, guided), sources(refill, masked)
     refill.get_by_title("row 1, column 1", exact=True).click()
-    expect(refill.get_by_alt_text("33 of 64 cells hidden")).to_be_visible()
-    assert sources(refill, hidden) != mask
+    expect(refill.get_by_alt_text("33 of 64 cells masked")).to_be_visible()
+    assert sources(refill, masked) != mask
     refill.get_by_title("row 8, column 8", exact=True).focus()
     refill.page.keyboard.press("Space")
-    expect(refill.get_by_alt_text("32 of 64 cells hidden")).to_be_visible()
-    control(refill, "hide").select_option("everything")
-    expect(refill.get_by_alt_text("64 of 64 cells hidden")).to_be_visible()
+    expect(refill.get_by_alt_text("32 of 64 cells masked")).to_be_visible()
+    control(refill, "mask").select_option("everything")
+    expect(refill.get_by_alt_text("64 of 64 cells masked")).to_be_visible()
     changes(refill, guided, before)
 
 
@@ -302,9 +302,9 @@ def test_refill_controls(refill):
     control(refill, "image").select_option(index=2)
     changes(refill, "the whole image", whole)
     control(refill, "class").select_option("umbrella")
-    expect(refill.get_by_alt_text("the hidden cells painted as umbrella, plain")).to_be_visible()
+    expect(refill.get_by_alt_text("the masked cells filled as umbrella, plain")).to_be_visible()
     press(control(refill, "scale s"), "ArrowRight", "ArrowRight")
-    guided = "the hidden cells painted as umbrella, guided, s = 1.5"
+    guided = "the masked cells filled as umbrella, guided, s = 1.5"
     expect(refill.get_by_alt_text(guided)).to_be_visible()
     before = sources(refill, guided)
     control(refill, "seed").fill("3")

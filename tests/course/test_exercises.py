@@ -173,7 +173,7 @@ def some_wrong(tokens, where, rate, generator, shift):
     )
 
 
-def lies(tokens, hidden, rate, codes, generator):
+def corrupted(tokens, hidden, rate, codes, generator):
     chosen = (torch.rand(tokens.shape, generator=generator) < rate) & ~hidden
     shift = torch.randint(1, codes, tokens.shape, generator=generator)
     return torch.where(chosen, (tokens + shift) % codes, tokens)
@@ -192,7 +192,7 @@ def redrawn(tokens, hidden, rate, codes, generator):
     return torch.where(chosen & ~hidden, other, tokens)
 
 
-def unseeded_lies(tokens, hidden, rate, codes, generator):
+def unseeded(tokens, hidden, rate, codes, generator):
     chosen = (torch.rand(tokens.shape) < rate) & ~hidden
     return torch.where(chosen, (tokens + torch.randint(1, codes, tokens.shape)) % codes, tokens)
 
@@ -232,7 +232,7 @@ def pooled(images):
 
 
 def busy(steps, n):
-    """The sampler's own rule, which settles at least one token a round."""
+    """The sampler's own rule, which keeps at least one token a step."""
     left = [n]
     for k in range(1, steps + 1):
         floor = math.floor(n * math.cos(math.pi * k / 2 / steps))
@@ -282,15 +282,15 @@ WRONG = {
         (lambda side, n, k: side * side * 3 / n, "count bits"),
         (lambda side, n, k: side * side * 24 - n * math.log2(k), "times smaller, not"),
     ],
-    "hide": [
-        (lambda tokens, hidden, mask: torch.where(hidden, tokens, mask), "hide what should be"),
+    "mask_tokens": [
+        (lambda tokens, hidden, mask: torch.where(hidden, tokens, mask), "mask what should be"),
         (lambda tokens, hidden, mask: torch.where(hidden, 0, tokens), "yours holds [0, 0, 0]"),
         (lambda tokens, hidden, mask: tokens.masked_fill_(hidden, mask), "make a new one"),
         (lambda tokens, hidden, mask: torch.full_like(tokens, mask), "must stay as it is"),
         (lambda tokens, hidden, mask: tokens[~hidden], "shape"),
     ],
     "honest": [
-        (lambda table, tuning: min(mean_but(row, tuning) for row in table.values()), "luck"),
+        (lambda table, tuning: min(mean_but(row, tuning) for row in table.values()), "chance"),
         (lambda table, tuning: mean(chosen(table, tuning).values()), "leave it out"),
         (lambda table, tuning: median([v for s, v in chosen(table, tuning).items() if s != tuning]),
          "is best, and its other seeds give"),
@@ -300,8 +300,8 @@ WRONG = {
     "verdict": [
         (lambda a, b: "A" if mean(a) < mean(b) else "B", "is a tie"),
         (lambda a, b: "A" if min(a) > max(b) else "B" if max(a) < min(b) else "tie", "small dist"),
-        (lambda a, b: "tie", "lie apart"),
-        (lambda a, b: "A" if max(a) < min(b) else "B" if max(b) < min(a) else "tie", "lie apart"),
+        (lambda a, b: "tie", "not overlap"),
+        (lambda a, b: "A" if max(a) < min(b) else "B" if max(b) < min(a) else "tie", "not overlap"),
         (lambda a, b: a, "the answer is"),
         (lambda a, b: None, "write its body"),
         (lambda a, b: apart(a, b, stdev) or None, "it returns None"),
@@ -309,7 +309,7 @@ WRONG = {
     ],
     "border": [
         (lambda side, width: ~frame(side, width), "in-painting"),
-        (lambda side, width: frame(side, width + 1), "hides 12 cells"),
+        (lambda side, width: frame(side, width + 1), "masks 12 cells"),
         (lambda side, width: frame(side, width).roll(1), "other ones"),
         (lambda side, width: frame(side, width).view(side, side), "shape"),
     ],
@@ -343,8 +343,8 @@ WRONG = {
         (lambda t, k: mean(perplexity_of(row) for row in t), "is 8.00, yours 4.00"),
     ],
     "cosine_mask": [
-        (lambda t, n, g: places(n, max(1, round((1 - t) * n)), g), "the cosine schedule hides 59"),
-        (lambda t, n, g: ~places(n, cosine_hidden(t, n), g), "hides 0 of 64 tokens and keeps 64"),
+        (lambda t, n, g: places(n, max(1, round((1 - t) * n)), g), "the cosine schedule masks 59"),
+        (lambda t, n, g: ~places(n, cosine_hidden(t, n), g), "covers 0 of 64 tokens and keeps 64"),
         (lambda t, n, g: torch.arange(n) < cosine_hidden(t, n), "at random"),
         (lambda t, n, g: (torch.arange(n) < cosine_hidden(t, n)).roll(
             int(torch.randint(n, (1,), generator=g))), "side by side"),
@@ -355,9 +355,9 @@ WRONG = {
         (lambda t, n, g: torch.zeros(n).bool().index_fill(
             0, torch.randperm(64, generator=g)[: cosine_hidden(t, n)], True), "from N"),
         (lambda t, n, g: torch.randperm(n) < cosine_hidden(t, n), "the same seed gives two masks"),
-        (lambda t, n, g: places(n, round(math.cos(math.pi * t / 2) * n), g), "hides 1 and"),
+        (lambda t, n, g: places(n, round(math.cos(math.pi * t / 2) * n), g), "masks 1 and"),
         (lambda t, n, g: places(n, math.floor(max(1, math.cos(math.pi * t / 2) * n)), g),
-         "t = 0.84 your mask hides 15 of 64 tokens and keeps 49, where the cosine schedule hides "
+         "t = 0.84 your mask covers 15 of 64 tokens and keeps 49, where the cosine schedule masks "
          "16 and keeps 48"),
     ],
     "masked_loss": [
@@ -373,14 +373,14 @@ WRONG = {
         (pooled, "not 0.1875"),
         (lambda images: (images[:, None] == images[None]).double().mean(1).prod(1).mean(), "add"),
     ],
-    "settled": [
-        (lambda steps, n: [n // steps] * steps, "round 1 settles 4"),
-        (lambda steps, n: [n], "settle 4 numbers"),
-        (lambda steps, n: [1] * steps, "settle 4 tokens in all; there are 16"),
+    "tokens_kept": [
+        (lambda steps, n: [n // steps] * steps, "step 1 keeps 4"),
+        (lambda steps, n: [n], "keep 4 numbers"),
+        (lambda steps, n: [1] * steps, "keep 4 tokens in all; there are 16"),
         (lambda steps, n: n // steps, "returns a int, not a list of numbers"),
         (lambda steps, n: [math.nan] * steps, "not finite"),
         (lambda steps, n: [n / (steps + 1)] * (steps + 1), "a whole number of tokens"),
-        (busy, "with T = 8 round 2 settles 1 of 4"),
+        (busy, "with T = 8 step 2 keeps 1 of 4"),
         (lambda steps, n: (lambda left: [a - b for a, b in zip(left, left[1:], strict=False)])(
             [round(n * math.cos(math.pi * k / 2 / steps)) for k in range(steps + 1)]),
          "rounded down"),
@@ -392,7 +392,7 @@ WRONG = {
         (lambda s, known, left: s.masked_fill(known, torch.inf).argsort(1) >= left, "rank is the"),
         (lambda s, known, left: torch.ones_like(known).scatter(
             1, s.masked_fill(known, torch.inf).argsort(1)[:, : left or None], False),
-         "in row 0 10 positions stay hidden, where left = 0"),
+         "in row 0 10 positions stay masked, where left = 0"),
         (lambda s, known, left: (ranks(s.masked_fill(known, -9e9)) < s.shape[1] - left) | known,
          "low score"),
         (lambda s, known, left: ranks(s.masked_fill(known, torch.inf)) >= left + 1, "5 positions"),
@@ -428,18 +428,18 @@ WRONG = {
         (padded_blur, "position 0 becomes 0.44"),
         (lambda x: x, "3 x 3"),
     ],
-    "lie": [
-        (lambda t, h, rate, k, g: some_wrong(t, h | ~h, rate, g, 1) % k, "hidden token"),
+    "corrupt": [
+        (lambda t, h, rate, k, g: some_wrong(t, h | ~h, rate, g, 1) % k, "masked token"),
         (random_codes, "at times the true one"),
         (in_place, "make a new one"),
-        (one_place, "the same places"),
+        (one_place, "the same positions"),
         (redrawn, "at a rate of 100 %"),
-        (lambda t, h, rate, k, g: lies(t, h, rate, 4, g), "with K = 5"),
+        (lambda t, h, rate, k, g: corrupted(t, h, rate, 4, g), "with K = 5"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1), "4 codes"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, 1 - rate, g, 1) % k, "are wrong, where 30 %"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, 0.3, g, 1) % k, "at a rate of 60 %"),
         (lambda t, h, rate, k, g: some_wrong(t, ~h, rate, g, 1) % k, "equally likely"),
-        (unseeded_lies, "come from the generator"),
+        (unseeded, "come from the generator"),
     ],
     "select": [
         (lambda x, a: x * F.cosine_similarity(x, a, dim=-1)[..., None], "clamp"),
@@ -477,7 +477,7 @@ WRONG = {
         (lambda x, y: ((x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2).sqrt(), "root"),
         (lambda x, y: 0, "yours is 0.00"),
     ],
-    "to_infinity": [
+    "extrapolate": [
         (lambda counts, distances: distances[-1], "over 1 / N"),
         (lambda counts, distances: (distances[0] - distances[1]) / (1 / 100 - 1 / 200), "slope"),
         (lambda counts, distances: sum(distances) / 4, "is 2; you get"),

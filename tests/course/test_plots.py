@@ -1,41 +1,25 @@
-"""Plots: what is drawn is what was given."""
+"""Plots: images with a text."""
 
 import pytest
 import torch
 
 from sgmgm.course import plots
+from sgmgm.utils.errors import InputError
 
 
-def points(artist):
-    """What a scatter shows, (N, 2)."""
-    return torch.tensor(artist.get_offsets().data)
-
-
-def test_clouds_draw_both_clouds_and_their_ellipses():
-    generator = torch.Generator().manual_seed(0)
-    first = torch.randn(200, 2, generator=generator)
-    second = first @ torch.tensor([[2.0, 0.0], [1.0, 1.0]]) + 5
-    plot = plots.clouds({"a\npair": (first, second), "alike": (first, first)})
-    left, _ = plot.axes
-    assert left.get_title() == "a\npair" and "a pair; alike" in plot.alt
-    for cloud, scatter, ellipse in zip((first, second), left.collections, left.lines, strict=True):
-        torch.testing.assert_close(points(scatter), cloud.double())
-        outline = torch.tensor(ellipse.get_xydata()).float() - cloud.mean(0)
-        # every point of it lies two standard deviations away
-        away = (outline @ cloud.T.cov().inverse() * outline).sum(1)
-        torch.testing.assert_close(away, torch.full_like(away, 4.0), rtol=1e-3, atol=1e-3)
-
-
-def test_to_infinity_goes_on_to_the_limit():
-    groups = [[3.0, 3.2], [2.5, 2.4]]
-    plot = plots.to_infinity({"real": ((100, 200), groups, (2.0, 110.0))}, "distance")
-    (axes,) = plot.axes
-    fit = next(line for line in axes.lines if line.get_label() == "real")
-    assert fit.get_xdata() == pytest.approx([0, 0.01]) and fit.get_ydata() == pytest.approx(
-        [2, 3.1]
-    )
-    seen = torch.cat([points(scatter) for scatter in axes.collections])
-    wanted = [[0.01, 3.0], [0.01, 3.2], [0.005, 2.5], [0.005, 2.4]]
-    torch.testing.assert_close(seen, torch.tensor(wanted).double())
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["∞", "100", "200"]
-    assert "distance" in plot.alt and "real" in plot.alt
+def test_plots_show_themselves_with_a_text():
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plot = plots.image_rows({"first": images, "second": images[:5]}, list("abcdefgh"))
+    data, metadata = plot._repr_mimebundle_()
+    assert data["image/png"].startswith(b"\x89PNG") and len(data["image/png"]) < 150_000
+    assert data["text/plain"] == metadata["image/png"]["alt"] and "second" in plot.alt
+    assert plot.get_size_inches()[0] <= plots.WIDTH
+    masked = torch.zeros(8, 64, dtype=torch.bool)
+    masked[:, 0] = True
+    painted = plots.overlay_masked(images, masked)
+    assert (painted[:, :, :4, :4] == plots.MASK_GREY).all()
+    assert torch.equal(painted[:, :, 4:], images[:, :, 4:])
+    for wrong in (lambda: plots.image_rows({"x": images[0]}),
+                  lambda: plots.token_grid(images[:1], torch.zeros(1, 63))):  # fmt: skip
+        with pytest.raises(InputError):
+            wrong()

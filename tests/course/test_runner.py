@@ -14,9 +14,7 @@ from PIL import Image
 
 from sgmgm import datasets, presets
 from sgmgm.commands import cli
-from sgmgm.course import plots, runner, start
-from sgmgm.course import runner as course
-from sgmgm.utils.errors import InputError
+from sgmgm.course import runner
 
 PARAMETERS = ["profile", "dataset", "seed", "device"]
 LESSONS = runner.find_lessons([], runner.ROOT / "notebooks")
@@ -37,7 +35,7 @@ def sources(notebook):
 @pytest.fixture(autouse=True)
 def no_probe(monkeypatch):
     """A run measures the machine's speed; `test_doctor` does that once."""
-    monkeypatch.setattr(course.doctor, "speed", lambda device, seconds: 100.0)
+    monkeypatch.setattr(runner.doctor, "speed", lambda device, seconds: 100.0)
 
 
 @pytest.fixture
@@ -108,7 +106,9 @@ def test_budgets_are_enforced_where_asked(notebooks, tmp_path, capsys):
 def test_the_gallery_shows_every_lesson_without_a_network(notebooks, tmp_path):
     write_lesson(notebooks, "01_bad.ipynb", "raise ValueError('<b>')")
     images = "images = torch.rand(8, 3, 32, 32)\nplots.image_rows({'two < three': images})"
-    write_lesson(notebooks, "02_good.ipynb", f"import torch\nfrom sgmgm import plots\n{images}")
+    write_lesson(
+        notebooks, "02_good.ipynb", f"import torch\nfrom sgmgm.course import plots\n{images}"
+    )
     lesson = nbformat.read(notebooks / "02_good.ipynb", as_version=4)
     words = "# 02 · A *good* one\n\nIt is about *this*.\n\nNot this."
     lesson.cells.insert(0, nbformat.v4.new_markdown_cell(words))
@@ -134,11 +134,11 @@ def test_views_and_moving_pictures_need_no_kernel_in_the_gallery(notebooks, tmp_
     write_lesson(
         notebooks,
         "01_view.ipynb",
-        "import torch\nfrom sgmgm import plots, view\n"
-        "class Grey(view.View):\n"
-        "    def draw(self): pass\n"
+        "import torch\nfrom sgmgm.course import plots, views\n"
+        "class Grey(views.View):\n"
+        "    def render(self): pass\n"
         "    def figure(self): return plots.image_rows({'grey': torch.rand(1, 3, 8, 8)})\n"
-        "display(view.Animation(torch.rand(3, 3, 8, 8), 'noise'))\n"
+        "display(views.Animation(torch.rand(3, 3, 8, 8), 'noise'))\n"
         "Grey()",
     )
     out = tmp_path / "out"
@@ -148,7 +148,7 @@ def test_views_and_moving_pictures_need_no_kernel_in_the_gallery(notebooks, tmp_
     for page in (index, (out / "01_view.html").read_text()):
         images = re.findall("<img[^>]*>", page)
         shown = [dict(re.findall('(src|alt)="([^"]*)"', image)) for image in images]
-        assert [image["alt"] for image in shown] == ["noise", "1 pictures a row: grey"]
+        assert [image["alt"] for image in shown] == ["noise", "1 images a row: grey"]
         first = base64.b64decode(shown[0]["src"].removeprefix("data:image/png;base64,"))
         with Image.open(io.BytesIO(first)) as moving:
             assert moving.n_frames == 3
@@ -182,55 +182,11 @@ def test_lessons_are_found_by_number_and_name(notebooks):
         assert [p.stem for p in runner.find_lessons(wanted, notebooks)] == ["01_a", "02_b"]
 
 
-# --- what the lessons use ----------------------------------------------------------------------
-
-
-def test_models_are_trained_once_and_kept_by_seed(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(course, "ROOT", tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(course, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(course.workflow, "train", lambda *given: calls.append(given))
-    found = course.models("tokenizer", dataset="sprites", profile="smoke", seed=3, device="cpu")
-    assert found == tmp_path / "runs" / "sprites-smoke-seed3"
-    assert [call[0] for call in calls] == ["classifier", "tokenizer"]
-    assert calls[1] == ("tokenizer", "sprites", "smoke", found, 3, "cpu")
-
-    shipped = tmp_path / "shipped" / "sprites"
-    (shipped / "tokenizer").mkdir(parents=True)
-    (shipped / "tokenizer" / "training.json").write_text('{"step": 5}')
-    wanted = {"dataset": "sprites", "seed": 3, "device": "cpu"}
-    assert course.models("tokenizer", profile="laptop", **wanted) == shipped
-    assert start.report(shipped, "tokenizer") == {"step": 5}
-    assert course.models("tokenizer", "transformer", profile="laptop", **wanted) != shipped
-    assert course.models("tokenizer", profile="gpu", **wanted) != shipped
-    with pytest.raises(InputError, match="profile"):
-        course.models("tokenizer", profile="huge", **wanted)
-
-
-def test_plots_show_themselves_with_a_text():
-    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    plot = plots.image_rows({"first": images, "second": images[:5]}, list("abcdefgh"))
-    data, metadata = plot._repr_mimebundle_()
-    assert data["image/png"].startswith(b"\x89PNG") and len(data["image/png"]) < 150_000
-    assert data["text/plain"] == metadata["image/png"]["alt"] and "second" in plot.alt
-    assert plot.get_size_inches()[0] <= plots.WIDTH
-    hidden = torch.zeros(8, 64, dtype=torch.bool)
-    hidden[:, 0] = True
-    painted = plots.overlay_masked(images, hidden)
-    assert (painted[:, :, :4, :4] == plots.HIDDEN).all()
-    assert torch.equal(painted[:, :, 4:], images[:, :, 4:])
-    for wrong in (lambda: plots.image_rows({"x": images[0]}),
-                  lambda: plots.token_grid(images[:1], torch.zeros(1, 63))):  # fmt: skip
-        with pytest.raises(InputError):
-            wrong()
-
-
 # --- the lessons -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_lesson_keeps_the_house_rules(path):
+def test_lesson_has_its_form(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]

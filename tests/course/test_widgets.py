@@ -1,4 +1,4 @@
-"""The views without a browser: state in, pictures and code out."""
+"""The views without a browser: state in, images and code out."""
 
 import asyncio
 import base64
@@ -15,8 +15,7 @@ from nbconvert import HTMLExporter
 from PIL import Image
 
 from sgmgm import datasets
-from sgmgm.course import views as view
-from sgmgm.course import widgets
+from sgmgm.course import views, widgets
 from sgmgm.pipeline import Pipeline
 from sgmgm.settings import Sampling
 from sgmgm.utils.errors import InputError
@@ -73,25 +72,25 @@ def words(html):
 # --- scrubber ----------------------------------------------------------------------------------
 
 
-def test_scrubber_draws_what_the_pipeline_draws(scrubber, pipeline):
+def test_scrubber_shows_what_the_pipeline_generates(scrubber, pipeline):
     for name, guidance in (("plain", "none"), ("guided", "self")):
-        drawn = pipeline([3], seeds=[5], guidance=guidance, **FEW)
-        way = scrubber.ways[name]
-        assert torch.equal(way.sampled[-1], drawn.trajectory.tokens[0])
-        torch.testing.assert_close(way.pictures[-1], drawn.images[0], atol=1e-4, rtol=0)
+        samples = pipeline([3], seeds=[5], guidance=guidance, **FEW)
+        way = scrubber.trajectories[name]
+        assert torch.equal(way.sampled[-1], samples.trajectory.tokens[0])
+        torch.testing.assert_close(way.images[-1], samples.images[0], atol=1e-4, rtol=0)
         assert way.masked.sum(1).tolist()[0] == 64 and way.masked[1:].sum(1).max() < 64
         assert way.confidence.isnan().equal(~way.masked)
         assert way.push.isnan().equal(~way.masked)
 
 
-def test_judgement_is_the_prediction_of_that_step(scrubber, pipeline):
+def test_predictions_are_those_of_that_step(scrubber, pipeline):
     """One position of one step, worked out on its own."""
     canvas = pipeline([3], seeds=[5], guidance="self", **FEW).trajectory.canvases[2]
     guidance = pipeline.guidance(scrubber.settings)
     with torch.no_grad():
         plain, smooth = guidance.both(canvas, torch.tensor([3]))
         guided = guidance(canvas, torch.tensor([3]))
-    way = scrubber.ways["guided"]
+    way = scrubber.trajectories["guided"]
     for at, logits in enumerate((plain, smooth, guided)):
         want = logits[0].log_softmax(-1)
         torch.testing.assert_close(way.log_p[at, 2], want, atol=1e-4, rtol=1e-4)
@@ -107,14 +106,17 @@ def test_scrubber_steps_and_looks_at_tokens(scrubber):
     scrubber.step.value = 4
     last = pictures(scrubber)
     for name in ("plain", "guided"):
-        for what in ("draws", "sees", "confidence", "push"):
+        for what in ("sampled", "canvas", "confidence", "push"):
             before = first[f"{name}, step 1 of 4: {what}"]
             assert before != last[f"{name}, step 4 of 4: {what}"]
     scrubber.cells["plain"].buttons[10].click()
-    assert (scrubber.way.value, scrubber.token.value) == ("plain", 10)
+    assert (scrubber.which.value, scrubber.token.value) == ("plain", 10)
     said = words(scrubber.best.value)
-    assert "row 2, column 3" in said and f"code {scrubber.ways['plain'].sampled[3, 10]}" in said
-    log_p = scrubber.ways["plain"].log_p[:, 3, 10]
+    assert (
+        "row 2, column 3" in said
+        and f"code {scrubber.trajectories['plain'].sampled[3, 10]}" in said
+    )
+    log_p = scrubber.trajectories["plain"].log_p[:, 3, 10]
     for at, name in enumerate(("plain", "smoothed", "guided")):
         codes = log_p[at].topk(5).indices.tolist()
         assert [alt for alt in pictures(scrubber) if alt.startswith(f"{name}: code")] == [
@@ -122,25 +124,25 @@ def test_scrubber_steps_and_looks_at_tokens(scrubber):
         ]
 
 
-def test_best_codes_paint_what_the_decoder_paints(scrubber, pipeline):
-    """The drawn token's own patch is the picture's own cell."""
-    way = scrubber.ways["guided"]
+def test_best_codes_show_what_the_decoder_shows(scrubber, pipeline):
+    """The sampled token's own patch is the image's own cell."""
+    way = scrubber.trajectories["guided"]
     first = way.log_p[0, :, :].argmax(-1)  # (T, N), the plain favourite
     k, i = (first == way.sampled).nonzero()[0].tolist()
     row, column = i // 8 * 4, i % 8 * 4
-    cell = way.pictures[k, :, row : row + 4, column : column + 4]
-    source = view.picture(cell, f"plain: code {way.sampled[k, i]}", size="patch").split('"')[3]
+    cell = way.images[k, :, row : row + 4, column : column + 4]
+    source = views.html_image(cell, f"plain: code {way.sampled[k, i]}", size="patch").split('"')[3]
     assert source in scrubber.best_codes(way, k, i)
 
 
-def test_scrubber_redraws_for_another_seed_and_class(pipeline):
+def test_scrubber_renders_for_another_seed_and_class(pipeline):
     scrubber = widgets.Scrubber(pipeline, "tree", **FEW)
-    before = scrubber.ways["guided"].sampled
+    before = scrubber.trajectories["guided"].sampled
     scrubber.seed.value = 9
-    assert not torch.equal(before, scrubber.ways["guided"].sampled)
+    assert not torch.equal(before, scrubber.trajectories["guided"].sampled)
     scrubber.label.value = 2
     want = pipeline([2], seeds=[9], guidance="self", **FEW).trajectory.tokens[0]
-    assert torch.equal(scrubber.ways["guided"].sampled[-1], want)
+    assert torch.equal(scrubber.trajectories["guided"].sampled[-1], want)
 
 
 def test_animation_moves(scrubber, tmp_path):
@@ -154,13 +156,13 @@ def test_animation_moves(scrubber, tmp_path):
     with Image.open(io.BytesIO(data["image/png"])) as moving:
         moving.seek(3)
         corner = moving.convert("RGB").getpixel((2, 2))
-    want = (scrubber.ways["plain"].pictures[3, :, 0, 0] * 255).round().int().tolist()
+    want = (scrubber.trajectories["plain"].images[3, :, 0, 0] * 255).round().int().tolist()
     assert list(corner) == want
     with pytest.raises(InputError, match="avi"):
         animation.save(tmp_path / "way.avi")
     assert not (tmp_path / "way.avi").exists()
     with pytest.raises(InputError, match="frames"):
-        view.Animation(torch.zeros(3, 8, 8), "one picture")
+        views.Animation(torch.zeros(3, 8, 8), "one image")
 
 
 # --- explorer ----------------------------------------------------------------------------------
@@ -188,18 +190,18 @@ def test_every_control_of_the_explorer_does_something(pipeline):
     assert torch.equal(explorer.rows["spatial, s = 4"], want)
 
 
-def test_plain_pictures_are_not_drawn_again_for_another_scale(pipeline, monkeypatch):
-    drawn = []
+def test_plain_images_are_not_generated_again_for_another_scale(pipeline, monkeypatch):
+    seen = []
     original = Pipeline.__call__
-    count = lambda self, *a, **k: drawn.append(k["guidance"]) or original(self, *a, **k)  # noqa: E731
+    count = lambda self, *a, **k: seen.append(k["guidance"]) or original(self, *a, **k)  # noqa: E731
     monkeypatch.setattr(Pipeline, "__call__", count)
     explorer = widgets.Explorer(pipeline, count=2, **FEW)
     explorer.controls["scale"].value = 2.0
     explorer.controls["scale"].value = 2.0000000000000004  # what a browser's slider may send
-    assert drawn == ["none", "self", "self"]
+    assert seen == ["none", "self", "self"]
 
 
-def test_code_gives_the_same_pictures(pipeline):
+def test_code_gives_the_same_images(pipeline):
     explorer = widgets.Explorer(pipeline, count=2, seed=4, order="halton", **FEW)
     explorer.controls["scale"].value = 2.5
     names = {"pipeline": pipeline}
@@ -215,13 +217,13 @@ def test_refill_keeps_what_is_visible(pipeline, images):
     refill = widgets.Refill(pipeline, *images, **FEW)
     refill.image.value = 4
     assert refill.label.value == int(images[1][4])
-    refill.hide.value = "nothing"
+    refill.mask.value = "nothing"
     refill.cells.buttons[9].click()
     refill.cells.buttons[63].click()
     refill.cells.buttons[63].click()
-    assert refill.hidden.nonzero().flatten().tolist() == [9]
-    assert "1 of 64 cells hidden" in refill.cells.picture.value
-    assert (refill.shown["hidden"][0, :, 4:8, 4:8] == view.plots.HIDDEN).all()
+    assert refill.masked.nonzero().flatten().tolist() == [9]
+    assert "1 of 64 cells masked" in refill.cells.image.value
+    assert (refill.shown["masked"][0, :, 4:8, 4:8] == views.plots.MASK_GREY).all()
     tokens = pipeline.tokenizer.encode(images[0][4:5])
     assert torch.equal(refill.shown["original"], pipeline.tokenizer.decode(tokens))
     canvas = tokens.clone()
@@ -235,7 +237,7 @@ def test_refill_moves_and_its_masks():
     shipped = Pipeline.from_pretrained("sprites", "cpu")  # the toy hardly knows its classes apart
     refill = widgets.Refill(shipped, labels=["fish", "tree"], **FEW)
     assert [name for name, _ in refill.image.options] == ["image 1: fish", "image 2: tree"]
-    refill.hide.value = "everything"
+    refill.mask.value = "everything"
     for each, value in ((refill.label, 5), (refill.scale, 3.0), (refill.seed, 8)):
         before = refill.shown["guided"]
         each.value = value
@@ -268,7 +270,7 @@ def test_codebook_looks_codes_up(pipeline, images):
     unused = int((uses == 0).nonzero()[0]) if (uses == 0).any() else None
     if unused is not None:
         browser.code.value = unused
-        assert "Used nowhere" in words(browser.about.value)
+        assert "Used nowhere" in words(browser.details.value)
 
 
 def test_codebook_pages(pipeline, images, monkeypatch):
@@ -287,7 +289,7 @@ def test_codebook_pages(pipeline, images, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def views(pipeline, images, scrubber):
+def all_views(pipeline, images, scrubber):
     return {
         "scrubber": scrubber,
         "explorer": widgets.Explorer(pipeline, count=2, **FEW),
@@ -300,20 +302,20 @@ NAMES = ("scrubber", "explorer", "refill", "codebook")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_view_has_labels_and_alt_texts(views, name):
-    controls = [each for each in every(views[name]) if hasattr(each, "value")]
+def test_view_has_labels_and_alt_texts(all_views, name):
+    controls = [each for each in every(all_views[name]) if hasattr(each, "value")]
     controls = [e for e in controls if not isinstance(e, ipywidgets.HTML | ipywidgets.Play)]
     assert controls and all(each.description and each.tooltip for each in controls)
-    cells = [each for each in every(views[name]) if isinstance(each, ipywidgets.Button)]
+    cells = [each for each in every(all_views[name]) if isinstance(each, ipywidgets.Button)]
     assert all(each.tooltip for each in cells)
-    found = pictures(views[name])
+    found = pictures(all_views[name])
     assert len(found) >= 4 and all(found)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_view_is_a_figure_where_no_kernel_is(views, name):
+def test_view_is_a_figure_where_no_kernel_is(all_views, name):
     """An exported page shows the picture, with its text, and no empty widget."""
-    data, metadata = views[name]._repr_mimebundle_(include=None, exclude=None)
+    data, metadata = all_views[name]._repr_mimebundle_(include=None, exclude=None)
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["image/png"].startswith(b"\x89PNG") and len(data["image/png"]) < 150_000
     data["image/png"] = base64.b64encode(data["image/png"]).decode()
@@ -325,10 +327,10 @@ def test_view_is_a_figure_where_no_kernel_is(views, name):
 
 
 def watch(explorer):
-    """The scales that this explorer draws with, from now on."""
-    drawn, draw = [], explorer.draw
-    explorer.draw = lambda: drawn.append(explorer.controls["scale"].value) or draw()
-    return drawn
+    """The scales that this explorer renders with, from now on."""
+    seen, render = [], explorer.render
+    explorer.render = lambda: seen.append(explorer.controls["scale"].value) or render()
+    return seen
 
 
 async def until(condition):
@@ -340,10 +342,10 @@ async def until(condition):
     raise AssertionError("waited for two minutes")
 
 
-def test_only_the_last_position_is_drawn(pipeline):
+def test_only_the_last_position_is_rendered(pipeline):
     """The page answers at once, or with the moves that it kept back while the kernel was busy."""
     explorer = widgets.Explorer(pipeline, count=1, **FEW)
-    scale, drawn, kept = explorer.controls["scale"], watch(explorer), [6.0, 7.0]
+    scale, seen, kept = explorer.controls["scale"], watch(explorer), [6.0, 7.0]
 
     def answer(change):
         if kept:
@@ -355,25 +357,25 @@ def test_only_the_last_position_is_drawn(pipeline):
         for k in range(20):
             scale.value = k / 4
             await asyncio.sleep(0)
-        await until(lambda: drawn)
-        await asyncio.sleep(2 * view.QUIET)
+        await until(lambda: seen)
+        await asyncio.sleep(2 * views.QUIET)
 
     asyncio.run(move_fast())
-    assert drawn == [7.0] and "self, s = 7" in explorer.rows
+    assert seen == [7.0] and "self, s = 7" in explorer.rows
     assert explorer.asked.value == 3
 
 
-def test_it_draws_without_a_page(pipeline, monkeypatch):
-    monkeypatch.setattr(view, "ANSWER", 0.05)
+def test_it_renders_without_a_page(pipeline, monkeypatch):
+    monkeypatch.setattr(views, "ANSWER", 0.05)
     explorer = widgets.Explorer(pipeline, count=1, **FEW)
-    drawn = watch(explorer)
+    seen = watch(explorer)
 
     async def move():
         explorer.controls["scale"].value = 5.0
-        await until(lambda: drawn)
+        await until(lambda: seen)
 
     asyncio.run(move())
-    assert drawn == [5.0]
+    assert seen == [5.0]
 
 
 def test_a_figure_waits_for_no_timer(pipeline):
@@ -387,24 +389,24 @@ def test_a_figure_waits_for_no_timer(pipeline):
     asyncio.run(move_and_display())
 
 
-def test_a_failed_or_interrupted_draw_leaves_the_view_usable(pipeline):
+def test_a_failed_or_interrupted_render_leaves_the_view_usable(pipeline):
     explorer = widgets.Explorer(pipeline, count=1, **FEW)
-    draw = explorer.draw
+    render = explorer.render
 
     def fail(error):
         def raises():
             raise error
 
-        explorer.draw = raises
+        explorer.render = raises
 
     fail(InputError("the temperature is a problem."))
-    explorer.redraw()
+    explorer.update()
     assert "the temperature is a problem." in explorer.status.value
     fail(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        explorer.redraw()
+        explorer.update()
     assert "KeyboardInterrupt" in explorer.status.value
-    explorer.draw = draw
+    explorer.render = render
     explorer.controls["scale"].value = 2.0
     assert "self, s = 2" in explorer.rows and words(explorer.status.value).strip() == ""
 
@@ -445,7 +447,19 @@ def test_bad_requests_are_named(pipeline, images):
 
 def test_colours_go_from_low_to_high():
     values = torch.tensor([[0.0, 1.0, 0.5, torch.nan]])
-    images = view.colour_map(values, 0, 1, 3, "viridis")
+    images = views.colour_map(values, 0, 1, 3, "viridis")
     assert images.shape == (1, 3, 6, 6)
     grey = images.mean(1)[0]
     assert grey[0, 0] < grey[3, 0] < grey[0, 3] and grey[5, 5] == pytest.approx(0.85)
+
+
+def test_a_start_outside_a_control_is_accepted_or_refused_but_never_changed(pipeline):
+    explorer = widgets.Explorer(pipeline, count=1, scale=-3.0, **FEW)
+    assert explorer.controls["scale"].value == -3.0 and "self, s = -3" in explorer.rows
+    assert widgets.Refill(pipeline, labels=[0], scale=-2.5, **FEW).scale.value == -2.5
+    for kind, given in ((widgets.Explorer, {}), (widgets.Refill, {"labels": [0]})):
+        for seed in (2**31, -1):
+            with pytest.raises(InputError, match=f"seed {seed} does not fit .* 0 to 2147483647"):
+                kind(pipeline, seed=seed, **given, **FEW)
+    with pytest.raises(InputError, match="seed -5"):
+        widgets.Scrubber(pipeline, seed=-5, **FEW)

@@ -7,7 +7,7 @@ import torch
 
 from sgmgm import fast, pipeline
 from sgmgm.commands.cli import main
-from sgmgm.course import plots
+from sgmgm.course import charts
 from sgmgm.evidence import benchmark
 from sgmgm.settings import Sampling
 from sgmgm.utils.errors import InputError
@@ -114,7 +114,7 @@ def test_without_bfloat16_nothing_is_said_of_it(record):
 def test_the_text_and_the_plot_say_what_the_record_says(record):
     text = benchmark.report(record)
     assert f"speedup {record['speedup']:.2f}" in text and "training" in text
-    plot = plots.limit(record)
+    plot = charts.limit(record)
     speed, share = plot.axes
     last = record["batches"][-1][record["ways"][1]]
     assert speed.lines[1].get_ydata()[-1] == last["images_per_second"]

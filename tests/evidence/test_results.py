@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sgmgm.commands.cli import main
-from sgmgm.course import plots
+from sgmgm.course import charts
 from sgmgm.evidence import results
 from sgmgm.evidence.sweep import TUNING_SEED, fingerprint, read_records
 from sgmgm.pipeline import SHIPPED
@@ -171,7 +171,7 @@ def test_float32_stands_beside_bfloat16(folder):
 
 
 def test_the_block_replaces_what_stood_there(folder, tmp_path, monkeypatch):
-    picture = plots.bars({"a": [1.0]}, ["b"], "x", "y")  # the real one is drawn below
+    picture = charts.bars({"a": [1.0]}, ["b"], "x", "y")  # the real one is drawn below
     monkeypatch.setattr(results, "gallery", lambda *_: picture)
     readme = tmp_path / "FRONT.md"
     marked = "\n".join(f"{begin}\nold\n{end}" for begin, end in (results.RESULTS, results.MINUTES))

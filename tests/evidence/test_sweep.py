@@ -8,7 +8,7 @@ import pytest
 
 from sgmgm import scoring
 from sgmgm.commands.cli import main
-from sgmgm.course.plots import trade_off
+from sgmgm.course.charts import trade_off
 from sgmgm.evidence import sweep
 from sgmgm.pipeline import Pipeline
 from sgmgm.settings import Sampling

@@ -1,0 +1,41 @@
+"""Charts: what is shown is what was given."""
+
+import pytest
+import torch
+
+from sgmgm.course import charts
+
+
+def points(artist):
+    """What a scatter shows, (N, 2)."""
+    return torch.tensor(artist.get_offsets().data)
+
+
+def test_gaussians_show_both_clouds_and_their_ellipses():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(200, 2, generator=generator)
+    second = first @ torch.tensor([[2.0, 0.0], [1.0, 1.0]]) + 5
+    plot = charts.gaussians({"a\npair": (first, second), "alike": (first, first)})
+    left, _ = plot.axes
+    assert left.get_title() == "a\npair" and "a pair; alike" in plot.alt
+    for cloud, scatter, ellipse in zip((first, second), left.collections, left.lines, strict=True):
+        torch.testing.assert_close(points(scatter), cloud.double())
+        outline = torch.tensor(ellipse.get_xydata()).float() - cloud.mean(0)
+        # every point of it lies two standard deviations away
+        away = (outline @ cloud.T.cov().inverse() * outline).sum(1)
+        torch.testing.assert_close(away, torch.full_like(away, 4.0), rtol=1e-3, atol=1e-3)
+
+
+def test_extrapolation_goes_on_to_the_limit():
+    groups = [[3.0, 3.2], [2.5, 2.4]]
+    plot = charts.extrapolation({"real": ((100, 200), groups, (2.0, 110.0))}, "distance")
+    (axes,) = plot.axes
+    fit = next(line for line in axes.lines if line.get_label() == "real")
+    assert fit.get_xdata() == pytest.approx([0, 0.01]) and fit.get_ydata() == pytest.approx(
+        [2, 3.1]
+    )
+    seen = torch.cat([points(scatter) for scatter in axes.collections])
+    wanted = [[0.01, 3.0], [0.01, 3.2], [0.005, 2.5], [0.005, 2.4]]
+    torch.testing.assert_close(seen, torch.tensor(wanted).double())
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["∞", "100", "200"]
+    assert "distance" in plot.alt and "real" in plot.alt
