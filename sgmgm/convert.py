@@ -30,7 +30,7 @@ from .smoothing import ToastSmoother
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
 from .utils.devices import default_device
-from .utils.errors import CheckpointError, InputError, check_choice
+from .utils.errors import CheckpointError, InputError, check_choice, listed, reason
 from .utils.files import read_json
 from .utils.hub import Pretrained, at_most, check_sizes
 
@@ -146,7 +146,7 @@ def _choose(names: list[str], path: Path) -> tuple[str, str]:
             f"{path} holds no config.json with one of {', '.join(WEIGHTS)} beside it."
         )
     if len(pairs) > 1:
-        several = ", ".join(config for config, _ in pairs)
+        several = listed(config for config, _ in pairs)
         raise CheckpointError(f"{path} holds several models ({several}): name one of them.")
     return pairs[0]
 
@@ -207,7 +207,7 @@ def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) 
     missing = [n for n in names if n not in OPTIONAL and sizes.get(n) is None]
     if missing:
         raise CheckpointError(
-            f"{path}: neither config.json nor the shapes tell {', '.join(missing)}."
+            f"{path}: neither config.json nor the shapes tell {listed(missing)}."
         )
     try:
         config = kind.config_class(**{n: sizes[n] for n in names if sizes.get(n) is not None})
@@ -233,8 +233,8 @@ def _fill(models: list, tensors: dict, path: str | Path) -> list:
         "wrong shape": [f"{k} ({have[k]} instead of {want[k]})" for k in unfit],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{what}: {', '.join(k)}" for what, k in problems.items() if k)
-        raise CheckpointError(f"{path} does not fit, {listed}.")
+        unfit = "; ".join(f"{what}: {listed(k)}" for what, k in problems.items() if k)
+        raise CheckpointError(f"{path} does not fit, {unfit}.")
     if 4 * sum(math.prod(shape) for shape in want.values()) > MAX_BYTES:
         raise CheckpointError(f"{path} is refused: it asks for more than {MAX_BYTES >> 30} GB.")
     for model in models:
@@ -242,7 +242,7 @@ def _fill(models: list, tensors: dict, path: str | Path) -> list:
         try:
             model.load_state_dict({name: tensors[name] for name in model.state_dict()})
         except RuntimeError as error:  # tensors without data, and the like
-            raise CheckpointError(f"{path} does not fit: {' '.join(str(error).split())}") from None
+            raise CheckpointError(f"{path} does not fit: {reason(error)}.") from None
         model.eval()
     return models
 
@@ -436,7 +436,7 @@ def published_pipeline(
             parts["tokenizer" if token else "transformer"].append(entry)
     for part, found in parts.items():
         if len(found) != 1:
-            what = ", ".join(entry.name for entry in found) or "none"
+            what = listed(entry.name for entry in found) or "none"
             raise CheckpointError(
                 f"{weights} must hold one {part} for {model}, not {what}: put there {layout}."
             )

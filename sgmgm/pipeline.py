@@ -22,9 +22,9 @@ from .smoothing import load_smoother
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
 from .utils.devices import check_device, default_device, has_bf16
-from .utils.errors import CheckpointError, InputError, check_count
+from .utils.errors import CheckpointError, InputError, check_count, listed, reason
 from .utils.files import ROOT, read_json, write_json
-from .utils.hub import check_manifest
+from .utils.hub import check_manifest, from_fields
 
 SHIPPED = ROOT / "data" / "checkpoints"
 NUMBER = re.compile("-?[0-9]{1,9}")
@@ -65,27 +65,37 @@ def find_pipeline(name: str | Path) -> Path:
             if (folder / "pipeline.json").is_file():
                 return folder
     shipped = sorted(f.parent.name for f in SHIPPED.glob("*/pipeline.json"))
+    none = "; none came with this installation: they are in data/checkpoints of its repository"
+    others = f" or one of {listed(shipped)}" if shipped else none
     raise CheckpointError(
-        f"no model {str(name)!r}: give a folder that `sgmgm train` wrote"
-        + (f" or one of {', '.join(shipped)}." if shipped else ".")
+        f"no model {str(name)!r}: give a folder that `sgmgm train` wrote{others}."
     )
+
+
+def check_part(folder: Path, name: str, card: Card) -> Path:
+    """The folder of a part; a CheckpointError with the command that trains it if it is missing."""
+    if not (folder / name).is_dir():
+        raise CheckpointError(
+            f"{folder} has no {name}: first run `sgmgm train "
+            f"{name if name in PARTS else f'smoother --name {name}'} --dataset {card.dataset} "
+            f"--preset {card.preset} --out {folder}`."
+        )
+    return folder / name
 
 
 def read_card(folder: Path) -> Card:
     """A folder's `pipeline.json`."""
-    data = read_json(folder / "pipeline.json")
+    path = folder / "pipeline.json"
+    data = read_json(path)
     try:
-        card = Card(**data)
-        card.sampling = Sampling(**data["sampling"])
+        card = from_fields(Card, data, path)
+        card.sampling = from_fields(Sampling, data.get("sampling", {}), path)
         named = isinstance(card.classes, list) and card.classes
         if not named or not all(isinstance(name, str) for name in card.classes):
             raise ValueError("classes must be a list of names")
         return card
-    except (TypeError, KeyError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise CheckpointError(
-            f"{folder / 'pipeline.json'} is not a pipeline's: {reason}."
-        ) from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a pipeline's: {reason(error)}.") from None
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -134,18 +144,19 @@ class Pipeline:
 
         bf16 decodes by `fast.decode`, with networks in bfloat16 where the device has it: two to
         three times as fast for several images at once, but then an image may depend slightly on
-        the batch it is drawn in. Elsewhere it is 1.2 to 1.7 times as fast, in float32 and with the
-        same images.
+        the batch it is sampled in. Elsewhere it is 1.2 to 1.7 times as fast, in float32 and with
+        the same images.
 
         Raises:
             CheckpointError: no such pipeline, or a part is missing or damaged.
         """
         folder = find_pipeline(name)
         check_manifest(folder)
+        card = read_card(folder)
         return cls(
-            read_card(folder),
-            VQTokenizer.from_pretrained(folder / "tokenizer"),
-            MaskedTransformer.from_pretrained(folder / "transformer"),
+            card,
+            VQTokenizer.from_pretrained(check_part(folder, "tokenizer", card)),
+            MaskedTransformer.from_pretrained(check_part(folder, "transformer", card)),
             folder,
             device or default_device(),
             bf16,
@@ -156,17 +167,11 @@ class Pipeline:
         if name not in self.helpers:
             if self.folder is None:
                 raise CheckpointError(f"this pipeline was not loaded from a folder with a {name}.")
-            if not (self.folder / name).is_dir():
-                known = name in PARTS
-                raise CheckpointError(
-                    f"{self.folder} has no {name}: run `sgmgm train "
-                    f"{name if known else f'smoother --name {name}'} --dataset "
-                    f"{self.card.dataset} --preset {self.card.preset} --out {self.folder}`."
-                )
+            place = check_part(self.folder, name, self.card)
             if name == "weak":
-                part = MaskedTransformer.from_pretrained(self.folder / name)
+                part = MaskedTransformer.from_pretrained(place)
             else:
-                part = load_smoother(self.folder / name, self.transformer)
+                part = load_smoother(place, self.transformer)
             self.helpers[name] = part.eval().to(self.device)
         return self.helpers[name]
 
@@ -201,8 +206,7 @@ class Pipeline:
                 number = len(names)
             elif isinstance(number, bool) or not isinstance(number, int):
                 raise InputError(
-                    f"unknown class {number!r}: give 0..{len(names) - 1} or one of "
-                    f"{', '.join(names)}."
+                    f"unknown class {number!r}: give 0..{len(names) - 1} or one of {listed(names)}."
                 )
             elif not 0 <= number < len(names):
                 raise InputError(f"class {number} is out of range: give 0..{len(names) - 1}.")
@@ -237,7 +241,7 @@ class Pipeline:
         canvas: Tensor | None = None,
         **settings,
     ) -> Samples:
-        """Draw one image per label, all in one batch.
+        """Generate one image per label, all in one batch.
 
         Args:
             labels: class numbers or names, (B,).
@@ -286,9 +290,9 @@ class Pipeline:
     def stream(
         self, labels, *, first_seed: int = 0, batch_size: int = 64, **settings
     ) -> Iterator[Samples]:
-        """Draw many images batch by batch; image i has seed `first_seed` + i."""
-        check_count("batch size", batch_size)
-        check_count("first seed", first_seed, least=0)
+        """Generate many images batch by batch; image i has seed `first_seed` + i."""
+        batch_size = check_count("batch size", batch_size)
+        first_seed = check_count("first seed", first_seed, least=0)
         values = as_list(labels)
         self.labels(values)  # all of them are checked before the first is used
         for start in range(0, len(values), batch_size):

@@ -22,7 +22,7 @@ from .metrics import GaussianStats, Reference, Scores, check_rows, evaluate, fre
 from .pipeline import SHIPPED, Pipeline, read_card
 from .tokenizer import VQTokenizer, psnr
 from .utils.distributed import rank_and_size, total
-from .utils.errors import CheckpointError, DataError, InputError, check_choice
+from .utils.errors import CheckpointError, DataError, InputError, check_choice, listed
 from .utils.hub import check_manifest, digest, is_packed
 from .utils.samples import load_samples, sample_batches, to_float, to_uint8
 
@@ -147,7 +147,7 @@ def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
             return classifier
     raise CheckpointError(
         f"no classifier for {dataset}: run `sgmgm train classifier --dataset {dataset}` first "
-        f"(looked in {', '.join(str(p) for p in places)})."
+        f"(looked in {listed(places)})."
     )
 
 

@@ -6,7 +6,7 @@ from .guidance import GUIDANCES, SCALE_SCHEDULES, check_scale
 from .masking import SCHEDULES
 from .sampling import ANNEALS, ORDERS, temperatures
 from .smoothing import SMOOTHERS
-from .utils.errors import InputError, check_choice
+from .utils.errors import InputError, check_choice, check_count, listed
 
 CORE_PARTS = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
 PARTS = (
@@ -41,6 +41,7 @@ class Sampling:
         if GUIDANCES[self.guidance][1] == "smoother" and self.smoother in (*CORE_PARTS, "weak"):
             raise InputError(f"{self.smoother!r} is no smoother: name one of the pipeline's.")
         check_scale(self.scale)
+        object.__setattr__(self, "steps", check_count("steps", self.steps))  # numpy's, for JSON
         temperatures(self.temperature, self.steps, self.anneal)
 
     @property
@@ -64,6 +65,6 @@ def updated(settings, what: str, changes: dict):
     unknown = sorted(changes.keys() - set(names))
     if unknown:
         raise InputError(
-            f"unknown {what} setting {', '.join(unknown)}: choose from {', '.join(names)}."
+            f"unknown {what} setting {listed(unknown)}: choose from {listed(names, 20)}."
         )
     return replace(settings, **{k: v for k, v in changes.items() if v is not None})

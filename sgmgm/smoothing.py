@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .transformer import MaskedTransformer, Prediction
-from .utils.errors import CheckpointError, InputError
+from .utils.errors import CheckpointError, InputError, listed
 from .utils.files import read_json, write_json
 from .utils.hub import Pretrained, read_tensors, save_tensors
 
@@ -271,14 +271,14 @@ class LoraSmoother(nn.Module):
             raise CheckpointError(f"{folder / CONFIG} does not give the rank of {ADAPTER}.")
         made_here = {"peft_type": "LORA", "lora_alpha": 2 * rank, "target_modules": cls.TARGETS}
         if other := [name for name, value in made_here.items() if config.get(name) != value]:
-            raise CheckpointError(f"{folder / CONFIG} has another {', '.join(other)} than ours.")
+            raise CheckpointError(f"{folder / CONFIG} has another {listed(other)} than ours.")
         smoother = cls(model, rank)
         fresh = get_peft_model_state_dict(smoother.peft)
         want = {name: tuple(value.shape) for name, value in fresh.items()}
         unfit = sorted(name for name in want | have if want.get(name) != have.get(name))
         if unfit:
             raise CheckpointError(
-                f"{folder} is no LoRA adapter that fits this transformer: {', '.join(unfit)}."
+                f"{folder} is no LoRA adapter that fits this transformer: {listed(unfit)}."
             )
         set_peft_model_state_dict(smoother.peft, weights)
         return smoother

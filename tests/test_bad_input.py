@@ -68,7 +68,7 @@ CALLS = {
     "guidance": (lambda p: p([0], guidance="magic"), "unknown guidance 'magic'"),
     "scale": (lambda p: p([0], guidance="cfg", scale=math.nan), "must be finite, not nan"),
     "scale schedule": (lambda p: p([0], scale_schedule="up"), "unknown scale schedule 'up'"),
-    "smoother": (lambda p: p([0], guidance="self", smoother="nobody"), "has no nobody: run"),
+    "smoother": (lambda p: p([0], guidance="self", smoother="nobody"), "has no nobody: first run"),
     "too few seeds": (lambda p: p([0, 1], seeds=[3]), "give one seed for each label: 2, not 1"),
     "one seed": (lambda p: p([0], seeds=3), "seeds must be whole numbers"),
     "negative seed": (lambda p: p([0], seeds=[-1]), "seeds must be whole numbers"),

@@ -5,9 +5,9 @@ number of images, a killed job loses the batch it was in, and the processes of o
 """
 
 import glob
-import hashlib
 import shutil
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,16 @@ from tqdm import tqdm
 from ..pipeline import Pipeline
 from ..settings import Sampling
 from ..utils.distributed import meet
-from ..utils.errors import DataError, InputError, check_count
-from ..utils.files import atomic_path, check_writable, clear_partials, read_json, write_json
+from ..utils.errors import DataError, InputError, check_count, listed
+from ..utils.files import (
+    atomic_path,
+    check_writable,
+    clear_partials,
+    read_json,
+    sole_writer,
+    write_json,
+)  # fmt: skip
+from ..utils.hub import fingerprint
 from ..utils.samples import UNREADABLE, to_uint8
 
 
@@ -46,14 +54,14 @@ def generate_to(
         DataError: one of its files is damaged.
     """
     path = Path(path)
-    check_count("batch size", batch_size)
-    check_count("seed", seed, least=0)
+    batch_size = check_count("batch size", batch_size)
+    seed = check_count("seed", seed, least=0)
     check_writable(path)
     labels = pipeline.labels(labels)
     chosen = pipeline.card.sampling.updated(**settings)
     identity = chosen.record() | {
         "num": len(labels),
-        "labels": hashlib.sha256(labels.numpy().tobytes()).hexdigest()[:16],
+        "labels": fingerprint(labels),
         "seed": seed,
         "batch_size": batch_size,
         "bf16": pipeline.half,
@@ -61,32 +69,33 @@ def generate_to(
     }
     folder = path.with_name(path.name + ".parts")
     team = meet(pipeline.device)
-    if team is None or team.is_main_process:
-        clear_partials(path.parent, glob.escape(path.stem[:200]))
-        begin(folder, identity)
-    if team:
-        team.wait_for_everyone()
     me, all_of_us = (team.process_index, team.num_processes) if team else (0, 1)
-    starts = range(0, len(labels), batch_size)
-    missing = [start for start in starts if not part_file(folder, start).is_file()]
-    if team:
-        team.wait_for_everyone()  # until all have seen the same
-    mine = missing[me::all_of_us]
-    drawn = 0
-    for start in tqdm(mine, desc="sample", unit="batch", disable=None if me == 0 else True):
-        some = labels[start : start + batch_size]
-        seeds = range(seed + start, seed + start + len(some))
-        images = to_uint8(pipeline(some, seeds=seeds, **settings).images)
-        with atomic_path(part_file(folder, start)) as partial:
-            np.save(partial, images)
-        drawn += len(some)
-    if team:
-        team.wait_for_everyone()
-    if me == 0:
-        join(path, [part_file(folder, start) for start in starts], labels.numpy(), batch_size)
-        shutil.rmtree(folder)
-        return drawn
-    return None
+    with sole_writer(path) if me == 0 else nullcontext():
+        if me == 0:
+            clear_partials(path.parent, glob.escape(path.stem[:200]))
+            begin(folder, identity)
+        if team:
+            team.wait_for_everyone()
+        starts = range(0, len(labels), batch_size)
+        missing = [start for start in starts if not part_file(folder, start).is_file()]
+        if team:
+            team.wait_for_everyone()  # until all have seen the same
+        mine = missing[me::all_of_us]
+        drawn = 0
+        for start in tqdm(mine, desc="sample", unit="batch", disable=None if me == 0 else True):
+            some = labels[start : start + batch_size]
+            seeds = range(seed + start, seed + start + len(some))
+            images = to_uint8(pipeline(some, seeds=seeds, **settings).images)
+            with atomic_path(part_file(folder, start)) as partial:
+                np.save(partial, images)
+            drawn += len(some)
+        if team:
+            team.wait_for_everyone()
+        if me == 0:
+            join(path, [part_file(folder, start) for start in starts], labels.numpy(), batch_size)
+            shutil.rmtree(folder)
+            return drawn
+        return None
 
 
 def part_file(folder: Path, start: int) -> Path:
@@ -110,7 +119,7 @@ def begin(folder: Path, identity: dict) -> None:
     ]
     if other:
         raise InputError(
-            f"{folder} holds a job with another {', '.join(other)}: repeat that command to finish "
+            f"{folder} holds a job with another {listed(other)}: repeat that command to finish "
             "it, or delete the folder."
         )
 
@@ -120,11 +129,7 @@ def weights(pipeline: Pipeline, settings: Sampling) -> str:
     parts = [pipeline.tokenizer, pipeline.transformer]
     if settings.helper:
         parts.append(pipeline.helper(settings.helper))
-    digest = hashlib.sha256()
-    for part in parts:
-        for tensor in part.state_dict().values():
-            digest.update(tensor.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint(*(tensor for part in parts for tensor in part.state_dict().values()))
 
 
 def join(path: Path, parts: list[Path], labels: np.ndarray, batch_size: int) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from .. import doctor
 from ..utils.devices import default_device
-from ..utils.errors import InputError
+from ..utils.errors import InputError, listed
 from ..utils.files import ROOT, write_json
 from . import gallery
 from .start import REPORTED, machine
@@ -31,7 +31,7 @@ def find_lessons(wanted: list[str], folder: Path) -> list[Path]:
         word = word.removesuffix(".ipynb")
         found = {name for name in lessons if word in (name, name[:2])}
         if not found:
-            raise InputError(f"unknown lesson {word!r}: choose from {', '.join(lessons)}.")
+            raise InputError(f"unknown lesson {word!r}: choose from {listed(lessons, 20)}.")
         chosen |= found
     return [path for name, path in lessons.items() if name in chosen or not wanted]
 
@@ -54,7 +54,7 @@ def read_lesson(path: Path, parameters: dict):
         raise InputError(f"{path} cannot be read as a notebook: {error}.") from None
     unknown = [name for name in parameters if name not in declared(notebook)]
     if unknown:
-        raise InputError(f"{path.stem} does not declare the parameter {', '.join(unknown)}.")
+        raise InputError(f"{path.stem} does not declare the parameter {listed(unknown)}.")
     return notebook
 
 

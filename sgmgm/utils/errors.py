@@ -5,6 +5,8 @@ Every error that bad input, a missing file or a damaged file can cause derives f
 """
 
 import math
+import operator
+from collections.abc import Iterable
 
 
 class SgmgmError(Exception):
@@ -23,20 +25,48 @@ class CheckpointError(SgmgmError):
     """A model folder is absent, incomplete, damaged or does not fit."""
 
 
+def listed(names: Iterable, most: int = 10) -> str:
+    """Names for a sentence: "a, b, c", and of many the first ten and how many more there are."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (
+        ", ".join(name if len(name) <= 200 else f"{name[:200]}..." for name in names[:most]) + more
+    )
+
+
+def reason(error: Exception, most: int = 500) -> str:
+    """What an error says, in one line without a full stop: a part of a sentence."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def check_choice(what: str, value: str, choices) -> str:
     """`value` if it is one of `choices`, else an InputError that lists them."""
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"unknown {what} {value!r}: choose one of {', '.join(map(str, choices))}.")
+        raise InputError(f"unknown {what} {value!r}: choose one of {listed(choices, 20)}.")
     return value
+
+
+def as_int(value) -> int | None:
+    """A whole number of Python, numpy or torch as an int; None for all else, bools included."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # torch's, for tensors of several numbers
+        return None
 
 
 def check_count(what: str, value: int, least: int = 1, most: int | None = None) -> int:
-    """`value` if it is a whole number of at least `least`, else an InputError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    """`value` as an int if it is a whole number of at least `least`, else an InputError."""
+    number = as_int(value)
+    if number is None or number < least:
         raise InputError(f"{what} must be a whole number of at least {least}, not {value!r}.")
-    if most is not None and value > most:
-        raise InputError(f"{what} must be at most {most:,}, not {value!r}.")
-    return value
+    if most is not None and number > most:
+        raise InputError(f"{what} must be at most {most:,}, not {number!r}.")
+    return number
 
 
 def is_finite(value) -> bool:

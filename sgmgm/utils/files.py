@@ -1,13 +1,16 @@
 """Writing files so that nothing half-written is ever left behind."""
 
+import hashlib
 import json
 import os
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, reason
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 
@@ -60,6 +63,26 @@ def check_writable(path: str | Path) -> None:
         raise InputError(f"cannot write {path}: name a file in a folder that can be written.")
 
 
+@contextmanager
+def sole_writer(place: str | Path):
+    """A block for one process of this machine at a time; InputError while another is in it.
+
+    The lock lies with the temporary files, not beside the result, and ends with its process.
+    """
+    place = Path(place).resolve()
+    name = f"sgmgm-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
+    lock, note = (Path(tempfile.gettempdir(), name + end) for end in (".lock", ".pid"))
+    try:
+        with FileLock(lock, timeout=0):
+            note.write_text(str(os.getpid()))
+            yield
+    except Timeout:
+        holder = note.read_text() if note.is_file() else "another one"
+        raise InputError(
+            f"process {holder} is writing to {place}: wait for it or choose another place."
+        ) from None
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file's whole content, atomically."""
     with atomic_path(path) as partial:
@@ -78,4 +101,4 @@ def read_json(path: str | Path):
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from None
+        raise CheckpointError(f"{path} cannot be read as JSON: {reason(error)}.") from None

@@ -4,11 +4,13 @@ import hashlib
 import json
 import math
 import re
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError, safe_open
@@ -16,8 +18,11 @@ from safetensors.torch import load, save
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, listed, reason
 from .files import read_json, write_bytes, write_json
+
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
+MAX_HEADER = 2**20  # bytes of names and notes; the largest model here needs a tenth
 
 
 class Pretrained(nn.Module, PyTorchModelHubMixin):
@@ -39,14 +44,16 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub):  # type: ignore[override]
-        """The model kept in a folder, or in a repository of the Hugging Face hub, ready to use.
+        """The model kept in a folder, or in the hub's repository "owner/name", ready to use.
 
         Raises:
-            CheckpointError: a file is absent or damaged, or the weights do not fit the sizes
-                (every name that does not match is listed).
+            CheckpointError: a file is absent or damaged, or the weights do not fit the sizes.
         """
         folder = Path(source)
         if not folder.is_dir():
+            owner = folder.parent  # that is here: a mistyped folder, no one's repository
+            if isinstance(source, Path) or owner.is_dir() or not REPOSITORY.fullmatch(source):
+                raise CheckpointError(f"there is no folder {source}: train its model first.")
             folder = download(source, **hub)
         return load_weights(cls(cls.read_config(folder)), folder / "model.safetensors")
 
@@ -56,25 +63,34 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
         path = Path(folder) / "config.json"
         data = read_json(path)
         stored = _shapes(path.with_name("model.safetensors"))
-        names = {f.name for f in fields(cls.config_class)}
-        if not isinstance(data, dict) or data.keys() != names:
-            unfit = sorted(set(data) ^ names) if isinstance(data, dict) else "the whole file"
-            raise CheckpointError(f"{path} does not describe a {cls.__name__}: see {unfit}.")
         try:
-            config = cls.config_class(**data)
+            config = from_fields(cls.config_class, data, path)
             check_sizes(config)
             # nothing is allocated for sizes that cannot be
             with torch.device("meta"), at_most(2 * len(stored) + 1000):
                 declared = {k: tuple(v.shape) for k, v in cls(config).state_dict().items()}
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise CheckpointError(f"{path} holds impossible sizes: {reason}.") from None
+            raise CheckpointError(f"{path} holds impossible sizes: {reason(error)}.") from None
         unfit = sorted(k for k in declared | stored if declared.get(k) != stored.get(k))
         if unfit:
             raise CheckpointError(
-                f"model.safetensors in {folder} does not fit its config.json: {', '.join(unfit)}."
+                f"model.safetensors in {folder} does not fit its config.json: {listed(unfit)}."
             )
         return config
+
+
+def from_fields(kind: type, data, path: Path) -> Any:
+    """A dataclass from what a file says: the one reader of configurations.
+
+    A missing field takes its default. An unknown one, of a later version, is left out with a
+    warning. ValueError if nothing fits.
+    """
+    names = {field.name for field in fields(kind)}
+    if not isinstance(data, dict) or (data and not names & data.keys()):
+        raise ValueError(f"it names no field of a {kind.__name__}")
+    if unknown := sorted(data.keys() - names):
+        warnings.warn(f"{path}: {listed(unknown)} is unknown here and left out.", stacklevel=2)
+    return kind(**{name: data[name] for name in names & data.keys()})
 
 
 def check_sizes(config) -> None:
@@ -118,9 +134,9 @@ def download(source: str | Path, **hub) -> Path:
             snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **hub)
         )
     except Exception as error:  # network, name and cache errors of many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{source} is neither a folder here nor a hub repository within reach ({reason})."
+            f"{source} is neither a folder here nor a hub repository within reach "
+            f"({reason(error)})."
         ) from None
 
 
@@ -130,9 +146,15 @@ def sound(path: Path):
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist.")
     try:
+        with open(path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > MAX_HEADER:  # a small file can name a million empty tensors
+            raise SafetensorError(f"its header of {header:,} bytes is no model's")
         yield
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}; get or train it again.") from None
+        raise CheckpointError(
+            f"{path} is damaged: {reason(error)}; get or train it again."
+        ) from None
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -145,7 +167,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     try:
         model.load_state_dict(read_tensors(path)[0])
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{path} does not fit: {reason(error)}.") from None
     return model.eval()
 
 
@@ -169,11 +191,30 @@ def read_tensors(path: Path) -> tuple[dict, dict[str, str]]:
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
     notes = header.get("__metadata__", {})
     expected = notes.pop("sha256", None)
-    # a flipped bit may also have hit the checksum's name
-    renamed = any(re.fullmatch("[0-9a-f]{64}", value) for value in notes.values())
+    # a flipped bit may also have hit the checksum's name; others' notes may hold digests, too
+    renamed = any(_one_bit_off(name, "sha256") for name in notes)
     if renamed or expected not in (None, checksum(tensors, notes)):
         raise CheckpointError(f"{path} is damaged: its checksum differs; get or train it again.")
     return tensors, notes
+
+
+def _one_bit_off(name: str, other: str) -> bool:
+    bits = int.from_bytes(name.encode()) ^ int.from_bytes(other.encode())
+    return len(name) == len(other) and bits.bit_count() == 1
+
+
+def fingerprint(*things) -> str:
+    """A digest, 16 hexadecimal digits, of tensors, bytes and plain data: for all new comparisons.
+
+    `digest`, `weights_digest` and others stand in files that were written before, and stay.
+    """
+    sha = hashlib.sha256()
+    for thing in things:
+        if isinstance(thing, torch.Tensor):
+            sha.update(repr((thing.dtype, tuple(thing.shape))).encode())
+            thing = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        sha.update(thing if isinstance(thing, bytes | np.ndarray) else repr(thing).encode())
+    return sha.hexdigest()[:16]
 
 
 def checksum(tensors: dict, notes: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
-from .errors import DataError, InputError, check_count
+from .errors import DataError, InputError, check_count, listed
 from .files import atomic_path
 
 UNREADABLE = (  # what numpy and zipfile raise at damaged files
@@ -75,7 +75,7 @@ def load_samples(
     except UNREADABLE as error:
         raise DataError(f"{path} is truncated or not a plain .npz file: write it anew.") from error
     if images is None:
-        held = ", ".join(keys) or "nothing"
+        held = listed(keys) or "nothing"
         raise DataError(f"{path} holds {held} and no arr_0: save the images under that name.")
     if not _is_images(images):
         raise DataError(
