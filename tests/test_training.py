@@ -555,6 +555,7 @@ def test_bad_arguments_give_one_sentence(call, fragment):
     assert fragment in text and text.endswith(".") and "\n" not in text
 
 
+@pytest.mark.check
 def test_the_gpu_preset_runs_from_end_to_end(tmp_path, monkeypatch):
     """Its own networks, two steps of two images each."""
     plan = presets.TABLE["any", "gpu"]

@@ -1,9 +1,12 @@
-"""What every process of a launch does, for utils/test_distributed: `torchrun ... -m tests.worker OUT`.
+"""What every process of a launch does, for utils/test_distributed: `-m tests.worker OUT`.
 
-Trains each kind for a few steps and extracts features; the first process writes what it got.
-`-m tests.worker die ...` is `sgmgm ...`, but that the second process kills itself.
+Trains each kind for a few steps, extracts features, and runs two commands on OUT/model; each
+process writes what it got. `-m tests.worker die ...` is `sgmgm ...`, but that the second process
+kills itself.
 """
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -58,6 +61,24 @@ def results(out: Path) -> dict:
     return found
 
 
+def commands(out: Path, model: Path) -> dict:
+    """Scores of OUT/x.npz, and eleven images in three batches."""
+    sample = ["--num", 11, "--batch-size", 4, "--seed", 40, "--steps", 2]
+    each = {
+        "evaluate": ["--samples", out / "x.npz", "--json"],
+        "sample": [*sample, "--out", out / "samples.npz"],
+    }
+    usual = ["--model", model, "--device", "cpu"]
+    return {name: [name, *map(str, [*words, *usual])] for name, words in each.items()}
+
+
+def say(words: list[str]) -> str:
+    """What a command prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(words) == 0
+    return said.getvalue()
+
+
 def die_in_step(number: int) -> None:
     """The second process kills itself after so many steps."""
     usual = TransformerTask.after_step
@@ -74,6 +95,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "die":
         die_in_step(5)
         sys.exit(main(sys.argv[2:]))
-    found = results(Path(sys.argv[1]))
-    if rank_and_size()[0] == 0:
-        Path(sys.argv[1], "found.json").write_text(json.dumps(found))
+    out = Path(sys.argv[1])
+    found = results(out)
+    found["said"] = {name: say(words) for name, words in commands(out, out / "model").items()}
+    (out / f"found-{rank_and_size()[0]}.json").write_text(json.dumps(found))

@@ -81,6 +81,7 @@ def tiny(tmp_path, monkeypatch):
     return root
 
 
+@pytest.mark.check
 def test_it_installs_from_itself_alone(tiny, tmp_path, capsys):
     out = tmp_path / "my stick"
     assert cli.main(["bundle", "--out", str(out)]) == 0

@@ -1,6 +1,4 @@
 import contextlib
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -170,6 +168,7 @@ def command(trained, path, *more):
             "--batch-size", "4", "--seed", "40", "--out", str(path), "--device", "cpu"]  # fmt: skip
 
 
+@pytest.mark.check
 def test_killed_at_any_moment_no_image_is_lost_or_repeated(trained, pipe, tmp_path):
     path = tmp_path / "samples.npz"
     parts = tmp_path / "samples.npz.parts"
@@ -190,33 +189,3 @@ def test_killed_at_any_moment_no_image_is_lost_or_repeated(trained, pipe, tmp_pa
         assert (images[: len(part.images)] == to_uint8(part.images)).all()
         images = images[len(part.images) :]
     assert [f.name for f in tmp_path.iterdir()] == ["samples.npz"]
-
-
-def test_two_processes_share_a_job(trained, tmp_path):
-    path = tmp_path / "samples.npz"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-             "OMP_NUM_THREADS": "1"}  # fmt: skip
-    arguments = command(trained, path, sys.executable)
-    arguments[arguments.index("300")] = "11"
-    team = [
-        subprocess.Popen(
-            arguments,
-            env=os.environ | about | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=1200)[0] for process in team]
-    assert [process.returncode for process in team] == [0, 0]
-    assert "7 of 11 images" in said[0] and said[1] == ""  # batches 0 and 2; batch 1
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the processes did: on some processors it changes last bits
-    try:
-        assert (load_samples(path)[0] == plainly(trained)).all()
-    finally:
-        torch.set_num_threads(threads)

@@ -78,6 +78,7 @@ def test_only_masked_positions_and_distinct_blank_canvases_cost():
     assert second[1] == 2 * second[0] < 2 * counts[10, 1]["fast"]
 
 
+@pytest.mark.check
 def test_a_record_holds_together(record):
     assert record["steps"] == 3 and [row["batch"] for row in record["batches"]] == [1, 12]
     for row in record["batches"]:
@@ -104,6 +105,7 @@ def test_a_record_holds_together(record):
     assert record["training"]["images_per_second"] > 0 and record["peak_memory_bytes"] > 1e7
 
 
+@pytest.mark.check
 def test_without_bfloat16_nothing_is_said_of_it(record):
     able = "fast bf16" in record["ways"]
     assert record["ways"] == ["eager float32", "fast bf16" if able else "fast float32"]
@@ -111,6 +113,7 @@ def test_without_bfloat16_nothing_is_said_of_it(record):
         assert ("bf16" in text) == able
 
 
+@pytest.mark.check
 def test_the_text_and_the_plot_say_what_the_record_says(record):
     text = benchmark.report(record)
     assert f"speedup {record['speedup']:.2f}" in text and "training" in text
@@ -122,6 +125,7 @@ def test_the_text_and_the_plot_say_what_the_record_says(record):
     assert "limit" in plot.alt and record["ways"][1] in plot.alt
 
 
+@pytest.mark.check
 def test_the_command_prints_one_object_and_keeps_it(record, tmp_path, monkeypatch, capsys):
     seen = []
 

@@ -1,4 +1,4 @@
-"""Every declared parameter is read, and changes something."""
+"""Every declared parameter is checked and read, and another seed shows something else."""
 
 import ast
 import contextlib
@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 
-from sgmgm.course import runner
+from sgmgm.course import runner, start
 from sgmgm.course.plots import Plot
 from sgmgm.utils.errors import InputError
 
@@ -42,13 +42,26 @@ def steps(path, **parameters):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_parameter_is_checked_and_read(path):
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    parameters, first, *rest = map(ast.parse, cells)
+    names = {line.targets[0].id for line in parameters.body}
+    assert names == {"profile", "dataset", "seed", "device"}
+    checks = {"device = course.preflight(device, profile, dataset)", "torch.manual_seed(seed)"}
+    assert checks <= {ast.unparse(line) for line in first.body}
+    uses = [node for cell in rest for node in ast.walk(cell) if isinstance(node, ast.Name)]
+    assert names <= {use.id for use in uses if isinstance(use.ctx, ast.Load)}
+    assert not names & {use.id for use in uses if isinstance(use.ctx, ast.Store)}
+
+
 @pytest.mark.parametrize("name", ["profile", "dataset", "device"])
-def test_a_choice_that_is_none_is_refused(path, name):
+def test_a_choice_that_is_none_is_refused(name):
+    chosen = {"device": "cpu", "profile": "smoke", "dataset": "sprites"} | {name: "nonsense"}
     with pytest.raises(InputError, match="nonsense"):
-        for _ in steps(path, **{"device": "cpu", name: "nonsense"}):
-            pass
+        start.preflight(**chosen)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_another_seed_shows_something_else(path):
     first, second = (steps(path, device="cpu", seed=seed) for seed in (0, 1))

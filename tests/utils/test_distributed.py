@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from sgmgm.commands.cli import main
 from sgmgm.utils import distributed as processes
-from sgmgm.utils.samples import save_samples
+from sgmgm.utils.samples import load_samples, save_samples
 
 from .. import worker
+from ..commands.test_jobs import plainly
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
@@ -55,12 +56,28 @@ def test_which_errors_say_that_another_process_is_gone(said, lost, monkeypatch):
     assert processes.is_loss_of_another(RuntimeError(said)) == lost
 
 
-def test_two_processes_train_and_extract_as_one(tmp_path):
-    (tmp_path / "two").mkdir()
-    done = launch(TORCHRUN, "tests.worker", tmp_path / "two")
+@pytest.fixture(scope="module")
+def pair(trained, tmp_path_factory):
+    """One launch of two processes that train, score and sample (see worker.py), and one's score."""
+    out = tmp_path_factory.mktemp("pair")
+    shutil.copytree(trained, out / "model")
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (600, 32, 32, 3), np.uint8)
+    save_samples(out / "x.npz", pixels, np.arange(600) % 10)
+    alone = worker.say(worker.commands(out, out / "model")["evaluate"])
+    (out / "alone.json").write_text(alone)
+    done = launch([*ACCELERATE, "--main_process_port", free_port()], "tests.worker", out)
     assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "two" / "found.json").read_text())
-    one = worker.results(tmp_path / "one")
+    return out
+
+
+def found(pair, rank=0):
+    return json.loads((pair / f"found-{rank}.json").read_text())
+
+
+@pytest.mark.check
+def test_two_processes_train_and_extract_as_one(pair, tmp_path):
+    two, one = found(pair), worker.results(tmp_path)
     for kind in worker.TASKS:
         assert len(one[kind]) == len(two[kind]) == worker.CONFIG.steps
         for alone, shared in zip(one[kind], two[kind], strict=True):
@@ -73,19 +90,26 @@ def test_two_processes_train_and_extract_as_one(tmp_path):
         assert np.allclose(two[name], one[name], rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_score_as_one(own, capsys):
-    draw = np.random.default_rng(0)
-    save_samples(
-        own / "x.npz", draw.integers(0, 256, (600, 32, 32, 3), np.uint8), np.arange(600) % 10
-    )
-    words = ["evaluate", "--samples", own / "x.npz", "--model", own, "--json", "--device", "cpu"]
-    assert main([str(word) for word in words]) == 0
-    alone = json.loads(capsys.readouterr().out)
-    done = launch([*ACCELERATE, "--main_process_port", free_port()], "sgmgm", *words)
-    assert done.returncode == 0, done.stderr
-    shared = json.loads(done.stdout)  # one process reports
+@pytest.mark.check
+def test_two_processes_score_as_one(pair):
+    alone = json.loads((pair / "alone.json").read_text())
+    shared = json.loads(found(pair)["said"]["evaluate"])
+    assert found(pair, 1)["said"]["evaluate"] == ""  # one process reports
     numbers = {k: v for k, v in alone.items() if isinstance(v, float)}
+    assert len(numbers) > 5
     assert {k: shared[k] for k in numbers} == pytest.approx(numbers, rel=1e-6)
+
+
+@pytest.mark.check
+def test_two_processes_share_a_job(pair, trained):
+    assert "7 of 11 images" in found(pair)["said"]["sample"]  # batches 0 and 2; batch 1
+    assert found(pair, 1)["said"]["sample"] == ""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes did: on some processors it changes last bits
+    try:
+        assert (load_samples(pair / "samples.npz")[0] == plainly(trained)).all()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def training(trained, folder):
@@ -95,6 +119,7 @@ def training(trained, folder):
             "--device", "cpu"]  # fmt: skip
 
 
+@pytest.mark.check
 def test_a_launcher_ends_when_a_process_dies(trained, tmp_path):
     begun = time.monotonic()
     done = launch(TORCHRUN, *training(trained, tmp_path / "run"))
@@ -103,6 +128,7 @@ def test_a_launcher_ends_when_a_process_dies(trained, tmp_path):
     assert not (tmp_path / "run" / "transformer" / "training.json").exists()
 
 
+@pytest.mark.check
 def test_without_a_launcher_the_others_end_with_a_sentence(trained, tmp_path):
     about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     words = [sys.executable, "-m", *map(str, training(trained, tmp_path / "run"))]
