@@ -8,29 +8,24 @@ import contextlib
 import hashlib
 import os
 import sys
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets import CIFAR10, FashionMNIST, ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets import CIFAR10, FashionMNIST
 from torchvision.datasets.utils import check_integrity
-from torchvision.transforms.functional import pil_to_tensor
 
-from . import sprites
-from .utils.distributed import is_loss_of_another, main_first
+from . import folders, sprites
 from .utils.errors import DataError, InputError, check_choice, check_count
+from .utils.files import canonical
 
 SPLITS = ("train", "test")
 RESOLUTION = 32  # pixels of every set but `folder:PATH`, whose pictures are scaled to any size
 # where below `data_root()` the public sets lie
 DOWNLOADED = {"cifar10": CIFAR10.base_folder, "fashion-mnist": "FashionMNIST/raw"}
 SPRITE_SPLITS = {"train": (0, 20_000), "test": (1, 5_000)}  # seed, images
-MAX_PIXELS = 64_000_000  # of one picture in a folder: a small file can unpack to gigabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +33,7 @@ class ImageSet:
     """One split of a data set, in memory.
 
     images is uint8 (N, 3, H, W), labels int64 (N,) in 0..C-1, classes the C names; flip says
-    whether a mirrored image could have come from the set too.
+    whether a mirrored image could have come from the set too, so that training may use it.
     """
 
     name: str
@@ -72,15 +67,19 @@ def load(
 ) -> ImageSet:
     """Load a data set by its name (see `NAMES`), or its first `count` images.
 
-    `resolution` is for `folder:PATH`; the other sets have 32 x 32 pixels. Raises InputError for
-    a wrong argument and DataError for data that are absent or damaged.
+    `folder:PATH` (see `folders`) has a `resolution`, a split "all", and may hold fewer than `count`
+    images; the other sets have 32 x 32 pixels. Raises InputError for a wrong argument and
+    DataError for data that are absent or damaged.
     """
-    check_choice("split", split, SPLITS)
+    own = isinstance(name, str) and name.startswith("folder:")
+    check_choice("split", split, (*SPLITS, "all") if own else SPLITS)
     check_count("resolution", resolution)
     if count is not None:
         check_count("count", count)  # before anything is downloaded
-    if isinstance(name, str) and name.startswith("folder:"):
-        return _load_folder(name, split, count, resolution)
+    if own:
+        found = folders.load(name, split, resolution)
+        whole = ImageSet(canonical(name), split, *found, flip=False)
+        return whole if count is None else whole.subset(min(count, len(whole)))
     check_name(name)
     if resolution != RESOLUTION:
         raise InputError(
@@ -98,7 +97,7 @@ def check_name(name: str) -> None:
 
 def data_root() -> Path:
     """Where downloaded data live: the folder SGMGM_DATA, else data/raw in the current folder."""
-    return Path(os.environ.get("SGMGM_DATA") or Path("data", "raw"))
+    return Path(os.environ.get("SGMGM_DATA") or Path("data", "raw")).expanduser()
 
 
 def augment(
@@ -203,14 +202,11 @@ def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
 def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) -> None:
     """Let torchvision unpack the archives, or download them, if one of the files is missing."""
     try:
-        with main_first():  # torchvision's downloads into one file would cut each other off
-            missing = [file for file in files if not file.is_file()]
-            if missing:
-                with _quiet():
-                    kind(data_root(), download=True)
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            with _quiet():
+                kind(data_root(), download=True)
     except Exception as error:  # torchvision lets through whatever the network or disk raises
-        if is_loss_of_another(error):
-            raise
         for archive, checksum in archives:
             if archive.is_file() and not check_integrity(archive, checksum):
                 raise DataError(f"{archive} is damaged or incomplete: get it again.") from error
@@ -263,107 +259,3 @@ DATASETS = {
     "fashion-mnist": _load_fashion_mnist,
 }
 NAMES = (*DATASETS, "folder:PATH")
-
-
-# Pictures in class folders.
-
-
-def _load_folder(name: str, split: str, count: int | None, resolution: int) -> ImageSet:
-    root = Path(name.removeprefix("folder:")).expanduser()
-    if name == "folder:" or not root.is_dir():
-        raise DataError(f"{name}: there is no such folder; write folder:PATH.")
-    if all(_class_names(root / each) for each in SPLITS):
-        if _class_names(root / "train") != _class_names(root / "test"):
-            raise DataError(f"{root}/train and {root}/test must have the same class folders.")
-        pictures = _Pictures(root / split)
-        files = _ranked(pictures)
-    else:
-        pictures = _Pictures(root)
-        # Every fifth picture of a class is for testing.
-        files = [each for each in _ranked(pictures) if (each[0] % 5 == 4) == (split == "test")]
-    if not files:
-        raise DataError(f"{root} has no {split} split: a class needs 5 pictures to spare one.")
-    _check_within(count, len(files), name, split)
-    files = files[:count]
-    images = torch.empty(len(files), 3, resolution, resolution, dtype=torch.uint8)
-    for image, (_, _, path) in zip(images, files, strict=True):
-        image.copy_(read_picture(path, resolution))
-    labels = torch.tensor([label for _, label, _ in files])
-    return ImageSet(name, split, images, labels, tuple(pictures.classes))
-
-
-def read_picture(path: str | Path, resolution: int) -> Tensor:
-    """The centre square of a picture file as uint8 (3, resolution, resolution), RGB on white.
-
-    Raises DataError for a file that is not a picture, is damaged or has over 64 megapixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we are stricter
-            with Image.open(path) as picture:  # reads the header only
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise DataError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels.")
-                return pil_to_tensor(_centre_square(picture, resolution))
-    except Image.DecompressionBombError:
-        raise DataError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels.") from None
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        raise DataError(f"{path} cannot be read as a picture: remove or replace it.") from error
-
-
-def _centre_square(picture: Image.Image, resolution: int) -> Image.Image:
-    # Cropped before it is resized: a picture of 1 x 10,000 would grow to a giant otherwise.
-    picture = ImageOps.exif_transpose(picture)
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    picture = picture.crop((left, top, left + side, top + side))
-    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
-        picture = picture.point(lambda value: value / 256).convert("L")
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    picture = Image.alpha_composite(white, picture).convert("RGB")
-    return picture.resize((resolution, resolution), Image.Resampling.BICUBIC)  # antialiases
-
-
-def _class_names(root: Path) -> list[str]:
-    """The class folders of `root`; none if it does not exist. Hidden ones are some tool's."""
-    if not root.is_dir():
-        return []
-    try:
-        folders = [each.name for each in root.iterdir() if each.is_dir()]
-    except OSError as error:
-        raise DataError(f"{root} cannot be read: {error.strerror}.") from None
-    return sorted(name for name in folders if name[0] != ".")
-
-
-def _is_picture(path: str) -> bool:
-    file = Path(path)
-    return file.suffix.lower() in IMG_EXTENSIONS and file.name[0] != "."
-
-
-class _Pictures(ImageFolder):
-    """torchvision's ImageFolder without hidden files, and with its errors in one sentence."""
-
-    def __init__(self, root: Path):
-        super().__init__(str(root), is_valid_file=_is_picture, allow_empty=True)
-        filled = {label for _, label in self.samples}
-        for label, name in enumerate(self.classes):
-            if label not in filled:
-                raise DataError(f"{root / name} holds no pictures ({', '.join(IMG_EXTENSIONS)}).")
-
-    def find_classes(self, directory) -> tuple[list[str], dict[str, int]]:
-        names = _class_names(Path(directory))
-        if not names:
-            raise DataError(f"{directory} has no class folders: make one folder for each class.")
-        return names, {name: label for label, name in enumerate(names)}
-
-
-def _ranked(pictures: ImageFolder) -> list[tuple[int, int, str]]:
-    """(rank in its class, label, path) in turn from each class, so that any first few are mixed."""
-    seen = [0] * len(pictures.classes)
-    ranked = []
-    for path, label in sorted(pictures.samples):
-        ranked.append((seen[label], label, path))
-        seen[label] += 1
-    return sorted(ranked)

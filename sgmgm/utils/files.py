@@ -15,6 +15,14 @@ from .errors import CheckpointError, InputError, reason
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 
 
+def canonical(dataset: str) -> str:
+    """A data set's one name: that of `folder:PATH` has the absolute path, links resolved."""
+    kind, colon, path = dataset.partition(":") if isinstance(dataset, str) else ("", "", "")
+    if kind != "folder" or not path:
+        return dataset
+    return kind + colon + Path(os.path.realpath(os.path.expanduser(path))).as_posix()
+
+
 @contextmanager
 def atomic_path(path: str | Path):
     """Yield a temporary path beside `path`; on success it replaces `path` in one step.
