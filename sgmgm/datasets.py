@@ -97,7 +97,7 @@ def check_name(name: str) -> None:
 
 def data_root() -> Path:
     """Where downloaded data live: the folder SGMGM_DATA, else data/raw in the current folder."""
-    return Path(os.environ.get("SGMGM_DATA") or Path("data", "raw")).expanduser()
+    return Path(os.path.expanduser(os.environ.get("SGMGM_DATA") or Path("data", "raw")))
 
 
 def augment(

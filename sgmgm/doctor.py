@@ -1,7 +1,7 @@
 """Preflight: is this machine ready for the course, and how long will it take?
 
-At its top this module imports the standard library alone: a broken installation is what it is
-there to tell about.
+At its top this module imports the standard library alone, because it also reports a broken
+installation.
 """
 
 import importlib.metadata as metadata
@@ -63,14 +63,14 @@ def check_memory(folder: Path, device: str | None) -> tuple[str, str]:
 
 def check_folder(folder: Path, device: str | None) -> tuple[str, str]:
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"rights on paper know nothing of a full disk")
+        file.write(b"only writing shows whether the disk is full")
     return "ok", f"{folder}, {shutil.disk_usage(folder).free / 2**30:.0f} GiB free"
 
 
 def check_data(folder: Path, device: str | None) -> tuple[str, str]:
-    from .datasets import DOWNLOADED
+    from .datasets import DOWNLOADED, data_root
 
-    place = Path(os.environ.get("SGMGM_DATA") or folder / "data" / "raw")
+    place = folder / data_root()  # an absolute one stays as it is
     absent = [name for name, inside in DOWNLOADED.items() if not (place / inside).is_dir()]
     found = f"no {' and no '.join(absent)}" if absent else " and ".join(DOWNLOADED)
     return "note" if absent else "ok", f"{found} in {place}"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .utils.errors import CheckpointError, DataError, InputError, check_count
+from .utils.files import canonical
 from .utils.hub import read_tensors, save_tensors
 
 BLOCK = 2048  # rows that are in float64 at once
@@ -314,7 +315,8 @@ class Reference:
             features = check_rows("features", tensors.pop("features"))
             stats = GaussianStats.from_state(tensors)
             _check_same_width(features.shape[1], len(stats.mean))
-            return cls(stats, features, *names)
+            dataset, *others = names
+            return cls(stats, features, canonical(dataset), *others)  # once it was relative
         except (CheckpointError, TypeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} is damaged or holds no reference statistics: make them anew."

@@ -23,7 +23,7 @@ from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
 from .utils.devices import check_device, default_device, has_bf16
 from .utils.errors import CheckpointError, InputError, check_count, listed, reason
-from .utils.files import ROOT, read_json, write_json
+from .utils.files import ROOT, canonical, read_json, write_json
 from .utils.hub import check_manifest, from_fields
 
 SHIPPED = ROOT / "data" / "checkpoints"
@@ -89,6 +89,7 @@ def read_card(folder: Path) -> Card:
     data = read_json(path)
     try:
         card = from_fields(Card, data, path)
+        card.dataset = canonical(card.dataset)  # earlier versions kept a folder's relative path
         card.sampling = from_fields(Sampling, data.get("sampling", {}), path)
         named = isinstance(card.classes, list) and card.classes
         if not named or not all(isinstance(name, str) for name in card.classes):

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import datasets, sprites
+from . import datasets, folders, sprites
 from .classifier import Classifier, Features
 from .datasets import RESOLUTION, ImageSet
 from .metrics import GaussianStats, Reference, Scores, check_rows, evaluate, frechet_distance
 from .pipeline import SHIPPED, Pipeline, read_card
 from .tokenizer import VQTokenizer, psnr
-from .utils.distributed import rank_and_size, total
+from .utils.distributed import main_first, rank_and_size, total
 from .utils.errors import CheckpointError, DataError, InputError, check_choice, listed
+from .utils.files import canonical
 from .utils.hub import check_manifest, digest, is_packed
 from .utils.samples import load_samples, sample_batches, to_float, to_uint8
 
@@ -131,19 +132,38 @@ def make_extractor(
     return find_classifier(dataset, folder).to(device)
 
 
+def load_data(*what, **more) -> ImageSet:
+    """`datasets.load`, by a launch's first process before the others: one downloads for all."""
+    with main_first():
+        return datasets.load(*what, **more)
+
+
+def one_class(dataset: str) -> bool:
+    """Whether a folder has one class only, so that a classifier has nothing to learn there."""
+    known = dataset.startswith("folder:") and Path(canonical(dataset)[7:]).is_dir()
+    return known and len(folders.survey(dataset).classes) == 1
+
+
 def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
     """The classifier in a pipeline folder, or else the shipped one of this data set.
 
+    For a set of one class it is the one that ships for CIFAR-10, which knows nothing of its label.
     Its `name` carries a digest of its weights, so that scores of different classifiers are not mixed up.
     """
+    dataset = canonical(dataset)
     places = [p / "classifier" for p in (folder, SHIPPED / dataset) if p]
+    if one_class(dataset):
+        places = [SHIPPED / "cifar10" / "classifier"]
     for place in places:
         if (place / "model.safetensors").is_file():
             check_manifest(place.parent)
             classifier = Classifier.from_pretrained(place)
             classifier.name = f"classifier {digest(place / 'model.safetensors')[:8]}"
             # another data set's classes say nothing about these labels
-            classifier.labels_known = read_card(place.parent).dataset == dataset
+            made_for = read_card(place.parent).dataset
+            classifier.labels_known = made_for == dataset
+            if one_class(dataset):
+                classifier.name += f" of {made_for}"
             return classifier
     raise CheckpointError(
         f"no classifier for {dataset}: run `sgmgm train classifier --dataset {dataset}` first "
@@ -156,25 +176,31 @@ def _device_of(extractor) -> torch.device:
 
 
 def reference_for(
-    dataset: str, extractor: Extractor, folder: Path | None = None, resolution: int = RESOLUTION
+    dataset: str,
+    extractor: Extractor,
+    folder: Path | None = None,
+    resolution: int = RESOLUTION,
+    split: str = "train",
 ) -> Reference:
     """Statistics of a training set, or of a samples file if `dataset` ends in .npz.
 
     Those of a training set are kept in its own pipeline folder once they are computed. A packed
     folder is sealed by its manifest, and keeps what it has. InputError or DataError if the images
     are not `resolution` pixels wide and high.
+
+    Of `folder:PATH`, split "all" takes the training and the test pictures.
     """
-    device = _device_of(extractor)
+    device, dataset = _device_of(extractor), canonical(dataset)
     if dataset.endswith(".npz"):
         pixels, _ = load_samples(dataset, resolution)
         features, _ = extract(extractor, (b.to(device) for b in sample_batches(pixels, 250)))
         return Reference.from_features(features, dataset, extractor.name)
-    usual = resolution == RESOLUTION
+    usual = resolution == RESOLUTION and split == "train"
     places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p and usual]
     images, data = None, ""
     if dataset.startswith("folder:") and not (folder and is_packed(folder)):
         with suppress(DataError):  # without its pictures the kept statistics have to do
-            images = datasets.load(dataset, resolution=resolution)
+            images = load_data(dataset, split, resolution=resolution)
             data = images.fingerprint()  # they may have changed
     for place in places:
         if place.is_file():
@@ -183,10 +209,11 @@ def reference_for(
             if same and data in ("", reference.data):
                 return reference
     if images is None:
-        images = datasets.load(dataset, resolution=resolution)
+        images = load_data(dataset, split, resolution=resolution)
     batches = float_batches(images, progress=f"features of {dataset}")
     features, _ = extract(extractor, (b.to(device) for b in batches))
-    reference = Reference.from_features(features, dataset, extractor.name)
+    called = dataset if split == "train" else f"{dataset} (all {len(images)} images)"
+    reference = Reference.from_features(features, called, extractor.name)
     reference.data = data
     if folder and usual and read_card(folder).dataset == dataset and not is_packed(folder):
         reference.save(places[0])
@@ -213,7 +240,7 @@ def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> flo
     """Fréchet distance of the real test set to the training set: what a perfect model gets."""
     device = _device_of(extractor)
     stats = GaussianStats()
-    for batch in float_batches(datasets.load(dataset, "test"), progress="noise floor"):
+    for batch in float_batches(load_data(dataset, "test"), progress="noise floor"):
         stats.update(extractor(batch.to(device)).features.detach().cpu())
     return frechet_distance(stats, reference.stats)
 

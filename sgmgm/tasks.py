@@ -185,7 +185,7 @@ class TransformerTask(Task):
     """Cross-entropy on the masked positions (paper, eq. 1), label smoothing 0.1.
 
     Args:
-        tokens: int16 or int64 (V, M, N): V views (flips) of M images.
+        tokens: whole numbers (V, M, N): V views (flips) of M images.
         labels: int64 (M,).
         class_dropout: share of images trained without their class, for classifier-free guidance.
     """
@@ -330,14 +330,15 @@ class SmootherTask(Task):
 
 @torch.no_grad()
 def tokenize(tokenizer: VQTokenizer, images: ImageSet, batch: int = 250) -> Tensor:
-    """All images as tokens, int16 (V, M, N); V = 2 (plain, mirrored) where flips make sense."""
+    """All images as tokens, int16 or int32 (V, M, N); V = 2 (plain, mirrored) if the set flips."""
     device = next(tokenizer.parameters()).device
+    small = torch.int16 if tokenizer.num_codes <= 2**15 else torch.int32
     views = []
     for flip in (False, True) if images.flip else (False,):
         indices = []
         for start in tqdm(range(0, len(images), batch), desc="tokenize", leave=False):
             pixels, _ = images.batch(slice(start, start + batch))
             pixels = pixels.flip(-1) if flip else pixels
-            indices.append(tokenizer.encode(pixels.to(device)).cpu().short())
+            indices.append(tokenizer.encode(pixels.to(device)).cpu().to(small))
         views.append(torch.cat(indices))
     return torch.stack(views)

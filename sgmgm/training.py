@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .utils.devices import check_device, default_device, describe_device, has_bf16
 from .utils.errors import CheckpointError, InputError, check_count, is_finite
-from .utils.files import check_writable, clear_partials, read_json, write_json
+from .utils.files import canonical, check_writable, clear_partials, read_json, write_json
 from .utils.hub import read_tensors, save_tensors
 
 
@@ -275,7 +275,11 @@ def _renamed(report):
     if not isinstance(report, dict):
         return report
     names = {"recipe": "training"}
-    return {names.get(key, key): _renamed(v) if key == "start" else v for key, v in report.items()}
+    read = {"start": _renamed, "dataset": canonical}  # a folder's path was relative once
+    report = {names.get(k, k): read[k](v) if k in read else v for k, v in report.items()}
+    if "dataset" in report:  # earlier versions mirrored every set but this one
+        report.setdefault("mirror", report["dataset"] != "fashion-mnist")
+    return report
 
 
 def plain(data: dict) -> dict:

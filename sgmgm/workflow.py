@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import datasets, presets
+from . import presets
 from .classifier import Classifier
 from .datasets import ImageSet
 from .pipeline import Card, find_pipeline, read_card, write_card
-from .scoring import accuracy, evaluate_tokenizer, find_classifier, reference_for
+from .scoring import accuracy, evaluate_tokenizer, find_classifier, load_data, reference_for
 from .settings import CORE_PARTS, PARTS
 from .smoothing import SMOOTHERS, smoother_kind
 from .tasks import ClassifierTask, SmootherTask, Task, TokenizerTask, TransformerTask, tokenize
@@ -26,7 +26,7 @@ from .training import TrainingConfig, fit, plain, read_report
 from .transformer import MaskedTransformer
 from .utils.devices import default_device
 from .utils.errors import CheckpointError, InputError, check_choice, check_count
-from .utils.files import check_writable, write_json
+from .utils.files import canonical, check_writable, write_json
 from .utils.hub import (
     digest,
     load_weights,
@@ -54,6 +54,7 @@ def train(
     name: str | None = None,
     steps: int | None = None,
     start: str | Path | None = None,
+    mirror: bool | None = None,
     **smoothing,
 ) -> dict:
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
@@ -63,6 +64,8 @@ def train(
         name: the part's folder; the part's own name if not given.
         steps: another training length than the preset's.
         start: a trained part's folder, whose weights to begin with: a further round of training.
+        mirror: whether images are mirrored at random. If not given, as for the parts that the
+            folder has already, or else as the data set says (`ImageSet.flip`).
         smoothing: changes to the preset's `Smoothing`, for smoothers.
 
     Returns the part's report (see `training.fit`), for the tokenizer with its PSNR, rFID and
@@ -75,7 +78,7 @@ def train(
     """
     check_choice("part", part, PARTS)
     check_count("seed", seed, least=0)
-    folder, device = Path(folder), device or default_device()
+    folder, device, dataset = Path(folder), device or default_device(), canonical(dataset)
     place = folder / (name or part)
     if place.parent != folder or place.name == "..":
         raise InputError(f"{name!r} is no plain folder name.")
@@ -86,8 +89,18 @@ def train(
     if start is not None:
         metadata["start"] = earlier_round(Path(start))
     size = presets.get(dataset, preset, 2).images
-    data = datasets.load(dataset, count=size if dataset == "sprites" else None)
+    data = load_data(dataset, count=size if dataset == "sprites" else None)
     data = data.subset(min(len(data), size or len(data)))
+    if part == "classifier" and len(data.classes) == 1:
+        raise InputError(
+            f"{dataset} has one class only, so a classifier has nothing to learn: train the other "
+            "parts; scores use the classifier that ships for cifar10."
+        )
+    if mirror is None:
+        trained = sorted(folder.glob("*/training.json"))
+        mirror = read_report(trained[0].parent).get("mirror") if trained else data.flip
+    metadata["mirror"] = mirror = bool(mirror)
+    data = replace(data, flip=mirror)
     if dataset.startswith("folder:"):  # whose pictures may change
         metadata["data"] = data.fingerprint()
     plan = presets.get(dataset, preset, len(data.classes))
@@ -142,6 +155,11 @@ def train(
     return fit(task, config, place, seed, device, metadata, evaluate)
 
 
+def default_folder(dataset: str, preset: str) -> Path:
+    """Where a data set's models of a preset are kept unless another place is asked for."""
+    return Path("runs") / f"{Path(canonical(dataset).removeprefix('folder:')).name}-{preset}"
+
+
 def earlier_round(folder: Path) -> dict:
     """What the report of a part's next round keeps of this one, and a digest of its weights."""
     if not (folder / "model.safetensors").is_file():
@@ -155,6 +173,7 @@ def cached_tokens(tokenizer: VQTokenizer, data: ImageSet, folder: Path) -> Tenso
     """An image set as tokens (see `tokenize`), kept in the folder for the parts trained later."""
     path = folder / "tokens.safetensors"
     made_by = f"{digest(folder / 'tokenizer' / 'model.safetensors')} {data.fingerprint()}"
+    made_by += "" if data.flip else " plain"
     try:
         kept, notes = read_tensors(path)
         if notes["made_by"] == made_by:
@@ -167,11 +186,11 @@ def cached_tokens(tokenizer: VQTokenizer, data: ImageSet, folder: Path) -> Tenso
 
 
 def _evaluate_classifier(dataset: str):
-    return lambda model: {"test_accuracy": accuracy(model, datasets.load(dataset, "test"))}
+    return lambda model: {"test_accuracy": accuracy(model, load_data(dataset, "test"))}
 
 
 def _evaluate_tokenizer(dataset: str, classifier: Classifier):
-    return lambda model: evaluate_tokenizer(model, classifier, datasets.load(dataset, "test"))
+    return lambda model: evaluate_tokenizer(model, classifier, load_data(dataset, "test"))
 
 
 def _part(kind, folder: Path, name: str, dataset: str, preset: str):

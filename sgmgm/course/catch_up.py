@@ -3,8 +3,8 @@
 import ast
 from pathlib import Path
 
-from .. import datasets
 from ..pipeline import SHIPPED
+from ..scoring import load_data
 from ..utils.files import ROOT
 from ..utils.hub import check_manifest
 from .runner import find_lessons, read_lesson
@@ -42,7 +42,7 @@ def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[
     parameters["device"] = preflight(
         *(parameters[name] for name in ("device", "profile", "dataset"))
     )
-    datasets.load(parameters["dataset"], "test", count=10)  # downloads what is absent
+    load_data(parameters["dataset"], "test", count=10)  # downloads what is absent
     folder = models(*parts, **parameters)
     if folder.parent == SHIPPED:
         check_manifest(folder)

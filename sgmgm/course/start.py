@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from .. import datasets, doctor, workflow
+from .. import datasets, doctor, folders, workflow
 from ..pipeline import SHIPPED
 from ..presets import PRESETS
+from ..scoring import one_class
 from ..training import read_report
 from ..utils.devices import check_device, default_device, describe_device, has_bf16
 from ..utils.errors import check_choice
@@ -38,6 +39,8 @@ def preflight(device: str | None = None, profile: str = "smoke", dataset: str = 
     device = device or default_device()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED[:2])
     print(f"{versions}, Python {sys.version.split()[0]}, {machine(check_device(device))}")
+    if dataset.startswith("folder:"):
+        print(folders.describe(dataset))
     stops = [f for f in doctor.examine(workspace(), device, doctor.QUICK) if f.state == "stop"]
     if stops:
         print(doctor.describe(stops))
@@ -77,9 +80,9 @@ def models(*parts: str, dataset: str, profile: str, seed: int, device: str | Non
     shipped = SHIPPED / dataset
     if profile != "gpu" and all((shipped / part / "training.json").is_file() for part in parts):
         return shipped
-    name = Path(dataset.removeprefix("folder:")).name
-    folder = workspace() / "runs" / (f"{name}-{profile}" + (f"-seed{seed}" if seed else ""))
-    if not (shipped / "classifier" / "model.safetensors").is_file():
+    folder = workspace() / workflow.default_folder(dataset, profile)
+    folder = folder.with_name(folder.name + (f"-seed{seed}" if seed else ""))
+    if not (shipped / "classifier" / "model.safetensors").is_file() and not one_class(dataset):
         parts = ("classifier", *parts)
     with progress():
         for part in parts:

@@ -11,6 +11,7 @@ from ..scoring import balanced_labels, generate
 from ..settings import PARTS
 from ..training import read_report
 from ..utils.samples import save_grid, to_float
+from ..workflow import default_folder
 
 # data set -> its source, its licence, and where its models fail
 ABOUT = {
@@ -94,7 +95,7 @@ def rounds(report: dict) -> list[dict]:
 
 def commands(part: str, report: dict) -> list[str]:
     """The commands that made a part, one for each round."""
-    made, folder = [], f"runs/{report['dataset']}-{report['preset']}"
+    made, folder = [], default_folder(report["dataset"], report["preset"]).as_posix()
     for number, one in enumerate(rounds(report)):
         name = part if one is report else f"{part}-{number + 1}"
         line = command(name, report | one)
@@ -116,6 +117,8 @@ def command(part: str, report: dict) -> str:
         kind = "smoother-lora" if changed.pop("kind", "toast") == "lora" else "smoother"
         for key, value in changed.items():
             options += f" --{key.replace('_', '-')}" + (f" {value}" if value is not True else "")
+    if report.get("mirror") and report["dataset"].startswith("folder:"):
+        options += " --mirror"
     if part != kind:
         options += f" --name {part}"
     steps = report["training"]["steps"]
