@@ -5,7 +5,6 @@ installation.
 """
 
 import importlib.metadata as metadata
-import os
 import platform
 import shutil
 import sys

@@ -276,13 +276,15 @@ def _files(starts: list, seen: Iterable[Path] = ()) -> Iterator[tuple]:
     """(key, path) of the files below the folders `starts`, [(key, folder)].
 
     Each real folder and file comes once, however many links lead to it, and those in `seen` never
-    do. Hidden ones are some tool's, and a model's folder holds our own pictures.
+    do; links come last. Hidden ones are some tool's, and a model's folder holds our own pictures.
     """
     known = {os.path.realpath(each) for each in seen}
     here = [(key, str(path)) for key, path in starts if not os.path.islink(path)]
     links = [(key, str(path)) for key, path in starts if os.path.islink(path)]
     while here or links:
-        key, path = here.pop() if here else links.pop(0)
+        if not here:
+            links.sort(reverse=True)  # of two links to one place, always the same one counts
+        key, path = (here or links).pop()
         real = os.path.realpath(path)
         if real in known:
             continue

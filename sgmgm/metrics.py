@@ -311,12 +311,12 @@ class Reference:
         try:
             tensors, notes = read_tensors(Path(path))
             metadata = json.loads(notes["sgmgm.reference"])
-            names = (metadata["dataset"], metadata["extractor"], metadata.get("data", ""))
+            dataset = canonical(metadata["dataset"])  # once a folder's path was relative
+            names = (dataset, metadata["extractor"], metadata.get("data", ""))
             features = check_rows("features", tensors.pop("features"))
             stats = GaussianStats.from_state(tensors)
             _check_same_width(features.shape[1], len(stats.mean))
-            dataset, *others = names
-            return cls(stats, features, canonical(dataset), *others)  # once it was relative
+            return cls(stats, features, *names)
         except (CheckpointError, TypeError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} is damaged or holds no reference statistics: make them anew."

@@ -1,18 +1,15 @@
 import gzip
 import hashlib
-import io
 import os
 import pickle
 import struct
 import tarfile
-import zlib
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from sgmgm import datasets, sprites
@@ -75,15 +72,6 @@ def write_fashion(root: Path) -> Path:
         labels = random.integers(0, 10, count, dtype=np.uint8)
         (folder / f"{start}-labels-idx1-ubyte").write_bytes(idx(labels))
     return folder
-
-
-def write_pictures(root: Path, classes=("cat", "dog"), count: int = 10) -> Path:
-    """In class c, picture i is the plain grey 100 c + i."""
-    for label, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for i in range(count):
-            Image.new("RGB", (40, 30), (100 * label + i,) * 3).save(root / name / f"{i:02}.png")
-    return root
 
 
 def check_whole(data: datasets.ImageSet):
@@ -233,115 +221,6 @@ def test_fashion_is_unpacked_from_its_archives(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-# Folders
-
-
-def test_every_fifth_picture_of_a_class_is_for_testing(tmp_path):
-    name = f"folder:{write_pictures(tmp_path / 'pets')}"
-    train, test = datasets.load(name), datasets.load(name, "test")
-    check_whole(train)
-    assert train.classes == test.classes == ("cat", "dog")
-    assert test.images[:, 0, 0, 0].tolist() == [4, 104, 9, 109]
-    assert test.labels.tolist() == [0, 1, 0, 1]
-    assert train.images[:4, 0, 0, 0].tolist() == [0, 100, 1, 101]  # mixed from the first on
-    greys = [*train.images[:, 0, 0, 0].tolist(), *test.images[:, 0, 0, 0].tolist()]
-    assert sorted(greys) == [*range(10), *range(100, 110)]
-
-
-def test_given_splits_are_kept(tmp_path):
-    write_pictures(tmp_path / "pets" / "train", count=6)
-    write_pictures(tmp_path / "pets" / "test", count=2)
-    name = f"folder:{tmp_path / 'pets'}"
-    assert len(datasets.load(name, "train")) == 12 and len(datasets.load(name, "test")) == 4
-
-
-def test_a_class_may_be_called_train(tmp_path):
-    write_pictures(tmp_path / "traffic", classes=("bus", "train"), count=5)
-    assert datasets.load(f"folder:{tmp_path / 'traffic'}").classes == ("bus", "train")
-
-
-def test_hidden_files_and_folders_are_passed_over(tmp_path):
-    root = write_pictures(tmp_path / "pets", count=5)
-    (root / ".thumbnails").mkdir()
-    (root / "cat" / "._00.png").write_bytes(b"not a picture")
-    (root / "cat" / "notes.txt").write_text("not a picture")
-    data = datasets.load(f"folder:{root}")
-    assert data.classes == ("cat", "dog") and len(data) == 8
-
-
-def test_pictures_are_cut_to_their_centre_and_resized(tmp_path):
-    pixels = np.zeros((20, 60, 3), np.uint8)
-    pixels[:, 20:40] = (10, 200, 30)
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    for resolution in (8, 20, 64):
-        image = datasets.read_picture(tmp_path / "wide.png", resolution)
-        assert image.shape == (3, resolution, resolution)
-        assert (image == torch.tensor([10, 200, 30])[:, None, None]).all()
-
-
-def test_pictures_are_antialiased(tmp_path):
-    checks = np.indices((64, 64)).sum(0) % 2 * 255
-    Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "checks.png")
-    image = datasets.read_picture(tmp_path / "checks.png", 8).float()
-    assert (image - 127.5).abs().max() < 8
-
-
-@pytest.mark.parametrize(
-    "mode, colour, expected",
-    [
-        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
-        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
-        ("LA", (0, 0), (255, 255, 255)),
-        ("L", 70, (70, 70, 70)),
-        ("I;16", 70 * 256, (70, 70, 70)),
-        ("1", 1, (255, 255, 255)),
-    ],
-)
-def test_every_kind_of_pixel_becomes_rgb_on_white(mode, colour, expected, tmp_path):
-    Image.new(mode, (9, 9), colour).save(tmp_path / "plain.png")
-    image = datasets.read_picture(tmp_path / "plain.png", 4)
-    assert (image == torch.tensor(expected)[:, None, None]).all()
-
-
-def test_a_transparent_palette_becomes_white(tmp_path):
-    picture = Image.new("P", (9, 9), 0)
-    picture.putpalette([200, 0, 0])
-    picture.save(tmp_path / "palette.png", transparency=0)
-    assert (datasets.read_picture(tmp_path / "palette.png", 4) == 255).all()
-
-
-def test_a_photograph_is_turned_upright(tmp_path):
-    picture = Image.new("RGB", (32, 32))
-    picture.paste((255, 255, 255), (0, 0, 16, 32))  # left half white
-    orientation = Image.Exif()
-    orientation[0x0112] = 6  # to be turned clockwise by the viewer
-    picture.save(tmp_path / "photo.png", exif=orientation)
-    image = datasets.read_picture(tmp_path / "photo.png", 32)
-    assert (image[:, :15] > 250).all() and (image[:, 17:] < 5).all()
-
-
-def test_a_thin_picture_does_not_grow(tmp_path):
-    Image.new("RGB", (1, 50_000)).save(tmp_path / "thin.png")
-    assert datasets.read_picture(tmp_path / "thin.png", 32).shape == (3, 32, 32)
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of one pixel whose header says otherwise."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(buffer, "PNG")
-    header = b"IHDR" + struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
-    content = buffer.getvalue()
-    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-
-
-@pytest.mark.parametrize("size", [(8001, 8000), (12_000, 8000), (60_000, 60_000)])
-def test_giants_are_refused_before_they_are_unpacked(size, tmp_path, recwarn):
-    (tmp_path / "giant.png").write_bytes(png_that_claims(*size))
-    with pytest.raises(DataError, match="giant.png has more than 64 megapixels"):
-        datasets.read_picture(tmp_path / "giant.png", 32)
-    assert not recwarn.list
-
-
 # Augmentation
 
 
@@ -449,57 +328,6 @@ def test_absent_and_damaged_sets_give_one_sentence(prepare, name, fragment, monk
     check_sentence(DataError, fragment, lambda: datasets.load(name))
 
 
-def no_pictures(root):
-    write_pictures(root)
-    (root / "eel").mkdir()
-    (root / "eel" / "notes.txt").write_text("no eel")
-
-
-def no_classes(root):
-    root.mkdir()
-    Image.new("RGB", (9, 9)).save(root / "loose.png")
-
-
-def unequal_splits(root):
-    write_pictures(root / "train")
-    write_pictures(root / "test", classes=("cat", "eel"))
-
-
-def scrambled(root):
-    (write_pictures(root) / "cat" / "03.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
-
-
-def cut_picture(root):
-    write_pictures(root)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(root / "dog" / "02.png")
-    cut(root / "dog" / "02.png", 4000)
-
-
-def no_bytes(root):
-    (write_pictures(root) / "dog" / "05.png").write_bytes(b"")
-
-
-@pytest.mark.parametrize(
-    "prepare, split, fragment",
-    [
-        (lambda root: None, "train", "there is no such folder"),
-        (lambda root: root.write_text("a file"), "train", "there is no such folder"),
-        (lambda root: root.mkdir(), "train", "has no class folders"),
-        (no_classes, "train", "has no class folders"),
-        (no_pictures, "train", "eel holds no pictures"),
-        (unequal_splits, "train", "must have the same class folders"),
-        (lambda root: write_pictures(root, count=4), "test", "has no test split"),
-        (scrambled, "train", "03.png cannot be read as a picture"),
-        (cut_picture, "train", "02.png cannot be read as a picture"),
-        (no_bytes, "train", "05.png cannot be read as a picture"),
-    ],
-)
-def test_folders_that_cannot_be_used_give_one_sentence(prepare, split, fragment, tmp_path):
-    prepare(tmp_path / "pets")
-    check_sentence(DataError, fragment, lambda: datasets.load(f"folder:{tmp_path / 'pets'}", split))
-
-
 @pytest.mark.parametrize(
     "call, fragment",
     [
@@ -520,11 +348,6 @@ def test_folders_that_cannot_be_used_give_one_sentence(prepare, split, fragment,
 )
 def test_bad_arguments_give_one_sentence(call, fragment):
     check_sentence(InputError, fragment, call)
-
-
-def test_a_count_beyond_a_folder_is_an_input_error(tmp_path):
-    name = f"folder:{write_pictures(tmp_path / 'pets')}"
-    check_sentence(InputError, "has 16 images", lambda: datasets.load(name, count=17))
 
 
 def check_sentence(kind, fragment, call):

@@ -1,15 +1,16 @@
 """What each command does: one function for each, whose first line is its help."""
 
+import csv
 import json
-import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from .. import __version__, presets, scoring, settings, workflow
+from .. import __version__, folders, presets, scoring, settings, workflow
 from ..convert import PUBLISHED, published_pipeline
 from ..datasets import NAMES, RESOLUTION
 from ..evidence import benchmark as benchmarks
@@ -27,17 +28,29 @@ from .jobs import generate_to
 
 def train(args) -> None:
     """Train one part, or all of them in their order."""
-    folder = args.out or default_folder(args)
+    folder = args.out or workflow.default_folder(args.dataset, args.preset)
     smoothing = {k: v for k in SMOOTHING if (v := getattr(args, k)) is not None}
     if smoothing and not args.part.startswith("smoother"):
         raise InputError("the smoothing options are for one smoother, not for others.")
     for option in ("steps", "name", "start"):
         if getattr(args, option) is not None and args.part == "all":
             raise InputError(f"--{option} is for one part, not for all of them at once.")
+    announce(args.dataset)
     what = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
-    for part in settings.PARTS if args.part == "all" else [args.part]:
-        report = workflow.train(part, *what, args.start, **smoothing)
+    for part in trainable(args.dataset, settings.PARTS) if args.part == "all" else [args.part]:
+        report = workflow.train(part, *what, args.start, args.mirror, **smoothing)
         print(f"{folder / (args.name or part)}: {describe(part, report)}")
+
+
+def announce(dataset: str) -> None:
+    """Say what a folder of pictures holds, before anything is trained on it."""
+    if dataset.startswith("folder:"):
+        print(folders.describe(dataset), file=sys.stderr, flush=True)
+
+
+def trainable(dataset: str, parts: Sequence[str]) -> list[str]:
+    """These parts, but no classifier for a set of one class."""
+    return [part for part in parts if part != "classifier" or not scoring.one_class(dataset)]
 
 
 def duration(seconds: float) -> str:
@@ -51,6 +64,8 @@ SMOOTHING = ("rate", "wrong", "loss_on", "keep_class", "rank")
 def describe(part: str, report: dict) -> str:
     """A part's training report in one line."""
     words = [duration(report["seconds"]), f"{report['images_per_second']:.0f} images/s"]
+    if report["dataset"].startswith("folder:"):
+        words.append("mirrored at random" if report["mirror"] else "not mirrored")
     if part == "classifier":
         words.append(f"test accuracy {report['test_accuracy']:.3f}")
     if part == "tokenizer":
@@ -63,19 +78,10 @@ def describe(part: str, report: dict) -> str:
     return ", ".join(words)
 
 
-def default_folder(args) -> Path:
-    """Where a data set's models of a preset are kept unless --out says otherwise."""
-    name = Path(args.dataset.removeprefix("folder:")).name
-    return Path("runs") / f"{name}-{args.preset}"
-
-
 def chosen_settings(args) -> dict:
     """The sampling settings that were given on the command line."""
     names = settings.Sampling.__dataclass_fields__
     return {name: getattr(args, name) for name in names}
-
-
-WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
@@ -84,10 +90,10 @@ def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
     if args.classes is None:
         classes = list(range(len(pipeline.card.classes)))
     else:
-        words = [word.strip() for word in args.classes.split(",")]
-        names = pipeline.card.classes  # a class may be called "3": names come first
-        classes = [int(w) if WHOLE.fullmatch(w) and w not in names else w for w in words]
-        classes = pipeline.labels(classes).tolist()
+        words = [args.classes]
+        if args.classes not in pipeline.card.classes:  # a name with commas may stand in quotes
+            words = next(csv.reader([args.classes], skipinitialspace=True), [])
+        classes = pipeline.labels([word.strip() for word in words]).tolist()
     return scoring.balanced_labels(args.num, classes)
 
 
@@ -128,7 +134,7 @@ def sample(args) -> None:
 
 
 def evaluate(args) -> None:
-    """Score a samples file against a data set."""
+    """Score samples, a file or a folder of pictures, against a data set."""
     folder = find_pipeline(args.model) if args.model else None
     own = read_card(folder).dataset if folder else None
     against = args.reference or own
@@ -139,7 +145,12 @@ def evaluate(args) -> None:
         )
     # a classifier knows one size; Inception scales all pictures to its own
     size = RESOLUTION if args.extractor == "classifier" else None
-    images, labels = load_samples(args.samples, size)
+    if args.samples.is_dir():
+        known = folder or SHIPPED / against
+        names = read_card(known).classes if (known / "pipeline.json").is_file() else ()
+        images, labels = folders.read_samples(args.samples, size, names)
+    else:
+        images, labels = load_samples(args.samples, size)
     dataset = own if against.endswith(".npz") else against
     if dataset is None and args.extractor == "classifier":
         raise InputError(
@@ -151,7 +162,8 @@ def evaluate(args) -> None:
     extractor = scoring.make_extractor(
         args.extractor, dataset or against, folder, args.weights, args.device or default_device()
     )
-    reference = scoring.reference_for(against, extractor, folder, images.shape[1])
+    split = "all" if (args.reference or "").startswith("folder:") else "train"
+    reference = scoring.reference_for(against, extractor, folder, images.shape[1], split)
     scores = scoring.score(images, labels, reference, extractor)
     print(json.dumps(asdict(scores), indent=2) if args.json else scores.table())
 
@@ -237,7 +249,7 @@ def number(what: str, word: str, kind: type):
 def run(args) -> None:
     """The whole system in one command: train what is missing, sample, score, print a table."""
     check_count("--num", args.num, most=10_000_000)
-    folder = args.out or default_folder(args)
+    folder = args.out or workflow.default_folder(args.dataset, args.preset)
     device = args.device or default_device()
     rows, chosen = [], chosen_settings(args)
     plan = presets.get(args.dataset, args.preset, 2).sampling.updated(**chosen)
@@ -248,11 +260,13 @@ def run(args) -> None:
             f"first run `sgmgm train {'all' if known else f'smoother --name {plan.helper}'} "
             f"--dataset {args.dataset} --preset {args.preset} --out {folder}`."
         )
-    for part in settings.CORE_PARTS:
+    announce(args.dataset)
+    what = (args.dataset, args.preset, folder, args.seed, device)
+    for part in trainable(args.dataset, settings.CORE_PARTS):
         shipped = part == "classifier" and (SHIPPED / args.dataset / part).is_dir()
         if shipped and not (folder / part).is_dir():
             continue
-        report = workflow.train(part, args.dataset, args.preset, folder, args.seed, device)
+        report = workflow.train(part, *what, mirror=args.mirror)
         rows.append((f"train {part}", report["seconds"], describe(part, report).split(", ", 1)[1]))
     pipeline = Pipeline.from_pretrained(folder, device, args.bf16)
     labels = chosen_labels(args, pipeline)

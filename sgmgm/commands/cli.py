@@ -5,6 +5,7 @@ one sentence.
 """
 
 import contextlib
+import io
 import os
 import sys
 import warnings
@@ -38,6 +39,9 @@ def plain_warnings():
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # class names may be in any language
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(arguments)
     try:
         device = getattr(args, "device", None)

@@ -50,10 +50,14 @@ def parser() -> argparse.ArgumentParser:
                           help="sizes and training lengths")  # fmt: skip
         each.add_argument("--out", type=Path, help="folder; runs/DATASET-PRESET if not given")
         each.add_argument("--seed", type=int, default=0, help="of everything random")
+        each.add_argument("--mirror", action=argparse.BooleanOptionalAction,
+                          help="mirror training images at random; if not given, as the model's "
+                          "other parts, else not for folder:PATH and fashion-mnist")  # fmt: skip
 
     def sampling(each, num: int):
         each.add_argument("--num", type=int, default=num, help="how many images")
-        each.add_argument("--classes", help="e.g. 0,3,5 or names; all in turn if not given")
+        each.add_argument("--classes", help="e.g. 0,3,5 or names, of which one with a comma stands "
+                          "in quotes; all in turn if not given")  # fmt: skip
         each.add_argument("--batch-size", type=int, default=64, help="images at once")
         each.add_argument("--bf16", action="store_true", help=FASTER)
         note = "the model's own default if not given"
@@ -97,9 +101,11 @@ def parser() -> argparse.ArgumentParser:
     sampling(each, 64)
 
     each = command(actions.evaluate)
-    each.add_argument("--samples", type=Path, required=True, help="an .npz: arr_0 uint8 NHWC")
-    each.add_argument("--reference", help="a data set's name, folder:PATH, or an .npz of "
-                      "pictures like --samples; the model's data set if not given")  # fmt: skip
+    each.add_argument("--samples", type=Path, required=True,
+                      help="an .npz (arr_0 uint8 NHWC), or a folder of pictures, in sub-folders "
+                      "that are called like the classes if they have labels")  # fmt: skip
+    each.add_argument("--reference", help="a data set's name, folder:PATH (all of it), or an .npz "
+                      "of pictures like --samples; the model's data set if not given")  # fmt: skip
     each.add_argument("--extractor", default="classifier", choices=("classifier", "inception"),
                       help="the network whose features are compared")  # fmt: skip
     each.add_argument("--model", help="a shipped name or a pipeline folder, whose classifier "

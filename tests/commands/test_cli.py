@@ -19,7 +19,7 @@ from sgmgm.pipeline import Pipeline, read_card, write_card
 from sgmgm.utils.hub import check_manifest, write_manifest
 from sgmgm.utils.samples import save_samples, to_uint8
 
-from ..test_datasets import write_pictures
+from ..test_folders import write_pictures
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
             "results", "gallery", "doctor", "bundle", "benchmark"]  # fmt: skip
