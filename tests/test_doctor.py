@@ -12,8 +12,7 @@ import torch
 
 from sgmgm import datasets, doctor, pipeline
 from sgmgm.commands import cli
-from sgmgm.course import runner
-from sgmgm.course import runner as course
+from sgmgm.course import runner, start
 from sgmgm.utils import hub
 
 
@@ -123,10 +122,10 @@ def test_the_measured_file_is_a_course_report_with_a_speed():
 
 
 def test_a_lesson_says_what_is_in_its_way(monkeypatch, capsys):
-    course.preflight("cpu")
+    start.preflight("cpu")
     assert len(capsys.readouterr().out.splitlines()) == 1
     monkeypatch.setattr(doctor, "unmet", lambda *given: ["peft is missing"])
-    course.preflight("cpu")
+    start.preflight("cpu")
     assert "stop  libraries  peft is missing" in capsys.readouterr().out
 
 
@@ -135,12 +134,12 @@ def test_a_lesson_says_once_that_bfloat16_is_missing(monkeypatch, capsys, recwar
         warnings.warn("no bfloat16", stacklevel=2)
         return False
 
-    monkeypatch.setattr(course, "has_bf16", has_bf16)
-    course.preflight("cpu")
+    monkeypatch.setattr(start, "has_bf16", has_bf16)
+    start.preflight("cpu")
     assert capsys.readouterr().out.endswith("threads, no bfloat16\n") and not recwarn.list
 
 
-def test_a_broken_library_is_told_not_thrown(tmp_path):
+def test_a_broken_library_is_reported_and_not_raised(tmp_path):
     """Whatever the command, when torch cannot be imported the doctor speaks."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libtorch.so: no such file')")
