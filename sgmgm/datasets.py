@@ -23,7 +23,7 @@ from .utils.files import canonical
 
 SPLITS = ("train", "test")
 RESOLUTION = 32  # pixels of every set but `folder:PATH`, whose pictures are scaled to any size
-# where below `data_root()` the public sets lie
+# where below `data_root()` the public sets are
 DOWNLOADED = {"cifar10": CIFAR10.base_folder, "fashion-mnist": "FashionMNIST/raw"}
 SPRITE_SPLITS = {"train": (0, 20_000), "test": (1, 5_000)}  # seed, images
 

@@ -314,7 +314,7 @@ def _folders(root: Path) -> list[str]:
 
 
 def _loose(root: Path) -> list[str]:
-    """The files that lie beside the folders in `root`."""
+    """The files beside the folders in `root`."""
     return [each.path for each in _scan(root) if not each.is_dir()]
 
 

@@ -69,12 +69,6 @@ def check_count(what: str, value: int, least: int = 1, most: int | None = None) 
     return number
 
 
-def listed(names, most: int = 10) -> str:
-    """Names for a message: the first ten, and how many more there are."""
-    names = [str(name) for name in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
-
-
 def is_finite(value) -> bool:
     """Whether a value is a number that a float can hold."""
     try:
