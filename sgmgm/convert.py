@@ -4,7 +4,7 @@ The paper's own checkpoints (JiwanHur/UnlockMGM on GitHub): a folder or zip with
 one state dict that holds generator and smoother; `load_released`, `load_released_tokenizer`.
 MaskGIT's original ones (google-research/maskgit): flax msgpack files, read here without JAX;
 `load_maskgit_jax`. `published_pipeline` puts the parts together. Nothing here runs code from a
-file, and what does not fit exactly is a CheckpointError that lists it.
+file, and what does not fit exactly is a CheckpointError that names it.
 """
 
 import math
@@ -47,20 +47,19 @@ def load_released(path: str | Path) -> tuple[MaskedTransformer, ToastSmoother | 
 
     The weights are `model.safetensors`, `pytorch_model.safetensors` or `pytorch_model.bin` (read
     as plain tensors, never as code). A file without any of the smoother's names is a generator
-    alone: the smoother is then None. `config.json` may lack what the tensors' shapes tell; keys
+    alone: the smoother is then None. `config.json` may lack what the tensors' shapes give; keys
     that are not sizes of ours are ignored.
 
     Raises:
-        CheckpointError: missing, damaged or hostile files, sizes that nothing tells, or names and
-            shapes that do not fit (all of them are listed).
+        CheckpointError: missing, damaged or hostile files, unknown sizes, or names and shapes that
+            do not fit.
     """
     with _read(path) as (config, tensors):
         sizes = _transformer_sizes(tensors, config)
-        kinds: list[type[Pretrained]] = [MaskedTransformer]
-        if any(name.startswith(SMOOTHER) for name in tensors):
-            kinds.append(ToastSmoother)
+        has_smoother = any(name.startswith(SMOOTHER) for name in tensors)
+        kinds = (MaskedTransformer, ToastSmoother) if has_smoother else (MaskedTransformer,)
         models = _fill([_make(kind, sizes, tensors, path) for kind in kinds], tensors, path)
-    return models[0], models[1] if len(models) > 1 else None
+    return models[0], models[1] if has_smoother else None
 
 
 def load_released_tokenizer(path: str | Path) -> VQTokenizer:
@@ -88,8 +87,8 @@ def _read(path: str | Path) -> Iterator[tuple[dict, dict[str, Tensor]]]:
                 "nothing in it was executed."
             ) from None
         except Exception as error:  # a damaged file can fail anywhere in torch's reader
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise CheckpointError(f"{path}: {weights_file.name} is damaged: {reason}.") from None
+            why = reason(error)
+            raise CheckpointError(f"{path}: {weights_file.name} is damaged: {why}.") from None
         if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
             raise CheckpointError(f"{path}: {weights_file.name} is no dict of named tensors.")
         yield config, tensors
@@ -106,19 +105,18 @@ def _unpacked(path: Path) -> Iterator[tuple[Path, Path]]:
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is neither a folder nor a whole zip file.")
     with tempfile.TemporaryDirectory(prefix="sgmgm-") as folder:
+        files = []
         try:
             with zipfile.ZipFile(path) as archive:
                 _check_archive(archive, path)
-                chosen = _choose(archive.namelist(), path)
-                files = [Path(folder, PurePosixPath(name).name) for name in chosen]
-                for name, file in zip(chosen, files, strict=True):
-                    with archive.open(name) as source, open(file, "wb") as target:
+                for name in _choose(archive.namelist(), path):
+                    files.append(Path(folder, PurePosixPath(name).name))
+                    with archive.open(name) as source, open(files[-1], "wb") as target:
                         shutil.copyfileobj(source, target)
         except CheckpointError:
             raise
         except Exception as error:  # a damaged archive can fail anywhere in zipfile
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise CheckpointError(f"{path} cannot be unpacked: {reason}.") from None
+            raise CheckpointError(f"{path} cannot be unpacked: {reason(error)}.") from None
         yield files[0], files[1]
 
 
@@ -142,9 +140,7 @@ def _choose(names: list[str], path: Path) -> tuple[str, str]:
     averaged = [pair for pair in pairs if PurePosixPath(pair[0]).parent.name == "ema_model"]
     pairs = averaged or pairs
     if not pairs:
-        raise CheckpointError(
-            f"{path} holds no config.json with one of {', '.join(WEIGHTS)} beside it."
-        )
+        raise CheckpointError(f"{path} holds no config.json with one of {listed(WEIGHTS)} beside.")
     if len(pairs) > 1:
         several = listed(config for config, _ in pairs)
         raise CheckpointError(f"{path} holds several models ({several}): name one of them.")
@@ -166,21 +162,21 @@ def _count(tensors: dict, prefix: str) -> int | None:
 
 def _transformer_sizes(tensors: dict, config: dict) -> dict:
     """Sizes of generator and smoother: from the shapes, unless the configuration says them."""
-    words, positions = "embed.word_embeddings.weight", "embed.position_embeddings.weight"
+    table, positions = "embed.word_embeddings.weight", "embed.position_embeddings.weight"
     first = "transformer_layers.0.ffn.intermediate_output.weight"
     sizes: dict[str, Any] = {
         "num_vq_tokens": (_axis(tensors, positions, 0) or 1) - 1 or None,
-        "hidden_size": _axis(tensors, words, 1),
+        "hidden_size": _axis(tensors, table, 1),
         "num_hidden_layers": _count(tensors, "transformer_layers."),
         "intermediate_size": _axis(tensors, first, 0),
         "num_classes": _axis(tensors, "cls_anchor_gen.mlp_c.weight", 0),
         "tg_factor": _axis(tensors, "cls_anchor_gen.mlp_f.weight", 1),
     }
     sizes |= {name: value for name, value in config.items() if value is not None}
-    parts, vocabulary = ("codebook_size", "num_classes"), _axis(tensors, words, 0)
-    for part, other in (parts, parts[::-1]):  # the vocabulary is codes, classes and [MASK]
-        if vocabulary and sizes.get(part) is None and isinstance(sizes.get(other), int):
-            sizes[part] = vocabulary - 1 - sizes[other]
+    names, vocabulary = ("codebook_size", "num_classes"), _axis(tensors, table, 0)
+    for name, other in (names, names[::-1]):  # the vocabulary is codes, classes and [MASK]
+        if vocabulary and sizes.get(name) is None and isinstance(sizes.get(other), int):
+            sizes[name] = vocabulary - 1 - sizes[other]
     return sizes
 
 
@@ -206,17 +202,14 @@ def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) 
     names = [f.name for f in fields(kind.config_class)]
     missing = [n for n in names if n not in OPTIONAL and sizes.get(n) is None]
     if missing:
-        raise CheckpointError(
-            f"{path}: neither config.json nor the shapes tell {listed(missing)}."
-        )
+        raise CheckpointError(f"{path}: neither config.json nor shapes give {listed(missing)}.")
     try:
         config = kind.config_class(**{n: sizes[n] for n in names if sizes.get(n) is not None})
         check_sizes(config)
         with torch.device("meta"), at_most(2 * len(tensors) + 1000):
             return kind(config)
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise CheckpointError(f"{path} has impossible sizes: {reason}.") from None
+        raise CheckpointError(f"{path} has impossible sizes: {reason(error)}.") from None
 
 
 def _fill(models: list, tensors: dict, path: str | Path) -> list:
@@ -232,9 +225,9 @@ def _fill(models: list, tensors: dict, path: str | Path) -> list:
         "surplus": [k if k.isprintable() else ascii(k) for k in sorted(have.keys() - want.keys())],
         "wrong shape": [f"{k} ({have[k]} instead of {want[k]})" for k in unfit],
     }
-    if any(problems.values()):
-        unfit = "; ".join(f"{what}: {listed(k)}" for what, k in problems.items() if k)
-        raise CheckpointError(f"{path} does not fit, {unfit}.")
+    found = "; ".join(f"{what}: {listed(k)}" for what, k in problems.items() if k)
+    if found:
+        raise CheckpointError(f"{path} does not fit, {found}.")
     if 4 * sum(math.prod(shape) for shape in want.values()) > MAX_BYTES:
         raise CheckpointError(f"{path} is refused: it asks for more than {MAX_BYTES >> 30} GB.")
     for model in models:
@@ -266,45 +259,38 @@ def load_maskgit_jax(
 ) -> MaskedTransformer | VQTokenizer:
     """MaskGIT's original transformer or tokenizer from its flax msgpack file, without JAX.
 
-    Such a file tells all sizes but two: how the transformer's vocabulary of K codes, C classes and
+    Such a file gives all sizes but two: how the transformer's vocabulary of K codes, C classes and
     [MASK] = K + C divides (`num_classes`), and the tokenizer's `resolution`.
 
-    Verified in public sources: all names and shapes of `maskgit_imagenet256_checkpoint` and
-    `tokenizer_imagenet256_checkpoint` under "params" (printed in hmorimitsu/maskgit-torch,
-    convert_*_weights.ipynb); which layer each is and LayerNorm's 1e-12 (maskgit_transformer.py,
-    vqgan_tokenizer.py of google-research/maskgit, as kept in forks); the vocabulary and [MASK] =
-    2024 (its inference.py and config); the output matrix is the word embeddings plus `mlm_bias`
-    (also scripts/convert_maskgit_*.py of JiwanHur/UnlockMGM, which convert the same files). Not
-    verified: the 512 px files; they are held to the same names.
-    One difference stays: JAX's GELU is the tanh approximation by default, the paper's PyTorch
-    model, and so this one, uses the exact one.
+    Verified in public sources: names and shapes of both ImageNet-256 files (convert_*_weights.ipynb
+    of hmorimitsu/maskgit-torch); which layer each is, LayerNorm's 1e-12 and [MASK] = 2024
+    (google-research/maskgit); the output matrix is the token embeddings plus `mlm_bias`
+    (scripts/convert_maskgit_*.py of JiwanHur/UnlockMGM). The 512 px files are held to the same
+    names, unverified. One difference stays: JAX's GELU is the tanh approximation by default, that
+    of the paper's PyTorch model, and so of this one, is exact.
 
     Raises:
-        CheckpointError: a damaged file, or names and shapes that do not fit (all are listed).
+        CheckpointError: a damaged file, or names and shapes that do not fit.
     """
     params = _read_flax(Path(path))
-    if "quantizer.codebook" in params:
-        kind: type[Pretrained] = VQTokenizer
-        layers = _flax_tokenizer_layers(params)
-    else:
-        kind, layers = MaskedTransformer, FLAX_LAYERS
+    is_tokenizer = "quantizer.codebook" in params
+    layers = _flax_tokenizer_layers(params) if is_tokenizer else FLAX_LAYERS
     tensors = {}
     for name, value in params.items():
         ours = re.sub(r"\.(kernel|scale|embedding)$", ".weight", name)
         for flax, layer in layers.items():
             ours = ours.replace(flax, layer)
         tensors[f"{name} (twice)" if ours in tensors else ours] = _turned(name, value)
-    if kind is VQTokenizer:
+    if is_tokenizer:
         sizes = _tokenizer_sizes(tensors, {"resolution": resolution})
-    else:
-        words = tensors.get("embed.word_embeddings.weight")
-        if words is not None:  # the output matrix is tied to them
-            tensors.setdefault("mlm_layer.to_logits.weight", words)
-        query = "TransformerLayer_0.Attention_0.self_attention.query.kernel"
-        heads = _axis(params, query, 1)
-        config = {"num_classes": num_classes, "num_attention_heads": heads, "layer_norm_eps": 1e-12}
-        sizes = _transformer_sizes(tensors, config)
-    return _fill([_make(kind, sizes, tensors, path)], tensors, path)[0]
+        return _fill([_make(VQTokenizer, sizes, tensors, path)], tensors, path)[0]
+    table = tensors.get("embed.word_embeddings.weight")
+    if table is not None:  # the output matrix is tied to it
+        tensors.setdefault("mlm_layer.to_logits.weight", table)
+    heads = _axis(params, "TransformerLayer_0.Attention_0.self_attention.query.kernel", 1)
+    config = {"num_classes": num_classes, "num_attention_heads": heads, "layer_norm_eps": 1e-12}
+    sizes = _transformer_sizes(tensors, config)
+    return _fill([_make(MaskedTransformer, sizes, tensors, path)], tensors, path)[0]
 
 
 def _turned(name: str, value: Tensor) -> Tensor:
@@ -348,24 +334,18 @@ def _read_flax(path: Path) -> dict[str, Tensor]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES >> 30} GB")
-        tree = msgpack.unpackb(
-            path.read_bytes(),
-            ext_hook=_array,
-            strict_map_key=True,
-            max_map_len=100_000,
-            max_array_len=100_000,
-            max_str_len=1000,
-        )
+        limits = {"max_map_len": 100_000, "max_array_len": 100_000, "max_str_len": 1000}
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=_array, strict_map_key=True, **limits)
         if not isinstance(tree, dict):
             raise ValueError("it holds no parameters")
-        params = dict(_leaves(tree.get("params", tree), ""))
+        return dict(_leaves(tree.get("params", tree), ""))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError,
             msgpack.UnpackException) as error:  # fmt: skip
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise CheckpointError(f"{path} is no flax checkpoint, or damaged: {reason}.") from None
-    return params
+        raise CheckpointError(
+            f"{path} is no flax checkpoint, or damaged: {reason(error)}."
+        ) from None
 
 
 def _array(code: int, data: bytes) -> Tensor:
@@ -414,7 +394,7 @@ def published_pipeline(
     `weights` is a folder with two entries: one whose name has "token" or "vq" in it is the
     tokenizer, the other the transformer. Each is a folder or a .zip in the authors' layout, or
     MaskGIT's flax file (no suffix, or .msgpack). Entries named after the other resolution are
-    passed over, so both systems can share a folder. Classes go by number, "0" to "999". From a
+    ignored, so both systems can share a folder. Classes go by number, "0" to "999". From a
     transformer without a smoother, sampling is unguided with MaskGIT's temperature (4.5, linear).
 
     Raises:
@@ -428,20 +408,20 @@ def published_pipeline(
     if not Path(weights).is_dir():
         raise CheckpointError(f"{weights} is no folder: make it, and put there {layout}.")
     other = {"256": "512", "512": "256"}[model[-3:]]
-    parts: dict[str, list[Path]] = {"tokenizer": [], "transformer": []}
+    entries: dict[str, list[Path]] = {"tokenizer": [], "transformer": []}
     for entry in sorted(Path(weights).iterdir()):
         kept = entry.is_dir() or entry.suffix.lower() in ("", ".zip", ".msgpack")
         if kept and entry.name[0] not in "._" and other not in entry.name:
             token = re.search("token|vq", entry.name.lower())
-            parts["tokenizer" if token else "transformer"].append(entry)
-    for part, found in parts.items():
+            entries["tokenizer" if token else "transformer"].append(entry)
+    for part, found in entries.items():
         if len(found) != 1:
             what = listed(entry.name for entry in found) or "none"
             raise CheckpointError(
                 f"{weights} must hold one {part} for {model}, not {what}: put there {layout}."
             )
-    transformer, smoother = _part(parts["transformer"][0], load_released, MaskedTransformer)
-    tokenizer, _ = _part(parts["tokenizer"][0], load_released_tokenizer, VQTokenizer)
+    transformer, smoother = _part(entries["transformer"][0], load_released, MaskedTransformer)
+    tokenizer, _ = _part(entries["tokenizer"][0], load_released_tokenizer, VQTokenizer)
     # Convolutions fit every size, and the authors leave this number to be set by hand.
     shrink = tokenizer.config.resolution // tokenizer.config.grid
     side = math.isqrt(transformer.config.num_vq_tokens)
