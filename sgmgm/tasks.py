@@ -1,14 +1,13 @@
 """Tasks: what each network of the course learns from, and its loss.
 
-`training.fit` trains any of them. All that is drawn at random comes from the generator that a task
-is given, so that a step can be repeated.
+`training.fit` trains any of them. All randomness comes from the generator that a task is given, so
+that a step can be repeated.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -24,9 +23,9 @@ from .utils.errors import InputError, check_choice
 class Task:
     """What `fit` trains: a model, `size` examples and a loss.
 
-    `losses(model, indices, shard, generator)` gets the global batch's example numbers, this process'
-    slice of them and a generator for whatever is drawn per example; it returns named scalars of
-    which "loss" is minimised, and whose means over all processes are those of the whole batch.
+    `losses(model, indices, shard, generator)` gets the indices (B,) of the whole batch's examples,
+    this process' slice of them and a generator for whatever is random. It returns named scalars,
+    whose means over all processes are those of the whole batch. "loss" is minimised.
     `state` holds tensors that must survive a restart.
     """
 
@@ -48,9 +47,6 @@ class Task:
     def after_step(self, step: int, steps: int, accelerator, generator) -> None:
         """Called after every optimizer step."""
 
-    def finish(self) -> None:
-        """Called once, before the model is kept."""
-
 
 class ClassifierTask(Task):
     """Cross-entropy with label smoothing on flipped and shifted images."""
@@ -62,47 +58,14 @@ class ClassifierTask(Task):
         self.model, self.images, self.size = model, images, len(images)
 
     def losses(self, model, indices, shard, generator):
-        images, labels = self.images.batch(indices)
+        images, labels = self.images.batch(indices)  # (B, 3, H, W), (B,)
         images = augment(images, generator, flip=self.images.flip, shift=4)
         images, labels = images[shard].to(self.device), labels[shard].to(self.device)
-        logits = model(images).logits
+        logits = model(images).logits  # (B / processes, C)
         return {
             "loss": F.cross_entropy(logits, labels, label_smoothing=0.1),
             "accuracy": (logits.argmax(1) == labels).float().mean(),
         }
-
-
-class Discriminator(nn.Module):
-    """Judges overlapping patches, logits (B, 1, h, w) (PatchGAN, Isola et al. 2017)."""
-
-    def __init__(self, width: int = 32):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 3, padding=1),
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images * 2 - 1)
-
-
-class ReverseGradient(torch.autograd.Function):
-    """Identity forward, minus `weight` x gradient backward (Ganin & Lempitsky 2015).
-
-    It lets one loss and one optimizer train a discriminator and its opponent together.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: float) -> Tensor:
-        ctx.weight = weight
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return -ctx.weight * gradient, None
 
 
 class TokenizerTask(Task):
@@ -110,30 +73,19 @@ class TokenizerTask(Task):
 
     Args:
         classifier: gives the feature distance; None leaves it out.
-        feature_weight, adversarial_weight: weights of those terms; 0 leaves them out.
     """
 
     name = "tokenizer"
     REVIVE_EVERY = 20  # steps
     DEAD_AFTER = 50  # steps without being chosen
+    FEATURE_WEIGHT = 0.1
     FEATURE_SHARE = 4  # the feature distance looks at one image in so many
 
-    def __init__(
-        self,
-        model: VQTokenizer,
-        images: ImageSet,
-        classifier: Classifier | None = None,
-        feature_weight: float = 0.1,
-        adversarial_weight: float = 0.0,
-    ):
+    def __init__(self, model: VQTokenizer, images: ImageSet, classifier: Classifier | None = None):
         super().__init__()
         self.model, self.images, self.size = model, images, len(images)
         self.classifier = classifier.eval().requires_grad_(False) if classifier else None
-        self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
         self.state["age"] = torch.full((model.num_codes,), self.DEAD_AFTER + 1)
-        if adversarial_weight:
-            # a child of the model, so that the one optimizer and checkpoint hold it too
-            model.discriminator = Discriminator()
 
     def to(self, device):
         super().to(device)
@@ -141,9 +93,9 @@ class TokenizerTask(Task):
             self.classifier.to(device)
 
     def losses(self, model, indices, shard, generator):
-        images, _ = self.images.batch(indices)
+        images, _ = self.images.batch(indices)  # (B, 3, H, W)
         images = augment(images, generator, flip=self.images.flip)[shard].to(self.device)
-        reconstruction, self.quantized = model(images)
+        reconstruction, self.quantized = model(images)  # like images; tokens (B, N)
         reconstruction = reconstruction.float()
         difference = reconstruction - images
         losses = {
@@ -151,19 +103,17 @@ class TokenizerTask(Task):
             "l2": difference.square().mean(),
             "codebook": self.quantized.loss,
         }
-        if self.classifier and self.feature_weight:
-            # a quarter of the batch tells the same on average, for a quarter of the time
+        if self.classifier:
+            # a quarter of the batch gives the same mean for a quarter of the time
             some = slice(-(-len(images) // self.FEATURE_SHARE))
             distance = feature_distance(self.classifier, images[some], reconstruction[some])
-            losses["feature"] = self.feature_weight * distance
-        if self.adversarial_weight:
-            judge = self.model.discriminator
-            fooled = ReverseGradient.apply(reconstruction, self.adversarial_weight)
-            losses["judge"] = F.softplus(-judge(images)).mean() + F.softplus(judge(fooled)).mean()
+            losses["feature"] = self.FEATURE_WEIGHT * distance
         return {"loss": sum(losses.values())} | losses
 
     @torch.no_grad()
     def after_step(self, step, steps, accelerator, generator):
+        from accelerate.utils import broadcast  # a second to import
+
         quantizer, age = self.model.quantize, self.state["age"]
         chosen = torch.bincount(self.quantized.tokens.flatten(), minlength=len(age))
         age += 1
@@ -175,10 +125,6 @@ class TokenizerTask(Task):
             quantizer.revive(dead, in_turn(self.quantized.encoded), generator)
             broadcast(quantizer.embedding.weight.data)
             age[dead] = 0
-
-    def finish(self):
-        if self.adversarial_weight:
-            del self.model.discriminator
 
 
 class TransformerTask(Task):
@@ -207,20 +153,21 @@ class TransformerTask(Task):
 
     def examples(self, indices: Tensor, generator) -> tuple[Tensor, Tensor]:
         """Tokens int64 (B, N), one random view of each image, and labels (B,)."""
-        view = torch.randint(len(self.tokens), indices.shape, generator=generator)
+        view = torch.randint(len(self.tokens), indices.shape, generator=generator)  # (B,)
         return self.tokens[view, indices].long(), self.labels[indices]
 
     def losses(self, model, indices, shard, generator):
-        tokens, labels = self.examples(indices, generator)
-        mask = random_mask(*tokens.shape, generator, self.schedule)
+        tokens, labels = self.examples(indices, generator)  # (B, N), (B,)
+        mask = random_mask(*tokens.shape, generator, self.schedule)  # (B, N)
         labels = drop_labels(labels, self.class_dropout, self.model.config.num_classes, generator)
-        hidden = mask.sum().item() / (shard.step or 1)  # of the whole batch, over the processes
+        masked = mask.sum().item() / (shard.step or 1)  # of the whole batch, over the processes
         tokens, labels, mask = (x[shard].to(self.device) for x in (tokens, labels, mask))
-        canvas = torch.where(mask, self.model.config.mask_id, tokens)
-        logits = model(canvas, labels, mask).logits.float()
+        canvas = torch.where(mask, self.model.config.mask_id, tokens)  # (B, N)
+        logits = model(canvas, labels, mask).logits.float()  # (M, K) of the M masked positions
+        # eq. 1: minus the mean log-likelihood of the masked tokens, given the visible ones
         sums = {"label_smoothing": self.LABEL_SMOOTHING, "reduction": "sum"}
-        loss = F.cross_entropy(logits, tokens[mask], **sums) / hidden
-        nll = F.cross_entropy(logits.detach(), tokens[mask], reduction="sum") / hidden
+        loss = F.cross_entropy(logits, tokens[mask], **sums) / masked
+        nll = F.cross_entropy(logits.detach(), tokens[mask], reduction="sum") / masked
         return {"loss": loss, "nll": nll}
 
 
@@ -230,18 +177,15 @@ def uniform_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
 
 
 def model_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
-    """Drawn from the generator's own prediction of a blank canvas of that class."""
-    chance = torch.rand(tokens.shape, generator=generator)[..., None]
-    return (
-        torch.searchsorted(task.blank_cumulative[labels], chance)
-        .squeeze(-1)
-        .clamp_max(task.model_config.codebook_size - 1)
-    )
+    """Sampled from the generator's own prediction of a blank canvas of that class."""
+    chance = torch.rand(tokens.shape, generator=generator)[..., None]  # (B, N, 1)
+    found = torch.searchsorted(task.blank_cumulative[labels], chance).squeeze(-1)  # (B, N)
+    return found.clamp_max(task.model_config.codebook_size - 1)
 
 
 def neighbour_tokens(tokens: Tensor, labels: Tensor, generator, task) -> Tensor:
     """One of the 8 codes that are nearest in the codebook."""
-    which = torch.randint(task.neighbours.shape[1], tokens.shape, generator=generator)
+    which = torch.randint(task.neighbours.shape[1], tokens.shape, generator=generator)  # (B, N)
     return task.neighbours[tokens, which]
 
 
@@ -252,15 +196,15 @@ LOSS_ON = ("substituted", "masked")
 class SmootherTask(Task):
     """The auxiliary task that makes a smoother (paper, eq. 7), on a frozen transformer.
 
-    A share of the visible tokens is replaced by wrong ones; from that the smoother must predict
-    the truth, so it learns to distrust fine detail. With rate 0 and the loss on masked positions
-    it is the control arm: eq. 1 again.
+    A share of the visible tokens is substituted by wrong ones. The smoother must predict the true
+    tokens from them, so it learns not to trust single tokens. With rate 0 and the loss on masked
+    positions it is the control arm: eq. 1 again.
 
     Args:
         model: a smoother of `transformer`, see `smoothing.SMOOTHERS`.
-        tokens, labels, as for `TransformerTask`.
+        tokens, labels: as for `TransformerTask`.
         codebook: code vectors (K, D), for "neighbour".
-        rate: share of the visible tokens to replace.
+        rate: share of the visible tokens to substitute.
         wrong: a name in `WRONG_TOKENS`.
         loss_on: "masked" positions (paper, eq. 7) or "substituted" ones (the released code).
     """
@@ -303,25 +247,22 @@ class SmootherTask(Task):
         self.transformer.to(device)
 
     def losses(self, model, indices, shard, generator):
-        tokens, labels = self.examples(indices, generator)
-        mask = random_mask(*tokens.shape, generator)
+        tokens, labels = self.examples(indices, generator)  # (B, N), (B,)
+        mask = random_mask(*tokens.shape, generator)  # (B, N)
         wrong = self.wrong(tokens, labels, generator, self)
-        corrupted, replaced = corrupt(tokens, mask, self.rate, wrong, generator)
+        corrupted, substituted = corrupt(tokens, mask, self.rate, wrong, generator)  # (B, N)
         canvas = torch.where(mask, self.model_config.mask_id, corrupted)
-        scored = replaced if self.loss_on == "substituted" else mask
+        scored = substituted if self.loss_on == "substituted" else mask
         count = max(1, scored.sum().item()) / (shard.step or 1)  # see `TransformerTask`
         tokens, labels, canvas, scored = (
             x[shard].to(self.device) for x in (tokens, labels, canvas, scored)
         )
         smooth = model(*self.model.inputs(self.transformer, canvas, labels), scored)
-        # a batch of almost blank canvases may have nothing to judge: its loss is 0, not NaN
-        summed = F.cross_entropy(
-            smooth.logits.float(),
-            tokens[scored],
-            label_smoothing=self.LABEL_SMOOTHING,
-            reduction="sum",
-        )
-        auxiliary = summed / count
+        # eq. 7: minus the mean log-likelihood of the true tokens, given corrupted ones. A batch of
+        # almost blank canvases may have no substituted token: its loss is 0, not NaN.
+        logits = smooth.logits.float()  # (M, K) of the M scored positions
+        sums = {"label_smoothing": self.LABEL_SMOOTHING, "reduction": "sum"}
+        auxiliary = F.cross_entropy(logits, tokens[scored], **sums) / count
         return {
             "loss": auxiliary + self.RECONSTRUCTION * getattr(smooth, "reconstruction", 0.0),
             "auxiliary": auxiliary.detach(),
@@ -335,10 +276,10 @@ def tokenize(tokenizer: VQTokenizer, images: ImageSet, batch: int = 250) -> Tens
     small = torch.int16 if tokenizer.num_codes <= 2**15 else torch.int32
     views = []
     for flip in (False, True) if images.flip else (False,):
-        indices = []
+        tokens = []
         for start in tqdm(range(0, len(images), batch), desc="tokenize", leave=False):
             pixels, _ = images.batch(slice(start, start + batch))
             pixels = pixels.flip(-1) if flip else pixels
-            indices.append(tokenizer.encode(pixels.to(device)).cpu().to(small))
-        views.append(torch.cat(indices))
+            tokens.append(tokenizer.encode(pixels.to(device)).cpu().to(small))
+        views.append(torch.cat(tokens))
     return torch.stack(views)

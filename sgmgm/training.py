@@ -7,19 +7,19 @@ ends with the same weights as one that was not.
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .utils.devices import check_device, default_device, describe_device, has_bf16
-from .utils.errors import CheckpointError, InputError, check_count, is_finite
+from .utils.distributed import meet
+from .utils.errors import CheckpointError, InputError, check_count, is_finite, listed, reason
 from .utils.files import canonical, check_writable, clear_partials, read_json, write_json
 from .utils.hub import read_tensors, save_tensors
 
@@ -40,15 +40,22 @@ class TrainingConfig:
 
     def __post_init__(self):
         self.betas = tuple(self.betas)
-        check_count("steps", self.steps, most=10**9)
-        check_count("batch_size", self.batch_size, most=10**6)
-        check_count("warmup", self.warmup, least=0, most=10**9)
+        self.steps = check_count("steps", self.steps, most=10**9)
+        self.batch_size = check_count("batch_size", self.batch_size, most=10**6)
+        self.warmup = check_count("warmup", self.warmup, least=0, most=10**9)
         numbers = all(map(is_finite, (self.learning_rate, self.clip, self.ema)))
         if not (numbers and self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1):
             raise InputError(
                 "learning_rate and clip must be above 0 and ema in [0, 1), not "
                 f"{self.learning_rate!r}, {self.clip!r} and {self.ema!r}."
             )
+
+    def lasting(self, steps: int | None) -> "TrainingConfig":
+        """The same for another number of steps; with fewer of them, the warm-up is shorter too."""
+        if steps is None:
+            return self
+        other = replace(self, steps=steps)
+        return replace(other, warmup=min(self.warmup, self.warmup * other.steps // self.steps))
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0 <= step < steps."""
@@ -57,6 +64,7 @@ class TrainingConfig:
 
 
 SAVE_SECONDS = 60  # how often a checkpoint is written: what a power cut can cost
+PROBE_SHARE, PROBE_SECONDS = 0.03, 20  # of the time asked for, and at most: to measure the speed
 
 
 def fit(
@@ -67,6 +75,7 @@ def fit(
     device: str | None = None,
     metadata: dict | None = None,
     evaluate: Callable[[nn.Module], dict] | None = None,
+    minutes: float | None = None,
 ) -> dict:
     """Train `task.model`, or go on where an earlier run stopped, and keep it in `folder`.
 
@@ -78,6 +87,8 @@ def fit(
         seed: all randomness follows from it, 0 or more.
         metadata: what else tells this run from others (JSON), for the report.
         evaluate: scores the finished model; what it returns joins the report.
+        minutes: how long the steps may take, in place of `config.steps`: the speed is measured
+            first. The report holds the steps chosen, which give the same weights when asked for.
 
     Returns:
         {"training", "seed", "seconds", "images_per_second", "device", "history"} and the above.
@@ -86,96 +97,216 @@ def fit(
         CheckpointError: the folder holds an unfinished run with other settings, or a damaged one.
         InputError: no such device, nothing to train, or the loss is no longer finite.
     """
-    folder, where = Path(folder), check_device(device or default_device())
-    if AcceleratorState._shared_state and PartialState().num_processes == 1:
-        # accelerate keeps precision and device for the whole process; another run may want others
-        AcceleratorState._reset_state(reset_partial_state=True)
-    half = config.bf16 and has_bf16(where.type)
-    accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=where.type == "cpu")
-    model = task.model.to(accelerator.device).train()
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InputError(f"all weights of this {task.name} are frozen: load it anew to train it.")
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), config.learning_rate, config.betas, fused=True
-    )
-    identity = plain({"training": asdict(config), "seed": seed} | (metadata or {}))
-    report = identity | {"step": 0, "seconds": 0.0, "history": []}
-    if config.batch_size % accelerator.num_processes:
-        raise InputError(
-            f"{accelerator.num_processes} processes cannot share a batch of {config.batch_size} "
-            "evenly: start another number of them."
-        )
-    state = folder / "training.safetensors"
+    seed = check_count("seed", seed, least=0)
+    state = Path(folder) / "training.safetensors"
     check_writable(state)
-    if accelerator.is_main_process:
+    metadata = (metadata or {}) | ({} if minutes is None else {"minutes": minutes})
+    if minutes is not None and not (is_finite(minutes) and 0 < minutes <= 10**6):
+        raise InputError(f"minutes must be above 0, not {minutes!r}.")
+    run = Run(task, config, seed, device)
+    main = run.accelerator.is_main_process
+    if main:
         clear_partials(folder)
     if state.exists():
-        report = resume(state, identity, model, average, optimizer, task)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    task.to(accelerator.device)
-    main = accelerator.is_main_process
+        report = run.resume(state, metadata)
+    else:
+        if minutes is not None:
+            run.config = config.lasting(run.steps_within(60 * minutes))
+        report = run.identity(metadata) | {"step": 0, "seconds": 0.0, "history": []}
+        if minutes is not None and main:  # however early it stops, the choice stands
+            run.save(state, report)
+    config, first, earlier = run.config, report["step"], report["seconds"]
+    if minutes is not None and main:
+        print(
+            f"train {task.name}: {config.steps} steps in about {minutes:g} minutes; loading and "
+            f"scoring come on top. `--steps {config.steps}` repeats it.",
+            file=sys.stderr,
+        )
     progress = tqdm(
         total=config.steps,
-        initial=report["step"],
+        initial=first,
         desc=f"train {task.name}",
         mininterval=1.0,
         **({} if main else {"disable": True}),  # said outright, it would overrule TQDM_DISABLE
     )
     begun = saved = time.perf_counter()
-    first, earlier = report["step"], report["seconds"]
-    log_every = max(1, config.steps // 100)
     for step in range(first, config.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
-        # The whole batch's randomness is drawn on every process, then each takes its part: the
-        # result does not depend on the number of processes.
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
-        indices = batch_indices(task.size, config.batch_size, step, seed)
-        shard = slice(accelerator.process_index, None, accelerator.num_processes)
-        with accelerator.autocast():
-            losses = task.losses(wrapped, indices, shard, generator)
-        optimizer.zero_grad()
-        accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
-        optimizer.step()
-        task.after_step(step, config.steps, accelerator, generator)
-        decay = min(config.ema, (1 + step) / (10 + step))
-        move_average(average, model.state_dict(), decay)
+        losses = run.step(step)
         progress.update()
-        now = time.perf_counter()
-        if step % log_every == 0 or step == config.steps - 1:
-            means = {k: float(accelerator.reduce(v.detach(), "mean")) for k, v in losses.items()}
+        now, last = time.perf_counter(), step == config.steps - 1
+        if step % max(1, config.steps // 100) == 0 or last:
+            means = run.means(losses)
             report["history"].append({"step": step + 1} | means)
-            done = step + 1 - first
-            speed = done * config.batch_size / (now - begun)
-            progress.set_postfix_str(
-                f"loss {means['loss']:.3f}, {speed:.0f} images/s", refresh=False
-            )
+            speed = (step + 1 - first) * config.batch_size / (now - begun)
+            said = f"loss {means['loss']:.3f}, {speed:.0f} images/s"
+            progress.set_postfix_str(said, refresh=False)
             if not math.isfinite(means["loss"]):
                 raise InputError(
                     f"the loss became {means['loss']} at step {step + 1}; lower the learning rate."
                 )
-        if main and now - saved > SAVE_SECONDS:
+        if main and (last or now - saved > SAVE_SECONDS):
             report |= {"step": step + 1, "seconds": earlier + now - begun}
-            save_state(state, report, model, average, optimizer, task)
+            run.save(state, report)
             saved = now
     progress.close()
-    report["step"], report["seconds"] = config.steps, earlier + time.perf_counter() - begun
+    report |= {"step": config.steps, "seconds": earlier + time.perf_counter() - begun}
     report["images_per_second"] = config.steps * config.batch_size / report["seconds"]
-    report["device"] = describe_device(accelerator.device)
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # autocast was for training
-    model.load_state_dict(average)
-    task.finish()
-    model.eval()
+    report["device"] = describe_device(run.accelerator.device)
+    model = run.finish()
+    if main:
+        model.save_pretrained(folder)  # whatever happens while it is evaluated
     report |= evaluate(model) if evaluate else {}
     if main:
-        model.save_pretrained(folder)
-        write_json(folder / "training.json", report)
+        write_json(Path(folder) / "training.json", report)
         state.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
+    run.accelerator.wait_for_everyone()
     return report
+
+
+class Run:
+    """One training: the model, its average, the optimizer, and what a step does to them."""
+
+    def __init__(self, task, config: TrainingConfig, seed: int, device: str | None):
+        from accelerate import Accelerator, PartialState  # a second to import
+        from accelerate.state import AcceleratorState
+
+        where = check_device(device or default_device())
+        meet(where)
+        if AcceleratorState._shared_state and PartialState().num_processes == 1:
+            # accelerate keeps precision and device for the whole process; this run may want others
+            AcceleratorState._reset_state(reset_partial_state=True)
+        half = "bf16" if config.bf16 and has_bf16(where.type) else "no"
+        self.accelerator = Accelerator(mixed_precision=half, cpu=where.type == "cpu")
+        if config.batch_size % self.accelerator.num_processes:
+            raise InputError(
+                f"{self.accelerator.num_processes} processes cannot share a batch of "
+                f"{config.batch_size} evenly: start another number of them."
+            )
+        self.task, self.config, self.seed = task, config, seed
+        self.model = task.model.to(self.accelerator.device).train()
+        task.to(self.accelerator.device)
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise InputError(f"all weights of this {task.name} are frozen: load it anew.")
+        self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        groups = parameter_groups(self.model, config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, config.learning_rate, config.betas, fused=True)
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        """One step of the optimizer on batch `number`; its losses, those of this process' shard."""
+        config, accelerator = self.config, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate(number)
+        # Every process samples the randomness of the whole batch, then takes its shard: the result
+        # does not depend on the number of processes.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        torch.manual_seed((self.seed * 1_000_003 + number) * 64 + accelerator.process_index)
+        indices = batch_indices(self.task.size, config.batch_size, number, self.seed)
+        shard = slice(accelerator.process_index, None, accelerator.num_processes)
+        with accelerator.autocast():
+            losses = self.task.losses(self.wrapped, indices, shard, generator)
+        self.optimizer.zero_grad()
+        accelerator.backward(losses["loss"])
+        accelerator.clip_grad_norm_(self.wrapped.parameters(), config.clip)
+        self.optimizer.step()
+        self.task.after_step(number, config.steps, accelerator, generator)
+        decay = min(config.ema, (1 + number) / (10 + number))
+        move_average(self.average, self.model.state_dict(), decay)
+        return losses
+
+    def means(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """The losses of the whole batch."""
+        return {k: float(self.accelerator.reduce(v.detach(), "mean")) for k, v in losses.items()}
+
+    def steps_within(self, seconds: float) -> int:
+        """How many steps take so long here: measured, and then all is as before."""
+        from accelerate.utils import broadcast
+
+        live = self.tensors()
+        before = {name: tensor.clone() for name, tensor in live.items()}
+        done, first, chunk, begun, took = 0, 0, 2, 0.0, 0.0
+        while took < min(PROBE_SHARE * seconds, PROBE_SECONDS) / 2:  # the chunks double
+            for number in range(done, done + chunk):
+                losses = self.step(number)
+            done += chunk
+            float(losses["loss"].detach())  # waits for a GPU
+            if not begun:  # the first steps are slower than all others
+                begun, first = time.perf_counter(), done
+                continue
+            # all processes go by the clock of the first one
+            clock = torch.tensor([time.perf_counter() - begun], device=self.accelerator.device)
+            took, chunk = broadcast(clock).item(), 2 * chunk
+        with torch.no_grad():
+            for name, tensor in live.items():
+                tensor.copy_(before[name])
+        self.optimizer.state.clear()
+        return max(1, min(10**9, int(seconds * (done - first) / took)))
+
+    def finish(self) -> nn.Module:
+        """The model with its averaged weights, ready to use."""
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)  # autocast's wrapper
+        self.model.load_state_dict(self.average)
+        return self.model.eval()
+
+    def identity(self, metadata: dict) -> dict:
+        """What tells this run from others, as it comes back from a JSON file."""
+        return plain({"training": asdict(self.config), "seed": self.seed} | metadata)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that changes from step to step, but for the optimizer's moments."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        return tensors | {f"task.{k}": v for k, v in self.task.state.items()}
+
+    def save(self, path: Path, report: dict) -> None:
+        """Everything a run needs to go on, as one safetensors file with the report in its header.
+
+        InputError if the weights are no longer finite: the last good file stays.
+        """
+        tensors = self.tensors()
+        if not all(v.isfinite().all() for v in tensors.values()):
+            raise InputError(
+                f"the weights are no longer finite at step {report['step']}; lower the learning "
+                "rate."
+            )
+        moments = self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{i}.{k}": v for i, s in moments.items() for k, v in s.items()}
+        save_tensors(path, tensors, {"report": json.dumps(report)})
+
+    def resume(self, path: Path, metadata: dict) -> dict:
+        """Load what `save` wrote; returns its report."""
+        try:
+            tensors, notes = read_tensors(path)
+            report = _renamed(json.loads(notes["report"]))
+            if "minutes" in metadata and report.get("minutes") == metadata["minutes"]:
+                self.config = self.config.lasting(report["training"]["steps"])
+            identity = self.identity(metadata)
+            other = [key for key in identity if report.get(key) != identity[key]]
+        except (CheckpointError, InputError, KeyError, AttributeError, TypeError, ValueError):
+            raise CheckpointError(f"{path} is damaged: delete it to start afresh.") from None
+        if other:
+            raise CheckpointError(
+                f"{path} belongs to a run with another {listed(other)}; delete it or choose "
+                "another folder."
+            )
+        try:
+            moments: dict = {}
+            for key in [key for key in tensors if key.startswith("optimizer.")]:
+                _, index, name = key.split(".", 2)
+                moments.setdefault(int(index), {})[name] = tensors.pop(key)
+            live = self.tensors()
+            want, have = ({k: tuple(v.shape) for k, v in each.items()} for each in (live, tensors))
+            if unfit := sorted(k for k in want | have if want.get(k) != have.get(k)):
+                raise ValueError(listed(unfit))
+            with torch.no_grad():
+                for key, value in tensors.items():
+                    live[key].copy_(value)
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} belongs to a model of other sizes: {reason(error)}."
+            ) from None
+        return report
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -217,49 +348,6 @@ def move_average(average: dict, weights: dict, decay: float) -> None:
     torch._foreach_lerp_([average[k] for k in floats], [weights[k] for k in floats], 1 - decay)
     for key in average.keys() - set(floats):
         average[key].copy_(weights[key])
-
-
-def save_state(path: Path, report: dict, model, average: dict, optimizer, task) -> None:
-    """Everything a run needs to go on, as one safetensors file with the report in its header."""
-    moments = optimizer.state_dict()["state"]
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.items()}
-    tensors |= {f"optimizer.{i}.{k}": v for i, s in moments.items() for k, v in s.items()}
-    tensors |= {f"task.{k}": v for k, v in task.state.items()}
-    save_tensors(path, tensors, {"report": json.dumps(report)})
-
-
-def resume(path: Path, identity: dict, model, average: dict, optimizer, task) -> dict:
-    """Load what `save_state` wrote into the given objects; returns its report."""
-    try:
-        tensors, notes = read_tensors(path)
-        report = _renamed(json.loads(notes["report"]))
-        other = [key for key in identity if report[key] != identity[key]]
-    except (CheckpointError, KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path} is damaged: delete it to start afresh.") from None
-    if other:
-        raise CheckpointError(
-            f"{path} belongs to a run with another {', '.join(other)}; delete it or choose "
-            "another folder."
-        )
-
-    def part(prefix: str) -> dict:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    try:
-        model.load_state_dict(part("model."))
-        for key, value in part("average.").items():
-            average[key].copy_(value)
-        moments: dict = {}
-        for key, value in part("optimizer.").items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise CheckpointError(f"{path} belongs to a model of other sizes: {reason}.") from None
-    task.state |= part("task.")
-    return report
 
 
 def read_report(place: str | Path) -> dict:

@@ -59,9 +59,9 @@ def classifier_task(images):
     return ClassifierTask(Classifier(ClassifierConfig(widths=(4, 8))), images)
 
 
-def tokenizer_task(images, adversarial=0.0):
+def tokenizer_task(images):
     classifier = Classifier(ClassifierConfig(widths=(4, 8)))
-    return TokenizerTask(VQTokenizer(TOKENIZER), images, classifier, adversarial_weight=adversarial)
+    return TokenizerTask(VQTokenizer(TOKENIZER), images, classifier)
 
 
 def transformer_task(images):
@@ -77,7 +77,6 @@ def smoother_task(images, kind=ToastSmoother.for_transformer, **options):
 TASKS = {
     "classifier": classifier_task,
     "tokenizer": tokenizer_task,
-    "adversarial": lambda images: tokenizer_task(images, 0.1),
     "transformer": transformer_task,
     "toast": smoother_task,
     "lora": lambda images: smoother_task(images, LoraSmoother),
