@@ -1,6 +1,6 @@
-"""Scoring: what stands between images and the numbers that lessons and sweeps report.
+"""Scoring: from images to the numbers that lessons and sweeps report.
 
-Feature extractors, reference statistics of a data set, and generated images with all their scores.
+Feature extractors, reference statistics of a data set, and all scores of generated images.
 """
 
 import math
@@ -32,7 +32,7 @@ class Extractor(Protocol):
     """A callable: images float32 (B, 3, H, W) in [0, 1] -> Features."""
 
     name: str
-    labels_known: bool  # the logits' classes are the data set's own, so accuracy has a meaning
+    labels_known: bool  # the logits' classes are the data set's own: accuracy has a meaning
 
     def __call__(self, images: Tensor) -> Features: ...
 
@@ -90,10 +90,8 @@ class InceptionExtractor:
 def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Features (N, D) float32 and logits (N, C) on the CPU of batches float32 (B, 3, H, W).
 
-    Several processes share the batches, and each gets all rows.
-
-    InputError, with the number of the batch, if images are not in [0, 1] or not of that shape,
-    or if features or logits are not finite.
+    Several processes share the batches, and each gets all rows. InputError, with the number of the
+    batch, if images are not in [0, 1] or not of that shape, or features or logits not finite.
     """
     features: list[Tensor] = []
     logits: list[Tensor] = []
@@ -148,7 +146,7 @@ def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
     """The classifier in a pipeline folder, or else the shipped one of this data set.
 
     For a set of one class it is the one that ships for CIFAR-10, which knows nothing of its label.
-    Its `name` carries a digest of its weights, so that scores of different classifiers are not mixed up.
+    Its `name` carries a digest of its weights, so that scores of two classifiers are not mixed up.
     """
     dataset = canonical(dataset)
     places = [p / "classifier" for p in (folder, SHIPPED / dataset) if p]
@@ -175,6 +173,11 @@ def _device_of(extractor) -> torch.device:
     return getattr(extractor, "device", None) or next(extractor.parameters()).device
 
 
+def is_samples_file(reference: str) -> bool:
+    """Whether a reference is a file of images rather than a data set."""
+    return reference.lower().endswith(".npz") and not reference.startswith("folder:")
+
+
 def reference_for(
     dataset: str,
     extractor: Extractor,
@@ -184,14 +187,13 @@ def reference_for(
 ) -> Reference:
     """Statistics of a training set, or of a samples file if `dataset` ends in .npz.
 
-    Those of a training set are kept in its own pipeline folder once they are computed. A packed
-    folder is sealed by its manifest, and keeps what it has. InputError or DataError if the images
-    are not `resolution` pixels wide and high.
+    Those of a training set are kept in its own pipeline folder, unless that is packed: a manifest
+    seals it. InputError or DataError if the images are not `resolution` pixels wide and high.
 
-    Of `folder:PATH`, split "all" takes the training and the test pictures.
+    Of `folder:PATH`, split "all" takes the training and the test images.
     """
     device, dataset = _device_of(extractor), canonical(dataset)
-    if dataset.endswith(".npz"):
+    if is_samples_file(dataset):
         pixels, _ = load_samples(dataset, resolution)
         features, _ = extract(extractor, (b.to(device) for b in sample_batches(pixels, 250)))
         return Reference.from_features(features, dataset, extractor.name)
@@ -199,7 +201,7 @@ def reference_for(
     places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p and usual]
     images, data = None, ""
     if dataset.startswith("folder:") and not (folder and is_packed(folder)):
-        with suppress(DataError):  # without its pictures the kept statistics have to do
+        with suppress(DataError):  # without its images the kept statistics have to do
             images = load_data(dataset, split, resolution=resolution)
             data = images.fingerprint()  # they may have changed
     for place in places:
@@ -225,12 +227,15 @@ def score(
 ) -> Scores:
     """All scores of images uint8 (N, H, W, 3) against a reference.
 
-    Against sprites, coherence too: how often the two accents of a picture agree.
+    Against sprites, coherence too: how often the two accents of an image agree. Accuracy needs a
+    class for each image: there is none if a label is C, "no class".
     """
     device = _device_of(extractor)
     batches = (b.to(device) for b in sample_batches(images, 250))
     features, logits = extract(extractor, batches)
-    scores = evaluate(features, logits, labels if extractor.labels_known else None, reference)
+    if not extractor.labels_known or (labels is not None and logits.shape[1] in labels):
+        labels = None
+    scores = evaluate(features, logits, labels, reference)
     if reference.dataset == "sprites":
         scores = replace(scores, coherence=sprites.coherence(to_float(images)))
     return scores
@@ -253,7 +258,7 @@ def float_batches(images: ImageSet, progress: str):
 
 @torch.no_grad()
 def accuracy(classifier: Classifier, images: ImageSet) -> float:
-    """Share of an image set that the classifier names rightly."""
+    """Share of an image set that the classifier assigns to the right class."""
     device = next(classifier.parameters()).device
     right = 0
     for start in range(0, len(images), 250):
@@ -266,13 +271,13 @@ def accuracy(classifier: Classifier, images: ImageSet) -> float:
 def evaluate_tokenizer(tokenizer: VQTokenizer, classifier: Extractor, images: ImageSet) -> dict:
     """PSNR in dB, rFID (Fréchet distance of reconstructions to originals) and codebook use.
 
-    All three on the given images; codebook use is the share of codes that occur at all, and
-    perplexity the number of codes that would be as hard to guess if they were equally likely.
+    Codebook use is the share of codes that occur at all; perplexity is the number of equally
+    likely codes that would be as hard to predict.
     """
     device = next(tokenizer.parameters()).device
     quality, counts = [], torch.zeros(tokenizer.num_codes)
     real, rebuilt = GaussianStats(), GaussianStats()
-    for pixels in float_batches(images, progress="judge tokenizer"):
+    for pixels in float_batches(images, progress="evaluate tokenizer"):
         pixels = pixels.to(device)
         tokens = tokenizer.encode(pixels)
         again = tokenizer.decode(tokens)
@@ -292,18 +297,17 @@ def evaluate_tokenizer(tokenizer: VQTokenizer, classifier: Extractor, images: Im
 
 
 def balanced_labels(count: int, classes: list[int]) -> Tensor:
-    """`count` labels that go round the given classes, int64 (count,)."""
+    """`count` labels, the given classes in turn, int64 (count,)."""
     return torch.tensor(classes)[torch.arange(count) % len(classes)]
 
 
 def generate(
-    pipeline: Pipeline, labels: Tensor, seed: int = 0, batch_size: int = 64, **settings
-) -> tuple[np.ndarray, float]:
+    pipeline: Pipeline, labels, seed: int = 0, batch_size: int = 64, **settings
+) -> tuple[np.ndarray, int]:
     """Many images as uint8 (N, H, W, 3), and network passes per image; image i has seed + i."""
-    parts, passes = [], 0.0
+    images = []
     with tqdm(total=len(labels), desc="sample", unit="image") as progress:
         for part in pipeline.stream(labels, first_seed=seed, batch_size=batch_size, **settings):
-            parts.append(to_uint8(part.images))
-            passes = part.nfe
+            images.append(to_uint8(part.images))
             progress.update(len(part.labels))
-    return np.concatenate(parts), passes
+    return np.concatenate(images), pipeline.passes(**settings)

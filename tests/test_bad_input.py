@@ -1,7 +1,7 @@
 """Every mistake gets one clear sentence, and leaves nothing half-written behind.
 
 What single modules refuse is listed beside their other tests; here is what a user meets at the
-two front doors, `Pipeline` and the command line.
+two entrances, `Pipeline` and the command line.
 """
 
 import errno
@@ -95,8 +95,8 @@ CALLS = {
     "no data set": (lambda p: load(None), "unknown data set None"),
     "split": (lambda p: load("sprites", "valid"), "unknown split 'valid'"),
     "extractor": (
-        lambda p: scoring.make_extractor("classifier", "sprites", None, None, "cpu"),
-        "unknown extractor 'classifier': choose one of classifier",
+        lambda p: scoring.make_extractor("pixels", "sprites", None, None, "cpu"),
+        "unknown extractor 'pixels': choose one of classifier",
     ),
     "picture kind": (lambda p: samples.save_grid("x.txt", torch.zeros(1, 3, 2, 2)), "end it in"),
 }  # fmt: skip
@@ -165,6 +165,7 @@ COMMANDS = {
     "class name": ((*SAMPLE, "--classes", "dragon"), "unknown class 'dragon'"),
     "class with a power": ((*SAMPLE, "--classes", "²"), "unknown class '²'"),
     "class with two signs": ((*SAMPLE, "--classes=--5"), "unknown class '--5'"),
+    "half of a quoted class": ((*SAMPLE, "--classes", '"salt, pepper'), "unknown class 'salt, p"),
     "empty class": ((*SAMPLE, "--classes", "1,,2"), "unknown class ''"),
     "wrong suffix": ((*SAMPLE, "--out", "x.gif"), "end it in .png (a grid) or .npz"),
     "no suffix": ((*SAMPLE, "--out", "x"), "end it in .png"),
@@ -175,7 +176,7 @@ COMMANDS = {
     "device": ((*SAMPLE, "--device", "quantum"), "no device 'quantum' here: try"),
     "a device without numbers": ((*SAMPLE, "--device", "meta"), "no device 'meta' here"),
     "no samples": (("evaluate",), "arguments are required: --samples"),
-    "compared with what": (("evaluate", "--samples", "{few}"), "Name a data set by --reference"),
+    "compared with what": (("evaluate", "--samples", "{few}"), "name a data set by --reference"),
     "compared by whom": (
         ("evaluate", "--samples", "{few}", "--model", "{file}"), "no model"),
     "absent samples": (
@@ -216,7 +217,7 @@ COMMANDS = {
         ("sweep", "--model", "{model}", "--num", "10", "--out", "{file}/x.jsonl"), "cannot write"),
     "few after tuning": (
         ("sweep", "--model", "{model}", "--tune", "10", "--num", "5"), "--num must be"),
-    "fronts without temperature": (
+    "trade-off curves without temperature": (
         ("sweep", "--model", "{model}", "--order", "random", "--plot", "x.png"),
         "these orders have none"),
     "sweep in a file of something else": (

@@ -36,9 +36,9 @@ def train(args) -> None:
         if getattr(args, option) is not None and args.part == "all":
             raise InputError(f"--{option} is for one part, not for all of them at once.")
     announce(args.dataset)
-    what = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
+    given = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
     for part in trainable(args.dataset, settings.PARTS) if args.part == "all" else [args.part]:
-        report = workflow.train(part, *what, args.start, args.mirror, **smoothing)
+        report = workflow.train(part, *given, args.start, args.mirror, **smoothing)
         print(f"{folder / (args.name or part)}: {describe(part, report)}")
 
 
@@ -84,21 +84,22 @@ def chosen_settings(args) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
-def chosen_labels(args, pipeline: Pipeline) -> torch.Tensor:
-    """`--num` labels that go round `--classes` (all classes if none are given)."""
+def chosen_labels(args, pipeline: Pipeline) -> list:
+    """`--num` labels, the `--classes` in turn (all classes if none are given)."""
     check_count("--num", args.num, most=10_000_000)
-    if args.classes is None:
-        classes = list(range(len(pipeline.card.classes)))
-    else:
+    classes = list(range(len(pipeline.card.classes)))
+    if args.classes is not None:
         words = [args.classes]
         if args.classes not in pipeline.card.classes:  # a name with commas may stand in quotes
-            words = next(csv.reader([args.classes], skipinitialspace=True), [])
-        classes = pipeline.labels([word.strip() for word in words]).tolist()
-    return scoring.balanced_labels(args.num, classes)
+            text = args.classes.replace("\n", " ").replace("\r", " ")
+            words = next(csv.reader([text], skipinitialspace=True))
+        classes = [word.strip() for word in words]
+        pipeline.labels(classes)
+    return [classes[i % len(classes)] for i in range(args.num)]
 
 
 def sample(args) -> None:
-    """Draw images into a picture or a samples file."""
+    """Generate images into an image grid or a samples file."""
     suffix = args.out.suffix.lower()
     if suffix not in (".png", ".npz"):
         raise InputError(f"--out {args.out}: end it in .png (a grid) or .npz (samples).")
@@ -110,18 +111,18 @@ def sample(args) -> None:
     else:
         pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
     labels = chosen_labels(args, pipeline)
-    settings = chosen_settings(args)
+    given = chosen_settings(args)
     begun = time.perf_counter()
     if suffix == ".npz":
-        count = generate_to(args.out, pipeline, labels, args.seed, args.batch_size, **settings)
+        count = generate_to(args.out, pipeline, labels, args.seed, args.batch_size, **given)
     else:
-        images, _ = scoring.generate(pipeline, labels, args.seed, args.batch_size, **settings)
+        images, _ = scoring.generate(pipeline, labels, args.seed, args.batch_size, **given)
         zoom = 3 if images.shape[1] < 128 else 1
         samples.save_grid(args.out, to_float(images), zoom=zoom)
         count = len(images)
     if count is not None:  # else another process of the same job reports
-        seconds, passes = time.perf_counter() - begun, pipeline.passes(**settings)
-        used = pipeline.card.sampling.updated(**settings)
+        seconds, passes = time.perf_counter() - begun, pipeline.passes(**given)
+        used = pipeline.card.sampling.updated(**given)
         scale = f" of scale {used.scale:g}" if used.guidance != "none" else ""
         print(
             f"guidance {used.guidance}{scale}, {used.steps} steps, order {used.order}, temperature "
@@ -140,10 +141,10 @@ def evaluate(args) -> None:
     against = args.reference or own
     if against is None:
         raise InputError(
-            "what are these samples to be compared with? Name a data set by --reference, or by "
-            "--model the model that drew them."
+            "there is nothing to compare these samples with: name a data set by --reference, or "
+            "the model that generated them by --model."
         )
-    # a classifier knows one size; Inception scales all pictures to its own
+    # a classifier knows one size; Inception scales all images to its own
     size = RESOLUTION if args.extractor == "classifier" else None
     if args.samples.is_dir():
         known = folder or SHIPPED / against
@@ -151,11 +152,11 @@ def evaluate(args) -> None:
         images, labels = folders.read_samples(args.samples, size, names)
     else:
         images, labels = load_samples(args.samples, size)
-    dataset = own if against.endswith(".npz") else against
+    dataset = own if scoring.is_samples_file(against) else against
     if dataset is None and args.extractor == "classifier":
         raise InputError(
-            f"whose classifier is to look at these samples and at {against}? Name a model by "
-            "--model, or take --extractor inception."
+            f"comparing with {against} needs a feature extractor: name a model by --model, whose "
+            "classifier to use, or add --extractor inception."
         )
     if args.weights and args.extractor != "inception":
         raise InputError("--weights is for --extractor inception.")
@@ -169,19 +170,20 @@ def evaluate(args) -> None:
 
 
 def sweep(args) -> None:
-    """Score many sampling settings; lists are separated by commas, all combinations are drawn."""
+    """Score all combinations of sampling settings; lists are separated by commas."""
     pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
-    grid = {name: getattr(args, name).split(",") for name in GRID if getattr(args, name)}
-    for name, kind in GRID.items():
-        if name in grid:
-            grid[name] = [number(f"--{name.replace('_', '-')}", v, kind) for v in grid[name]]
+    grid = {
+        name: values(f"--{name.replace('_', '-')}", getattr(args, name), kind)
+        for name, kind in GRID.items()
+        if getattr(args, name)
+    }
     points = sweeps.grid_points(pipeline.card.sampling, grid)
-    seeds = list(dict.fromkeys(number("--seeds", seed, int) for seed in args.seeds.split(",")))
+    seeds = list(dict.fromkeys(values("--seeds", args.seeds, int)))
     check_count("--num", args.num, least=10)
     if args.plot:
         check_writable(args.plot)
         if not any(point.order in TEMPERED for point in points):
-            raise InputError("--plot draws fronts over temperature, and these orders have none.")
+            raise InputError("--plot needs a temperature, and these orders have none.")
     if args.tune:
         first = sweeps.sweep(
             pipeline, points, args.tune, [sweeps.TUNING_SEED], args.out, args.batch_size
@@ -192,7 +194,7 @@ def sweep(args) -> None:
     print(sweeps.table(rows))
     if args.adopt:
         best = settings.Sampling(**rows[0]["settings"])
-        # what the best does not use keeps its value: a scale of 0 would switch any guidance off
+        # unused settings keep their values: a scale of 0 would switch any guidance off
         best = replace(best, **sweeps.unused(best, pipeline.card.sampling))
         write_card(pipeline.folder, replace(pipeline.card, sampling=best))
         if is_packed(pipeline.folder):
@@ -200,12 +202,12 @@ def sweep(args) -> None:
     if args.plot:
         from ..course.charts import trade_off  # matplotlib takes a second to import
 
-        fronts = sweeps.curves(first if args.tune else records)
-        write_bytes(args.plot, trade_off(fronts).png())
+        curves = sweeps.curves(first if args.tune else records)
+        write_bytes(args.plot, trade_off(curves).png())
 
 
 def results(args) -> None:
-    """Write the README's tables, the plots and the model cards anew from `data/results/`."""
+    """Rewrite the README's tables, the plots and the model cards from `data/results/`."""
     from ..evidence.results import write, write_cards  # matplotlib takes a second to import
 
     for path in (*write(), *write_cards()):
@@ -213,7 +215,7 @@ def results(args) -> None:
 
 
 def gallery(args) -> None:
-    """Draw every class of every model that ships as one picture: plain, and guided."""
+    """Generate every class of every shipped model into one image: plain, and guided."""
     from ..evidence import results  # matplotlib takes a second to import
 
     if args.out.suffix.lower() != ".png":
@@ -236,18 +238,20 @@ GRID = {
 }
 
 
-def number(what: str, word: str, kind: type):
-    """One word of a list as `kind`."""
-    try:
-        return kind(word.strip())
-    except ValueError:
-        raise InputError(
-            f"{what}: {word!r} is not {'a whole' if kind is int else 'a'} number."
-        ) from None
+def values(option: str, text: str, kind: type) -> list:
+    """An option's list, separated by commas, as values of one kind."""
+    found = []
+    for word in text.split(","):
+        try:
+            found.append(kind(word.strip()))
+        except ValueError:
+            number = "a whole number" if kind is int else "a number"
+            raise InputError(f"{option}: {word!r} is not {number}.") from None
+    return found
 
 
 def run(args) -> None:
-    """The whole system in one command: train what is missing, sample, score, print a table."""
+    """The whole system in one command: train missing parts, sample, score, print a table."""
     check_count("--num", args.num, most=10_000_000)
     folder = args.out or workflow.default_folder(args.dataset, args.preset)
     device = args.device or default_device()
@@ -273,14 +277,15 @@ def run(args) -> None:
     begun = time.perf_counter()
     images, nfe = scoring.generate(pipeline, labels, args.seed, args.batch_size, **chosen)
     seconds = time.perf_counter() - begun
-    save_samples(folder / "samples.npz", images, labels.numpy())
+    numbers = pipeline.labels(labels).numpy()
+    save_samples(folder / "samples.npz", images, numbers)
     samples.save_grid(folder / "samples.png", to_float(images[:100]), columns=10)
     rows.append((f"sample {len(images)}", seconds,
                  f"{len(images) / seconds:.0f} images/s, {nfe:g} passes an image"))  # fmt: skip
     begun = time.perf_counter()
     classifier = scoring.find_classifier(args.dataset, folder).to(device)
     reference = scoring.reference_for(args.dataset, classifier, folder)
-    scores = scoring.score(images, labels.numpy(), reference, classifier)
+    scores = scoring.score(images, numbers, reference, classifier)
     floor = scoring.noise_floor(args.dataset, classifier, reference)
     found = f"Frechet distance {scores.frechet:.2f} (real test images: {floor:.2f})"
     rows.append(("evaluate", time.perf_counter() - begun, found))
@@ -292,10 +297,10 @@ def run(args) -> None:
 
 
 def benchmark(args) -> None:
-    """Measure how fast this machine draws and trains, and how close that is to its limit."""
+    """Measure how fast this machine samples and trains, and how close that is to its limit."""
     from ..course.charts import limit  # matplotlib takes a second to import
 
-    batches = [number("--batch-sizes", word, int) for word in args.batch_sizes.split(",")]
+    batches = values("--batch-sizes", args.batch_sizes, int)
     if args.out:
         if args.out.suffix.lower() == ".png":
             raise InputError(f"--out {args.out}: the plot goes there; end it in .json.")
@@ -316,7 +321,7 @@ def pack(args) -> None:
 
 
 def doctor(args) -> None:
-    """Check this machine: what stands in the way, what to do, how long the lessons will take."""
+    """Check this machine: what is missing, what to do, how long the lessons will take."""
     from ..course.start import workspace
     from ..doctor import describe, examine
 
@@ -337,7 +342,7 @@ def bundle(args) -> None:
 
 
 def info(args) -> None:
-    """What is installed, on what machine, and what models and presets there are."""
+    """Show versions, device, data sets, presets and shipped models."""
     import torchvision
 
     pipeline = Pipeline.from_pretrained(args.model, "cpu") if args.model else None

@@ -44,10 +44,10 @@ sys.exit(done)
 
 def requirements(root: Path) -> list[str]:
     """What pip needs to build and install the course of a folder."""
-    told = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    project = told["project"]
+    data = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    project = data["project"]
     extra = project["optional-dependencies"]["course"]
-    return [*told["build-system"]["requires"], *project["dependencies"], *extra]
+    return [*data["build-system"]["requires"], *project["dependencies"], *extra]
 
 
 def bundle(out: str | Path, tags: str | None = None, python: str | None = None) -> Path:
@@ -59,7 +59,7 @@ def bundle(out: str | Path, tags: str | None = None, python: str | None = None) 
         python: a version such as "3.12"; this one if not given.
 
     Raises:
-        InputError: `out` exists, another system is asked for, or a package cannot be had.
+        InputError: `out` exists, the tags are another system's, or a package is not available.
     """
     out = Path(out)
     if out.exists():

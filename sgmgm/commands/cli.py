@@ -23,7 +23,7 @@ GONE = "another process of this launch has ended; the same command goes on from 
 
 @contextlib.contextmanager
 def plain_warnings():
-    """Own warnings in one line, like errors: no user needs the line of code that gave them."""
+    """Own warnings in one line, like errors, without the line of code that gave them."""
     usual = warnings.formatwarning
 
     def one_line(message, category, filename, *rest) -> str:
@@ -45,14 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         device = getattr(args, "device", None)
-        team = meet(device or default_device())  # which gives each process its own GPU
+        job = meet(device or default_device())  # which gives each process its own GPU
         if device is not None:
             check_device(device)
         if not 0 <= getattr(args, "seed", 0) < 2**32:
             raise InputError(f"--seed must lie in 0..2^32 - 1, not {args.seed}.")
         with contextlib.ExitStack() as stack:
             stack.enter_context(plain_warnings())
-            if team and not team.is_main_process:  # one process reports for all
+            if job and not job.is_main_process:  # one process reports for all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             args.function(args)

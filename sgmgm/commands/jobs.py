@@ -1,31 +1,23 @@
 """Jobs: any number of images into one samples file, stopped and started again at will.
 
-Every batch is kept in `FILE.parts/` as soon as it is drawn, so memory does not grow with the
-number of images, a killed job loses the batch it was in, and the processes of one launch share it.
+Every batch is kept in `FILE.parts/` as soon as it is generated. So memory does not grow with the
+number of images, a killed job loses one batch only, and the processes of a launch share the work.
 """
 
-import glob
 import shutil
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, as_list
 from ..settings import Sampling
+from ..utils import files
 from ..utils.distributed import meet
 from ..utils.errors import DataError, InputError, check_count, listed
-from ..utils.files import (
-    atomic_path,
-    check_writable,
-    clear_partials,
-    read_json,
-    sole_writer,
-    write_json,
-)  # fmt: skip
+from ..utils.files import atomic_path, check_writable, read_json, write_json
 from ..utils.hub import fingerprint
 from ..utils.samples import UNREADABLE, to_uint8
 
@@ -33,69 +25,66 @@ from ..utils.samples import UNREADABLE, to_uint8
 def generate_to(
     path: str | Path,
     pipeline: Pipeline,
-    labels: Tensor,
+    labels,
     seed: int = 0,
     batch_size: int = 64,
     **settings,
 ) -> int | None:
-    """Draw one image per label into an ADM `.npz`; returns how many this call had to draw.
+    """Write one image per label into an ADM `.npz`; returns how many this call had to generate.
 
-    Image i has seed `seed` + i. A call with the same arguments goes on where another stopped. Under
-    `accelerate launch` the batches are shared out; the first process writes the file, the others
-    return None.
+    Image i has seed `seed` + i. The same call goes on where a stopped one was. Under `accelerate
+    launch` the processes share the batches; the first one writes the file, the others return None.
 
     Args:
         path: the `.npz` to write (see `samples.save_samples`).
-        labels: int64 (N,).
+        labels: as `Pipeline` takes them.
         settings: changes to the pipeline's `Sampling`.
 
     Raises:
         InputError: unwritable place, or `FILE.parts` belongs to a job with other settings.
         DataError: one of its files is damaged.
     """
-    path = Path(path)
+    path, labels = Path(path), as_list(labels)
     batch_size = check_count("batch size", batch_size)
     seed = check_count("seed", seed, least=0)
     check_writable(path)
-    labels = pipeline.labels(labels)
+    numbers = pipeline.labels(labels)
     chosen = pipeline.card.sampling.updated(**settings)
     identity = chosen.record() | {
         "num": len(labels),
-        "labels": fingerprint(labels),
+        "labels": fingerprint(numbers),
         "seed": seed,
         "batch_size": batch_size,
         "bf16": pipeline.half,
         "weights": weights(pipeline, chosen),
     }
     folder = path.with_name(path.name + ".parts")
-    team = meet(pipeline.device)
-    me, all_of_us = (team.process_index, team.num_processes) if team else (0, 1)
-    with sole_writer(path) if me == 0 else nullcontext():
-        if me == 0:
-            clear_partials(path.parent, glob.escape(path.stem[:200]))
+    job = meet(pipeline.device)
+    rank, processes = (job.process_index, job.num_processes) if job else (0, 1)
+    wait = job.wait_for_everyone if job else lambda: None
+    with files.sole_writer(path) if rank == 0 else nullcontext():
+        if rank == 0:
+            files.clear_partials(path.parent, path)
             begin(folder, identity)
-        if team:
-            team.wait_for_everyone()
+        wait()
         starts = range(0, len(labels), batch_size)
         missing = [start for start in starts if not part_file(folder, start).is_file()]
-        if team:
-            team.wait_for_everyone()  # until all have seen the same
-        mine = missing[me::all_of_us]
-        drawn = 0
-        for start in tqdm(mine, desc="sample", unit="batch", disable=None if me == 0 else True):
+        wait()  # until all have seen the same
+        mine, quiet = missing[rank::processes], None if rank == 0 else True
+        generated = 0
+        for start in tqdm(mine, desc="sample", unit="batch", disable=quiet):
             some = labels[start : start + batch_size]
             seeds = range(seed + start, seed + start + len(some))
             images = to_uint8(pipeline(some, seeds=seeds, **settings).images)
             with atomic_path(part_file(folder, start)) as partial:
                 np.save(partial, images)
-            drawn += len(some)
-        if team:
-            team.wait_for_everyone()
-        if me == 0:
-            join(path, [part_file(folder, start) for start in starts], labels.numpy(), batch_size)
-            shutil.rmtree(folder)
-            return drawn
-        return None
+            generated += len(some)
+        wait()
+        if rank:
+            return None
+        join(path, [part_file(folder, start) for start in starts], numbers.numpy(), batch_size)
+        shutil.rmtree(folder)
+        return generated
 
 
 def part_file(folder: Path, start: int) -> Path:
@@ -104,19 +93,16 @@ def part_file(folder: Path, start: int) -> Path:
 
 
 def begin(folder: Path, identity: dict) -> None:
-    """Note what this job is, or find that the noted job is this one."""
+    """Write what this job is, or check that the folder holds this very job."""
     note = folder / "job.json"
     if not note.is_file():
         shutil.rmtree(folder, ignore_errors=True)  # what a kill left of a finished job
         write_json(note, identity)
         return
-    noted = read_json(note)
-    noted = noted if isinstance(noted, dict) else {}
-    other = [
-        f"{key} ({noted.get(key)}, not {value})"
-        for key, value in identity.items()
-        if noted.get(key) != value
-    ]
+    data = read_json(note)
+    kept = data if isinstance(data, dict) else {}
+    changed = [key for key, value in identity.items() if kept.get(key) != value]
+    other = [f"{key} ({kept.get(key)}, not {identity[key]})" for key in changed]
     if other:
         raise InputError(
             f"{folder} holds a job with another {listed(other)}: repeat that command to finish "
@@ -154,8 +140,9 @@ def join(path: Path, parts: list[Path], labels: np.ndarray, batch_size: int) -> 
                         f"{part} is damaged: delete it and repeat the command."
                     ) from None
                 if index == 0:
-                    about = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *shape)}
-                    np.lib.format.write_array_header_1_0(file, about)
+                    whole = (len(labels), *shape)
+                    header = {"descr": "|u1", "fortran_order": False, "shape": whole}
+                    np.lib.format.write_array_header_1_0(file, header)
                 file.write(images.tobytes())
         with archive.open("arr_1.npy", "w") as file:
             np.lib.format.write_array(file, labels)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,10 +54,12 @@ def atomic_path(path: str | Path):
                 partial.unlink(missing_ok=True)
 
 
-def clear_partials(folder: str | Path, stem: str = "*") -> None:
-    """Remove what killed writers of files of this stem left half-written in a folder."""
-    for partial in Path(folder).glob(f".{stem}.*.partial*"):
-        partial.unlink(missing_ok=True)
+def clear_partials(folder: str | Path, of: Path | None = None) -> None:
+    """Remove what killed writers of a file (of any file if none is named) left in a folder."""
+    stem = re.escape(of.stem[:200]) if of else ".*"
+    for partial in Path(folder).glob(".*.partial*"):
+        if re.fullmatch(rf"\.{stem}\.[0-9]+\.partial(\.[^.]*)?", partial.name):
+            partial.unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> None:
@@ -75,7 +78,7 @@ def check_writable(path: str | Path) -> None:
 def sole_writer(place: str | Path):
     """A block for one process of this machine at a time; InputError while another is in it.
 
-    The lock lies with the temporary files, not beside the result, and ends with its process.
+    The lock is a temporary file, not one beside the result, and ends with its process.
     """
     place = Path(place).resolve()
     name = f"sgmgm-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"

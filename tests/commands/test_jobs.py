@@ -109,6 +109,19 @@ def test_what_a_kill_left_of_a_finished_job_is_no_part_of_the_next(pipe, expecte
     assert (load_samples(tmp_path / "samples.npz")[0] == expected).all()
 
 
+def test_a_job_leaves_the_unfinished_files_of_others_alone(pipe, expected, tmp_path):
+    """`samples.v2.npz` and `samples.2.npz` may be in the making beside `samples.npz`."""
+    path = tmp_path / "samples.npz"
+    others = [tmp_path / f".samples.{name}.321.partial.npz" for name in ("v2", "2", "321")]
+    others.append(tmp_path / ".mysamples.321.partial.npz")
+    killed = tmp_path / ".samples.321.partial.npz"
+    for file in (*others, killed):
+        file.touch()
+    assert jobs.generate_to(path, pipe, LABELS, **OPTIONS) == 11
+    assert sorted(tmp_path.iterdir()) == sorted([*others, path])
+    assert (load_samples(path)[0] == expected).all()
+
+
 def test_a_damaged_part_is_named(pipe, tmp_path, monkeypatch):
     path = tmp_path / "samples.npz"
     interrupted(monkeypatch, pipe, path, after=1)
