@@ -1,7 +1,7 @@
 """Charts: the lessons' curves and bars, in the style of `plots`.
 
-Every function returns a `plots.Plot`. Lines differ in colour, dash and marker, so that they can be
-told apart in grey, too.
+Every function returns a `plots.Plot`. Lines differ in colour, dash and marker: in grey, too, each
+can be recognised.
 """
 
 import math
@@ -317,7 +317,7 @@ def gaussians(pairs: dict[str, tuple[Tensor, Tensor]]) -> Plot:
             axes.scatter(*points[:300].T, s=5, alpha=0.45, lw=0, color=COLOURS[i])
             ellipse = torch.linalg.cholesky(points.T.cov()) @ circle + points.mean(0)[:, None]
             axes.plot(*ellipse, color=COLOURS[i], ls=DASHES[i])
-            reach = max(reach, 1.05 * float(ellipse.abs().max()))  # a stray dot may lie outside
+            reach = max(reach, 1.05 * float(ellipse.abs().max()))  # a stray dot may be outside
         axes.set_title(title)
         axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
     names = [f"cloud {which}, ellipse: 2 standard deviations" for which in "AB"]
