@@ -2,20 +2,17 @@
 
 import subprocess
 import sys
-import tracemalloc
-import urllib.error
 
 import numpy as np
 import prdc
 import pytest
 import torch
-from torch_fidelity import feature_extractor_inceptionv3, metric_fid, metric_isc, metric_kid
+from torch_fidelity import metric_fid, metric_isc, metric_kid
 from torch_fidelity import metric_prc as fidelity_prc
 
-from sgmgm import metrics, scoring
-from sgmgm.metrics import Features, GaussianStats, Reference
+from sgmgm import metrics
+from sgmgm.metrics import GaussianStats, Reference
 from sgmgm.utils.errors import DataError, InputError
-from sgmgm.utils.samples import load_samples, sample_batches, save_samples
 
 
 def rows(count, width=16, seed=0, scale=1.0, shift=0.0):
@@ -223,83 +220,6 @@ def test_blocks_do_not_change_results(block):
     assert metrics.kid(real, fake, block=block) == pytest.approx(metrics.kid(real, fake), rel=1e-9)
 
 
-# --- extractors -----------------------------------------------------------------------------------
-
-
-class MeanColour:
-    name, labels_known = "mean colour", True
-
-    def __call__(self, images):
-        colour = images.mean((2, 3))
-        return Features(colour, colour * 5)
-
-
-def test_extract_streams_batches(capfd):
-    images = torch.rand(23, 3, 8, 8)
-    features, logits = scoring.extract(MeanColour(), images.split(5))
-    assert features.dtype == torch.float32 and features.shape == (23, 3)
-    torch.testing.assert_close(features, images.mean((2, 3)))
-    torch.testing.assert_close(logits, 5 * features)
-    assert capfd.readouterr() == ("", "")
-
-
-def inception_net(path):
-    """torch-fidelity's network with random weights, kept at `path` in the published layout."""
-    network = feature_extractor_inceptionv3.FeatureExtractorInceptionV3
-    torch.save({}, path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "load_state_dict", lambda *_: None)
-        net = network("random", ["2048", "logits_unbiased"], feature_extractor_weights_path=path)
-    for name, weight in net.named_parameters():
-        if name.endswith("conv.weight"):
-            torch.nn.init.kaiming_normal_(weight)
-    torch.save(dict(net.state_dict()), path)
-    return net
-
-
-def test_inception_extractor_is_torch_fidelitys_network(tmp_path):
-    path = tmp_path / "weights.pth"
-    net = inception_net(path)
-    extractor = scoring.InceptionExtractor(path)
-    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    features, logits = scoring.extract(extractor, [pixels[:2] / 255, pixels[2:] / 255])
-    expected = net(pixels)
-    assert features.shape == (3, 2048) and logits.shape == (3, 1008) and features.std() > 1e-3
-    torch.testing.assert_close(features, expected[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(logits, expected[1], rtol=1e-4, atol=1e-4)
-    assert not extractor.labels_known and extractor.name == "inception-v3-compat"
-
-
-class Bomb:
-    """A pickle that acts when it is opened."""
-
-    def __reduce__(self):
-        return exec, ("raise SystemExit('the pickle was executed')",)
-
-
-def test_inception_extractor_without_usable_weights(tmp_path, monkeypatch):
-    def fails(text, weights=None):
-        with pytest.raises(DataError) as caught:
-            scoring.InceptionExtractor(weights)
-        message = str(caught.value)
-        assert text in message and "weights-inception" in message and "\n" not in message
-
-    def offline(*_):
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    fails(f"no Inception weights at {tmp_path / 'cache'}")
-    fails("no Inception weights at", tmp_path / "absent.pth")
-    damaged = tmp_path / "damaged.pth"
-    damaged.write_bytes(b"PK\x03\x04 not weights")
-    fails("is damaged", damaged)
-    torch.save({"other": torch.zeros(3)}, damaged)
-    fails("is damaged", damaged)
-    torch.save(Bomb(), damaged)
-    fails("is damaged", damaged)
-
-
 # --- reference and scores ------------------------------------------------------------------------
 
 
@@ -363,52 +283,8 @@ def test_few_samples_are_noted():
     reference = Reference.from_features(rows(100), "sprites", "classifier")
     scores = metrics.evaluate(rows(9, seed=1), rows(9, 10), None, reference)
     assert np.isfinite(scores.frechet) and "Only 9 images for 16" in scores.note
-    assert "each of its 9 parts holds 1 images for 10 classes" in scores.note
+    assert "each of its 9 splits has 1 images for 10 classes" in scores.note
     assert scores.table().endswith(scores.note)
-
-
-# --- samples on disk -----------------------------------------------------------------------------
-
-
-def pictures(count=6, size=8):
-    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-
-
-def test_samples_round_trip_and_are_plain_numpy(tmp_path):
-    path, images, labels = tmp_path / "s.npz", pictures(), np.array([3, 1, 4, 1, 5, 9])
-    save_samples(path, images, labels.astype(np.int32))
-    with np.load(path) as plain:
-        assert plain.files == ["arr_0", "arr_1"] and plain["arr_1"].dtype == np.int64
-        np.testing.assert_array_equal(plain["arr_0"], images)
-    loaded, loaded_labels = load_samples(path, resolution=8)
-    np.testing.assert_array_equal(loaded, images)
-    np.testing.assert_array_equal(loaded_labels, labels)
-    np.savez(path, images, np.classifier(10)[labels])
-    np.testing.assert_array_equal(load_samples(path)[1], labels)
-    np.savez(path, images)
-    assert load_samples(path)[1] is None
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_sample_batches():
-    images = pictures(7)
-    images.flags.writeable = False
-    batches = list(sample_batches(images, 3))
-    assert [len(batch) for batch in batches] == [3, 3, 1]
-    whole = torch.cat(batches)
-    assert whole.dtype == torch.float32 and whole.shape == (7, 3, 8, 8)
-    back = (whole * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    np.testing.assert_array_equal(back, images)
-
-
-def test_samples_are_read_without_a_second_copy(tmp_path):
-    images = np.zeros((2000, 32, 32, 3), np.uint8)
-    save_samples(tmp_path / "s.npz", images, np.zeros(2000, int))
-    tracemalloc.start()
-    load_samples(tmp_path / "s.npz")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert images.nbytes <= peak < 1.3 * images.nbytes
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
@@ -438,45 +314,13 @@ BAD_INPUT = {
     "is splits": (lambda: metrics.inception_score(X, splits=0), "splits must be"),
     "is too few": (lambda: metrics.inception_score(X, splits=10), "at least 10"),
     "is NaN": (lambda: metrics.inception_score(NAN, splits=1), "NaN"),
-    "no images": (lambda: scoring.extract(MeanColour(), []), "no images"),
-    "image shape": (lambda: scoring.extract(MeanColour(), [torch.rand(2, 8, 8, 3)]), "batch 0"),
-    "image type": (
-        lambda: scoring.extract(MeanColour(), [torch.zeros(2, 3, 8, 8, dtype=torch.uint8)]),
-        "uint8",
-    ),
-    "image range": (
-        lambda: scoring.extract(MeanColour(), [torch.rand(2, 3, 8, 8), -torch.ones(2, 3, 8, 8)]),
-        "batch 1 has pixels outside",
-    ),
-    "features NaN": (
-        lambda: scoring.extract(lambda x: Features(NAN, X), [torch.rand(2, 3, 8, 8)]),
-        "features of batch 0",
-    ),
-    "logits NaN": (
-        lambda: scoring.extract(lambda x: Features(X, NAN), [torch.rand(2, 3, 8, 8)]),
-        "logits of batch 0",
-    ),
     "reference of one": (lambda: Reference.from_features(X[:1], "d", "e"), "at least 2"),
     "evaluate few": (lambda: metrics.evaluate(X[:3], X[:3], None, REFERENCE), "at least 4"),
     "evaluate width": (lambda: metrics.evaluate(X[:, :3], X, None, REFERENCE), "3 and of 4"),
     "evaluate logits": (lambda: metrics.evaluate(X, X[:4], None, REFERENCE), "4 of logits"),
     "evaluate labels": (lambda: metrics.evaluate(X, X, torch.arange(9), REFERENCE), "0..3"),
     "label count": (lambda: metrics.evaluate(X, X, torch.zeros(8).long(), REFERENCE), "9 whole"),
-    "save floats": (
-        lambda: save_samples("s.npz", pictures() / 255.0, np.zeros(6, int)),
-        "uint8",
-    ),
-    "save labels": (
-        lambda: save_samples("s.npz", pictures(), np.zeros(5, int)),
-        "6 whole numbers",
-    ),
-    "save unwritable": (
-        lambda: save_samples("/proc/no/s.npz", pictures(), np.zeros(6, int)),
-        "cannot write",
-    ),
     "reference unwritable": (lambda: REFERENCE.save("/proc/no/r.safetensors"), "cannot write"),
-    "batches shape": (lambda: next(sample_batches(pictures()[0])), "(N, H, W, 3)"),
-    "batches size": (lambda: next(sample_batches(pictures(), 0)), "batch_size"),
 }
 
 
@@ -489,27 +333,6 @@ def test_bad_input_is_one_sentence(case):
     assert text in message and message.endswith(".") and "\n" not in message
 
 
-SIX = np.arange(6)
-BAD_SAMPLES = {  # what np.savez is given, and what the message must say
-    "other names": (dict(images=pictures()), "holds images and no arr_0"),
-    "nothing": (dict(), "holds nothing"),
-    "floats": (dict(arr_0=pictures() / 255.0), "float64"),
-    "NaN": (dict(arr_0=np.full((6, 8, 8, 3), np.nan)), "uint8 array (N, H, W, 3)"),
-    "channels first": (dict(arr_0=pictures().transpose(0, 3, 1, 2)), "(6, 3, 8, 8)"),
-    "no images": (dict(arr_0=pictures()[:0]), "non-empty"),
-    "one image": (dict(arr_0=pictures()[0]), "(8, 8, 3)"),
-    "pickled": (dict(arr_0=np.array([{}], object)), "not a plain .npz"),
-    "pickled labels": (dict(arr_0=pictures(), arr_1=np.array([{}] * 6, object)), "not a plain"),
-    "float labels": (dict(arr_0=pictures(), arr_1=SIX / 2), "class numbers"),
-    "negative labels": (dict(arr_0=pictures(), arr_1=SIX - 1), "from 0"),
-    "label count": (dict(arr_0=pictures(), arr_1=SIX[:5]), "save 6 class numbers"),
-    "not one-hot": (dict(arr_0=pictures(), arr_1=np.full((6, 10), 0.1)), "class numbers"),
-    "NaN labels": (dict(arr_0=pictures(), arr_1=np.full((6, 10), np.nan)), "class numbers"),
-    "words": (dict(arr_0=pictures(), arr_1=np.array(list("abcdef"))), "class numbers"),
-    "resolution": (dict(arr_0=pictures(size=16)), "16 x 16 pixels where 8 x 8"),
-}
-
-
 def check_data_error(act, path, text):
     with pytest.raises(DataError) as caught:
         act()
@@ -518,40 +341,17 @@ def check_data_error(act, path, text):
     assert message.endswith(".") and "\n" not in message
 
 
-@pytest.mark.parametrize("case", BAD_SAMPLES)
-def test_bad_samples_are_one_sentence(case, tmp_path):
-    content, text = BAD_SAMPLES[case]
-    path = tmp_path / "s.npz"
-    np.savez(path, **content)
-    check_data_error(lambda: load_samples(path, 8), path, text)
-
-
-def test_damaged_files_are_one_sentence(tmp_path):
-    samples, reference = tmp_path / "s.npz", tmp_path / "r.safetensors"
-    save_samples(samples, pictures(), SIX)
-    REFERENCE.save(reference)
-    for path, load in ((samples, load_samples), (reference, Reference.load)):
-        whole = path.read_bytes()
-        for part in (b"", whole[:7], whole[: len(whole) // 2], whole[:-1], b"text" * 50):
-            path.write_bytes(part)
-            check_data_error(lambda load=load, path=path: load(path), path, "anew")
-        path.unlink()
-        check_data_error(lambda load=load, path=path: load(path), path, "there is no file")
-        path.mkdir()
-        check_data_error(lambda load=load, path=path: load(path), path, "there is no file")
-    array = tmp_path / "array.npz"
-    with open(array, "wb") as file:
-        np.save(file, pictures())
-    check_data_error(lambda: load_samples(array), array, "not a plain .npz")
-    method = bytearray(whole_npz := _npz_bytes(tmp_path / "t.npz"))
-    method[whole_npz.rindex(b"PK\x01\x02") + 10] = 99  # a compression that zipfile does not know
-    array.write_bytes(method)
-    check_data_error(lambda: load_samples(array), array, "not a plain .npz")
-
-
-def _npz_bytes(path):
-    save_samples(path, pictures(), SIX)
-    return path.read_bytes()
+def test_damaged_references_are_one_sentence(tmp_path):
+    path = tmp_path / "r.safetensors"
+    REFERENCE.save(path)
+    whole = path.read_bytes()
+    for part in (b"", whole[:7], whole[: len(whole) // 2], whole[:-1], b"text" * 50):
+        path.write_bytes(part)
+        check_data_error(lambda: Reference.load(path), path, "anew")
+    path.unlink()
+    check_data_error(lambda: Reference.load(path), path, "there is no file")
+    path.mkdir()
+    check_data_error(lambda: Reference.load(path), path, "there is no file")
 
 
 def test_reference_with_other_content_is_refused(tmp_path):
