@@ -217,9 +217,6 @@ COMMANDS = {
         ("sweep", "--model", "{model}", "--num", "10", "--out", "{file}/x.jsonl"), "cannot write"),
     "few after tuning": (
         ("sweep", "--model", "{model}", "--tune", "10", "--num", "5"), "--num must be"),
-    "trade-off curves without temperature": (
-        ("sweep", "--model", "{model}", "--order", "random", "--plot", "x.png"),
-        "these orders have none"),
     "sweep in a file of something else": (
         ("sweep", "--model", "{model}", "--num", "10", "--out", "{file}"), "no sweep's"),
     "benchmark as a picture": (("benchmark", "--out", "x.png"), "end it in .json"),

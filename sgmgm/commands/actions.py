@@ -16,7 +16,6 @@ from ..datasets import NAMES, RESOLUTION
 from ..evidence import benchmark as benchmarks
 from ..evidence import sweep as sweeps
 from ..pipeline import SHIPPED, Pipeline, find_pipeline, read_card, write_card
-from ..sampling import TEMPERED
 from ..utils import samples
 from ..utils.devices import default_device
 from ..utils.errors import InputError, check_count
@@ -180,14 +179,9 @@ def sweep(args) -> None:
     points = sweeps.grid_points(pipeline.card.sampling, grid)
     seeds = list(dict.fromkeys(values("--seeds", args.seeds, int)))
     check_count("--num", args.num, least=10)
-    if args.plot:
-        check_writable(args.plot)
-        if not any(point.order in TEMPERED for point in points):
-            raise InputError("--plot needs a temperature, and these orders have none.")
     if args.tune:
-        first = sweeps.sweep(
-            pipeline, points, args.tune, [sweeps.TUNING_SEED], args.out, args.batch_size
-        )
+        tuning = [sweeps.TUNING_SEED]
+        first = sweeps.sweep(pipeline, points, args.tune, tuning, args.out, args.batch_size)
         points = sweeps.best_points(first)
     records = sweeps.sweep(pipeline, points, args.num, seeds, args.out, args.batch_size)
     rows = sweeps.summarise(records)
@@ -199,11 +193,6 @@ def sweep(args) -> None:
         write_card(pipeline.folder, replace(pipeline.card, sampling=best))
         if is_packed(pipeline.folder):
             write_manifest(pipeline.folder)
-    if args.plot:
-        from ..course.charts import trade_off  # matplotlib takes a second to import
-
-        curves = sweeps.curves(first if args.tune else records)
-        write_bytes(args.plot, trade_off(curves).png())
 
 
 def results(args) -> None:
@@ -336,7 +325,7 @@ def bundle(args) -> None:
     from .bundle import bundle
 
     print("collecting packages: minutes, because torch is large", file=sys.stderr)
-    out = bundle(args.out, args.platform, args.python)
+    out = bundle(args.out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
 

@@ -1,6 +1,5 @@
 """The offline bundle: packages, lessons, models and data in one folder, with an installer."""
 
-import platform
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from ..utils.files import ROOT, check_writable
 
 PARTS = ("sgmgm", "notebooks", "docs", "data/checkpoints", "data/results", "pyproject.toml",
          "README.md", "LICENSE")  # fmt: skip
-SYSTEMS = {"win": "Windows", "macosx": "Darwin", "manylinux": "Linux", "linux": "Linux"}
 
 INSTALL = '''"""Install the course from this folder, without a network: python install.py"""
 
@@ -50,40 +48,26 @@ def requirements(root: Path) -> list[str]:
     return [*data["build-system"]["requires"], *project["dependencies"], *extra]
 
 
-def bundle(out: str | Path, tags: str | None = None, python: str | None = None) -> Path:
+def bundle(out: str | Path) -> Path:
     """Collect everything in the folder `out`; whoever gets it runs `install.py` in there.
 
-    Args:
-        tags: platform tags of the wheels, separated by commas, e.g. "manylinux_2_28_x86_64"; this
-            machine's if not given.
-        python: a version such as "3.12"; this one if not given.
-
-    Raises:
-        InputError: `out` exists, the tags are another system's, or a package is not available.
+    It is for this machine's system and Python version. InputError if `out` exists, or if a package
+    is not available.
     """
     out = Path(out)
     if out.exists():
         raise InputError(f"{out} exists: delete it or choose another place.")
     check_writable(out)
-    version = python or f"{sys.version_info.major}.{sys.version_info.minor}"
-    if len(version.split(".")) != 2 or not version.replace(".", "").isdecimal():
-        raise InputError(f"a Python version looks like 3.12, not {version!r}.")
-    options = ["--python-version", version]
-    for tag in (tags or "").split(",") if tags else ():
-        if SYSTEMS.get(tag.split("_")[0]) != platform.system():
-            # pip asks the running system which packages the other one needs
-            raise InputError(f"make the bundle for {tag} on that system, not on this one.")
-        options += ["--platform", tag]
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _download(partial / "packages", options)
+        _download(partial / "packages")
         for part in PARTS:
             _copy(ROOT / part, partial / "course" / part)
         for inside in DOWNLOADED.values():
             _copy(data_root() / inside, partial / "course" / "data" / "raw" / inside)
-        wanted = tuple(map(int, version.split(".")))
-        (partial / "install.py").write_text(INSTALL.replace("WANTED", str(wanted)))
+        wanted = str(sys.version_info[:2])
+        (partial / "install.py").write_text(INSTALL.replace("WANTED", wanted))
         partial.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}.") from None
@@ -92,9 +76,9 @@ def bundle(out: str | Path, tags: str | None = None, python: str | None = None) 
     return out
 
 
-def _download(place: Path, options: list[str]) -> None:
+def _download(place: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(place), *options]
+    command += ["--disable-pip-version-check", "--dest", str(place)]
     ran = subprocess.run([*command, *requirements(ROOT)], capture_output=True, text=True)
     if ran.returncode:
         said = [line for line in ran.stderr.splitlines() if line.startswith("ERROR: ")]

@@ -120,8 +120,6 @@ def parser() -> argparse.ArgumentParser:
     add("--tune", type=int, metavar="NUM", help="first find each method's best setting with NUM "
         "images of another seed, and score only that; all settings if not given")
     add("--adopt", action="store_true", help="make the best of these settings the model's own")
-    add("--plot", type=Path, help="a .png of Frechet distance against inception score (of the "
-        "tuning, if there is one); no plot if not given")
     add("--batch-size", type=int, default=125, help="images at once")
     add("--bf16", action="store_true", help=FASTER)
     for name in actions.GRID:
@@ -154,8 +152,6 @@ def parser() -> argparse.ArgumentParser:
 
     add = command(actions.bundle, device=False)
     add("--out", type=Path, required=True, help="a folder that does not exist yet")
-    add("--platform", help="wheel tags, e.g. manylinux_2_28_x86_64; this machine's if not given")
-    add("--python", help="e.g. 3.12; this one's version if not given")
 
     add = command(actions.info, device=False)
     add("--model", help="a shipped name or a pipeline folder to describe; none if not given")

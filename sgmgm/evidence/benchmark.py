@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,13 +48,8 @@ def random_pipeline(size: str, device: str, bf16: bool = False) -> Pipeline:
     model = MaskedTransformer(sizes)
     card = Card("random", size, [str(i) for i in range(sizes.num_classes)], sampling)
     pipeline = Pipeline(card, VQTokenizer(tokens), model, None, device, bf16)
-    pipeline.helpers["smoother"] = smoother_for(model)
+    pipeline.helpers["smoother"] = ToastSmoother.for_transformer(model).eval().to(device)
     return pipeline
-
-
-def smoother_for(model: MaskedTransformer) -> ToastSmoother:
-    """An untrained smoother on the model's device."""
-    return ToastSmoother.for_transformer(model).eval().to(model.blank.device)
 
 
 class Clock:
@@ -68,17 +62,6 @@ class Clock:
         """Return when the device has finished all its work."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
-
-    def recorded(self, work: Callable[[], object]) -> Callable[[], object]:
-        """`work` without the time that Python takes for it: on CUDA as one graph."""
-        if self.device.type != "cuda":
-            return work
-        work()  # libraries choose their kernels before a recording
-        self.wait()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work()
-        return graph.replay
 
     def __call__(self, work: Callable[[], object]) -> dict[str, float]:
         """{"median", "low", "high"} seconds of `work()`, after one call that does not count."""
@@ -203,44 +186,6 @@ def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> d
     return {name: seconds / batch for name, seconds in parts.items()}
 
 
-def growth(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> dict[str, dict]:
-    """Milliseconds an image: of one fast guided step by tokens and by model, of all by steps."""
-    c = pipeline.transformer.config
-    width, inner = c.hidden_size, c.intermediate_size
-    models = {
-        "half the width": replace(c, hidden_size=width // 2, intermediate_size=inner // 2),
-        "this model": c,
-        "twice the layers": replace(c, num_hidden_layers=2 * c.num_hidden_layers),
-        "twice the width": replace(c, hidden_size=2 * width, intermediate_size=2 * inner),
-    }
-    sizes = {n: replace(c, num_vq_tokens=n) for n in (64, 256, 1024)}
-    found: dict[str, dict] = {
-        "tokens": {n: step_ms(config, batch, clock) for n, config in sizes.items()},
-        "model": {name: step_ms(config, batch, clock) for name, config in models.items()},
-        "steps": {},
-    }
-    guided = pipeline.in_bf16(settings, pipeline.guidance(settings))
-    labels = (torch.arange(batch) % c.num_classes).to(pipeline.device)
-    canvas = pipeline.first_canvas(None, batch)
-    for steps in (6, 12, 24):
-        took = clock(lambda s=steps: fast.decode(guided, labels, canvas, s))
-        found["steps"][steps] = 1000 * took["median"] / batch
-    return found
-
-
-def step_ms(config: TransformerConfig, batch: int, clock: Clock) -> float:
-    """Milliseconds an image of one fast guided prediction with a third of the canvas known."""
-    model = MaskedTransformer(config).eval().to(clock.device)
-    guided = fast.FastGuidance(make_guidance("self", model, smoother=smoother_for(model)))
-    canvas, n = model.blank.repeat(batch, 1), config.num_vq_tokens
-    canvas[:, : n // 3] = 0
-    at = torch.arange(n // 3, n, device=canvas.device).expand(batch, -1)
-    labels = torch.zeros(batch, dtype=torch.int64, device=canvas.device)
-    with torch.no_grad():
-        step = clock.recorded(lambda: guided(canvas, labels, at))
-        return 1000 * clock(step)["median"] / batch
-
-
 def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float]) -> dict:
     """Throughput of the generator's training, in bfloat16 where the device has it."""
     model = deepcopy(pipeline.transformer).train()
@@ -320,8 +265,6 @@ def benchmark(
         record["split_seconds_per_image"] = split(quick, settings, batches[-1], clock)
         record["peak_memory_bytes"] = peak_memory(clock.device)
         keep(record)
-        record["growth_ms_per_image"] = growth(quick, settings, batches[-1], clock)
-        keep(record)
     record["training"] = training(quick, batches[-1], clock, peak)
     keep(record)
     return record
@@ -350,9 +293,6 @@ def report(record: dict) -> str:
     parts = record["split_seconds_per_image"]
     lines.append("fast, ms an image: "
                  + ", ".join(f"{k} {1000 * v:.2f}" for k, v in parts.items()))  # fmt: skip
-    for what, values in record["growth_ms_per_image"].items():
-        cells = ", ".join(f"{k}: {v:.2f}" for k, v in values.items())
-        lines.append(f"fast, ms an image by {what}: {cells}")
     t = record["training"]
     lines.append(
         f"training, batch {t['batch']}: {t['images_per_second']:.1f} images/s, "

@@ -1,10 +1,8 @@
 """A tiny course is bundled from local wheels, and installed from the bundle alone."""
 
 import os
-import platform
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
@@ -114,40 +112,16 @@ def test_an_absent_package_is_one_sentence_and_leaves_nothing(tiny, tmp_path, ca
 
 
 def test_another_python_than_the_bundles_is_refused(tiny, tmp_path):
-    out = bundle.bundle(tmp_path / "stick", python="3.99")
-    ran = subprocess.run([sys.executable, out / "install.py"], capture_output=True, text=True)
+    script = bundle.bundle(tmp_path / "stick") / "install.py"
+    script.write_text(script.read_text().replace(str(sys.version_info[:2]), "(3, 99)"))
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert ran.returncode == 1 and "this bundle is for Python 3.99, not 3." in ran.stderr
-    assert not (out / "course" / ".venv").exists()
+    assert not (tmp_path / "stick" / "course" / ".venv").exists()
 
 
-def test_wheels_of_a_platform(tiny, tmp_path):
-    shelf = tmp_path / "shelf"
-    tag = {"Linux": "linux_riscv64", "Darwin": "macosx_99_0_arm64", "Windows": "win_other"}
-    tag = tag[platform.system()]
-    old = shelf / "tinyextra-1-py3-none-any.whl"
-    with zipfile.ZipFile(old) as archive:
-        texts = {name: archive.read(name) for name in archive.namelist()}
-    old.unlink()
-    with zipfile.ZipFile(shelf / f"tinyextra-1-py3-none-{tag}.whl", "w") as archive:
-        for name, text in texts.items():
-            archive.writestr(name, text.replace(b"none-any", f"none-{tag}".encode()))
-    with pytest.raises(InputError, match="tinyextra"):
-        bundle.bundle(tmp_path / "here")
-    out = bundle.bundle(tmp_path / "there", tags=tag)
-    assert (out / "packages" / f"tinyextra-1-py3-none-{tag}.whl").is_file()
-
-
-def test_bad_requests(tiny, tmp_path):
-    other = "win_amd64" if platform.system() != "Windows" else "manylinux_2_28_x86_64"
-    cases = {
-        "exists": {"out": tmp_path},
-        "looks like 3.12": {"python": "three"},
-        "on that system": {"tags": other},
-        "on that": {"tags": "moon_42"},
-    }
-    for sentence, arguments in cases.items():
-        with pytest.raises(InputError, match=sentence):
-            bundle.bundle(**({"out": tmp_path / "stick"} | arguments))
+def test_a_folder_that_exists_is_refused(tiny, tmp_path):
+    with pytest.raises(InputError, match="exists: delete it or choose another place"):
+        bundle.bundle(tmp_path)
 
 
 def test_it_asks_for_what_the_project_names():

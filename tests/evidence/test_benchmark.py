@@ -99,9 +99,6 @@ def test_a_record_holds_together(record):
         "token choice",
         "tokenizer",
     }
-    grown = record["growth_ms_per_image"]
-    assert grown["tokens"][64] < grown["tokens"][256] < grown["tokens"][1024]
-    assert grown["steps"][6] < grown["steps"][24]
     assert record["training"]["images_per_second"] > 0 and record["peak_memory_bytes"] > 1e7
 
 

@@ -173,9 +173,9 @@ def test_a_trade_off_curve_runs_over_temperature_at_the_best_scale():
 
 
 def test_settings_are_never_tuned_on_the_seeds_that_are_reported(trained, tmp_path, capsys):
-    out, plot = tmp_path / "r.jsonl", tmp_path / "curves.png"
+    out = tmp_path / "r.jsonl"
     options = ["--guidance", "none,sharpened", "--scale", "0.5,2", "--tune", "20", "--num", "30"]
-    options += ["--seeds", "0,1", "--out", str(out), "--plot", str(plot), "--device", "cpu"]
+    options += ["--seeds", "0,1", "--out", str(out), "--device", "cpu"]
     assert main(["sweep", "--model", str(trained), *options]) == 0
     records = sweep.read_records(out)
     tuned = [r for r in records if r["seed"] == sweep.TUNING_SEED]
@@ -186,4 +186,4 @@ def test_settings_are_never_tuned_on_the_seeds_that_are_reported(trained, tmp_pa
     sharp = [r["settings"] for r in final if r["settings"]["guidance"] == "sharpened"]
     assert sharp == [best["settings"]] * 2
     text = capsys.readouterr().out
-    assert text.count("30 x 2") == 2 and "20 x 1" not in text and plot.stat().st_size > 1000
+    assert text.count("30 x 2") == 2 and "20 x 1" not in text
