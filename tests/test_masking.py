@@ -123,3 +123,10 @@ def test_bad_arguments_give_one_sentence(call, fragment):
         call()
     text = str(caught.value)
     assert fragment in text and text.endswith(".") and "\n" not in text
+
+
+def test_the_number_of_masked_positions_is_rounded():
+    """Of three positions round(3 (1 - t)) are masked, t ~ U(0, 1), but at least one."""
+    masks = random_mask(6000, 3, torch.Generator().manual_seed(0), "linear")
+    shares = masks.sum(1).bincount(minlength=4) / len(masks)
+    assert shares.tolist() == pytest.approx([0, 1 / 2, 1 / 3, 1 / 6], abs=0.02)

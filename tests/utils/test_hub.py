@@ -109,7 +109,9 @@ def test_a_header_of_a_million_names_is_refused_unread(own):
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({f"a{i:06}": empty for i in range(900_000)}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
-    begun = time.perf_counter()
+    begun = time.process_time()
+    json.loads(header)
+    parsed = time.process_time()
     for read in (
         lambda: MaskedTransformer.from_pretrained(path.parent),
         lambda: read_tensors(path),
@@ -117,7 +119,7 @@ def test_a_header_of_a_million_names_is_refused_unread(own):
         with pytest.raises(CheckpointError) as caught:
             read()
         assert "is damaged: its header of" in str(caught.value) and len(str(caught.value)) < 400
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - parsed < (parsed - begun) / 2  # the header was not parsed
 
 
 def test_many_names_make_a_short_sentence(own):
