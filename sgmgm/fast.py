@@ -207,16 +207,18 @@ class FastToast:
     def __init__(self, smoother: ToastSmoother, net: FastTransformer):
         self.smoother, self.net = smoother, net
         self.top_downs: list[FusedLinear] = []
-        # in float64, which not every device has
-        chain = smoother.top_down_transform.detach().cpu().double().T  # (D, D), acts on columns
+        device = smoother.top_down_transform.device
+        place = "cpu" if device.type == "mps" else device  # MPS has no float64
+        exact: dict[str, Any] = {"dtype": torch.float64, "device": place}
+        chain = smoother.top_down_transform.detach().to(**exact).T  # (D, D), acts on columns
         for decoder, layer in zip(
             reversed(smoother.decoders), reversed(net.model.transformer_layers), strict=True
         ):
-            chain = decoder.linear.weight.detach().cpu().double() @ chain
+            chain = decoder.linear.weight.detach().to(**exact) @ chain
             value = layer.attention.value
-            matrix = value.weight.detach().cpu().double()
-            matrix = matrix @ decoder.linear2.weight.detach().cpu().double() @ chain
-            matrix = matrix.to(net.dtype).to(value.weight.device)
+            matrix = value.weight.detach().to(**exact)
+            matrix = matrix @ decoder.linear2.weight.detach().to(**exact) @ chain
+            matrix = matrix.to(device, net.dtype)
             self.top_downs.insert(0, FusedLinear(matrix, value.bias, net.dtype))
         self.blank = None
         if not smoother.config.keep_class:  # then no image and no class changes the first layer
