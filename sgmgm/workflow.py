@@ -6,6 +6,7 @@ result, so a chain of steps can be stopped and started again anywhere.
 
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 from . import presets
 from .classifier import Classifier
 from .datasets import ImageSet
-from .pipeline import Card, find_pipeline, read_card, write_card
+from .pipeline import Card, check_part, find_pipeline, read_card, write_card
+from .presets import Preset, Smoothing
 from .scoring import accuracy, evaluate_tokenizer, find_classifier, load_data, reference_for
 from .settings import CORE_PARTS, PARTS
 from .smoothing import SMOOTHERS, smoother_kind
@@ -24,19 +26,21 @@ from .tasks import ClassifierTask, SmootherTask, Task, TokenizerTask, Transforme
 from .tokenizer import VQTokenizer
 from .training import TrainingConfig, fit, plain, read_report
 from .transformer import MaskedTransformer
+from .utils import hub
 from .utils.devices import default_device
-from .utils.errors import CheckpointError, InputError, check_choice, check_count
-from .utils.files import canonical, check_writable, write_json
-from .utils.hub import (
-    digest,
-    load_weights,
-    read_tensors,
-    save_tensors,
-    weights_digest,
-    write_manifest,
-)
+from .utils.distributed import meet, rank_and_size
+from .utils.errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    check_choice,
+    check_count,
+    listed,
+)  # fmt: skip
+from .utils.files import canonical, check_writable, sole_writer, write_json
 
 EARLIER = ("training", "seed", "seconds", "start", "smoothing")  # what a next round's report keeps
+UNUSED = {"toast": "rank", "lora": "keep_class"}  # options without effect on a kind of smoother
 RESTS_ON = {  # whose weights a part was made for
     "transformer": ("tokenizer",),
     "weak": ("tokenizer",),
@@ -55,6 +59,7 @@ def train(
     steps: int | None = None,
     start: str | Path | None = None,
     mirror: bool | None = None,
+    minutes: float | None = None,
     **smoothing,
 ) -> dict:
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
@@ -66,6 +71,7 @@ def train(
         start: a trained part's folder, whose weights to begin with: a further round of training.
         mirror: whether images are mirrored at random. If not given, as for the parts that the
             folder has already, or else as the data set says (`ImageSet.flip`).
+        minutes: how long the steps may take, in place of their number (see `training.fit`).
         smoothing: changes to the preset's `Smoothing`, for smoothers.
 
     Returns the part's report (see `training.fit`), for the tokenizer with its PSNR, rFID and
@@ -73,24 +79,35 @@ def train(
 
     Raises:
         CheckpointError: an earlier part is missing (the sentence names the command to run), the
-            folder belongs to another data set, the part was trained in another way, or the
-            weights to begin with do not fit.
+            folder belongs to another data set or preset, the part was trained in another way, or
+            the weights to begin with do not fit.
+        InputError: another process trains this part, or an option has no effect on it.
     """
     check_choice("part", part, PARTS)
-    check_count("seed", seed, least=0)
+    seed = check_count("seed", seed, least=0)
+    if steps is not None and minutes is not None:
+        raise InputError("give a number of steps or of minutes, not both.")
     folder, device, dataset = Path(folder), device or default_device(), canonical(dataset)
     place = folder / (name or part)
     if place.parent != folder or place.name == "..":
         raise InputError(f"{name!r} is no plain folder name.")
+    if not (done := (place / "training.json").is_file()):
+        check_writable(place / "training.json")
     card = read_card(folder) if (folder / "pipeline.json").is_file() else None
-    if card and card.dataset != dataset:
-        raise CheckpointError(f"{folder} holds models of {card.dataset}: choose another --out.")
-    metadata: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": None}
-    if start is not None:
-        metadata["start"] = earlier_round(Path(start))
     size = presets.get(dataset, preset, 2).images
+    if card and (card.dataset, card.preset) != (dataset, preset):
+        raise CheckpointError(
+            f"{folder} holds models of {card.dataset}, preset {card.preset}: add --dataset "
+            f"{card.dataset} --preset {card.preset}, or choose another --out."
+        )
+    meet(device)
     data = load_data(dataset, count=size if dataset == "sprites" else None)
     data = data.subset(min(len(data), size or len(data)))
+    if card and card.classes != list(data.classes):
+        raise CheckpointError(
+            f"{folder} was made for the classes {listed(card.classes)}, and {dataset} has "
+            f"{listed(data.classes)}: choose another --out."
+        )
     if part == "classifier" and len(data.classes) == 1:
         raise InputError(
             f"{dataset} has one class only, so a classifier has nothing to learn: train the other "
@@ -99,60 +116,87 @@ def train(
     if mirror is None:
         trained = sorted(folder.glob("*/training.json"))
         mirror = read_report(trained[0].parent).get("mirror") if trained else data.flip
-    metadata["mirror"] = mirror = bool(mirror)
-    data = replace(data, flip=mirror)
+    data = replace(data, flip=bool(mirror))
+    plan = presets.get(dataset, preset, len(data.classes))
+    config: TrainingConfig = getattr(plan, f"{part.split('-')[0]}_training").lasting(steps)
+    metadata: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": None}
+    metadata["mirror"] = data.flip
+    if start is not None:
+        metadata["start"] = earlier_round(Path(start))
     if dataset.startswith("folder:"):  # whose pictures may change
         metadata["data"] = data.fingerprint()
-    plan = presets.get(dataset, preset, len(data.classes))
-    config: TrainingConfig = getattr(plan, f"{part.split('-')[0]}_training")
-    config = replace(config, steps=config.steps if steps is None else steps)
+    options: Smoothing | None = None
     if part.startswith("smoother"):
         kind = part.partition("-")[2]
         options = plan.smoothing.updated(**({"kind": kind} if kind else {})).updated(**smoothing)
+        if (unused := UNUSED.get(options.kind)) in smoothing:
+            raise InputError(f"a {options.kind} smoother has no {unused}: leave that option out.")
         metadata["smoothing"] = asdict(options)
     for earlier in RESTS_ON.get(part.split("-")[0], ()):
         if (folder / earlier / "model.safetensors").is_file():
-            metadata[earlier] = weights_digest(folder / earlier / "model.safetensors")[:8]
-    identity = plain({"training": asdict(config), "seed": seed} | metadata)
-    if (place / "training.json").is_file():
-        report = read_report(place)
-        if "smoothing" not in (report.get("start") or ()):  # once it was not kept of earlier rounds
-            (identity["start"] or {}).pop("smoothing", None)
-        unsaid = set(CORE_PARTS) - report.keys()  # the first models do not say what they rest on
-        other = [k for k in identity if k not in unsaid and report.get(k) != identity[k]]
-        if not other:
-            return report
-        raise CheckpointError(
-            f"{place} was trained with another {', '.join(other)}; choose another --out, or "
-            "delete it to train anew."
-        )
-    torch.manual_seed(seed)  # the first weights
+            metadata[earlier] = hub.weights_digest(folder / earlier / "model.safetensors")[:8]
+    if done:
+        return _done(place, config, {"seed": seed} | metadata, minutes)
+    if hub.is_packed(folder) and any(
+        f.startswith(place.name + "/") for f in hub.read_manifest(folder)
+    ):
+        raise CheckpointError(f"{folder} is sealed with its {place.name}: choose another --out.")
+    with sole_writer(place) if rank_and_size()[0] == 0 else nullcontext():
+        torch.manual_seed(seed)  # the first weights
+        card = card or Card(dataset, preset, list(data.classes), plan.sampling)
+        task, evaluate = _task(part, plan, data, folder, card, device, options)
+        if start is not None:
+            hub.load_weights(task.model, Path(start) / "model.safetensors")
+        if not (folder / "pipeline.json").is_file():
+            write_card(folder, card)
+        return fit(task, config, place, seed, device, metadata, evaluate, minutes)
+
+
+def _task(part: str, plan: Preset, data: ImageSet, folder: Path, card: Card, device, options):
+    """What is trained, and how it is evaluated: (a task, a function of its model or None)."""
+    if part in ("classifier", "tokenizer"):
+        test = load_data(data.name, "test")  # what is wrong with it is known before the training
+        if len(test) < 2:
+            raise DataError(f"{data.name} has {len(test)} test image, and scores need 2 or more.")
     if part == "classifier":
         task: Task = ClassifierTask(Classifier(plan.classifier), data)
-        evaluate = _evaluate_classifier(dataset)
-    elif part == "tokenizer":
-        classifier = find_classifier(dataset, folder)
+        return task, lambda model: {"test_accuracy": accuracy(model, test)}
+    if part == "tokenizer":
+        classifier = find_classifier(data.name, folder)
         task = TokenizerTask(VQTokenizer(plan.tokenizer), data, classifier)
-        evaluate = _evaluate_tokenizer(dataset, classifier)
-    else:
-        tokenizer = _part(VQTokenizer, folder, "tokenizer", dataset, preset).to(device)
+        return task, lambda model: evaluate_tokenizer(model, classifier, test)
+    place = check_part(folder, "tokenizer", card)
+    tokenizer = VQTokenizer.from_pretrained(place).to(device)
+    codebook = tokenizer.quantize.embedding.weight.detach().cpu()
+    if part.startswith("smoother"):
+        model = MaskedTransformer.from_pretrained(check_part(folder, "transformer", card))
         tokens = cached_tokens(tokenizer, data, folder)
-        evaluate = None
-    if part in ("transformer", "weak"):
-        model = MaskedTransformer(plan.transformer)
-        model.init_from_codebook(tokenizer.quantize.embedding.weight.detach().cpu())
-        task = TransformerTask(model, tokens, data.labels)
-    elif part.startswith("smoother"):
-        model = _part(MaskedTransformer, folder, "transformer", dataset, preset)
         smoother = SMOOTHERS[options.kind].fresh(model, options)
-        codebook = tokenizer.quantize.embedding.weight.detach().cpu()
         choice = (options.rate, options.wrong, options.loss_on)
-        task = SmootherTask(smoother, model, tokens, data.labels, codebook, *choice)
-    if start is not None:
-        load_weights(task.model, Path(start) / "model.safetensors")
-    sampling = card.sampling if card else plan.sampling  # the best may have been adopted
-    write_card(folder, Card(dataset, preset, list(data.classes), sampling))
-    return fit(task, config, place, seed, device, metadata, evaluate)
+        return SmootherTask(smoother, model, tokens, data.labels, codebook, *choice), None
+    model = MaskedTransformer(plan.transformer)
+    model.init_from_codebook(codebook)
+    return TransformerTask(model, cached_tokens(tokenizer, data, folder), data.labels), None
+
+
+def _done(place: Path, config: TrainingConfig, metadata: dict, minutes: float | None) -> dict:
+    """The report of a part that is trained; CheckpointError if it was trained in another way."""
+    report = read_report(place)
+    if minutes is not None:
+        metadata["minutes"] = minutes
+        if report.get("minutes") == minutes:
+            config = config.lasting(report["training"]["steps"])
+    identity = plain({"training": asdict(config)} | metadata)
+    if "smoothing" not in (report.get("start") or ()):  # once it was not kept of earlier rounds
+        (identity["start"] or {}).pop("smoothing", None)
+    unsaid = set(CORE_PARTS) - report.keys()  # the first models do not say what they rest on
+    other = [k for k in identity if k not in unsaid and report.get(k) != identity[k]]
+    if other:
+        raise CheckpointError(
+            f"{place} was trained with another {listed(other)}; choose another --out, or delete "
+            "it to train anew."
+        )
+    return report
 
 
 def default_folder(dataset: str, preset: str) -> Path:
@@ -166,40 +210,23 @@ def earlier_round(folder: Path) -> dict:
         raise CheckpointError(f"{folder} holds no trained weights to begin with.")
     report = read_report(folder)
     kept = {key: report[key] for key in EARLIER if key in report}
-    return kept | {"weights": digest(folder / "model.safetensors")[:8]}
+    return kept | {"weights": hub.digest(folder / "model.safetensors")[:8]}
 
 
 def cached_tokens(tokenizer: VQTokenizer, data: ImageSet, folder: Path) -> Tensor:
     """An image set as tokens (see `tokenize`), kept in the folder for the parts trained later."""
     path = folder / "tokens.safetensors"
-    made_by = f"{digest(folder / 'tokenizer' / 'model.safetensors')} {data.fingerprint()}"
+    made_by = f"{hub.digest(folder / 'tokenizer' / 'model.safetensors')} {data.fingerprint()}"
     made_by += "" if data.flip else " plain"
     try:
-        kept, notes = read_tensors(path)
+        kept, notes = hub.read_tensors(path)
         if notes["made_by"] == made_by:
             return kept["tokens"]
     except (CheckpointError, KeyError):
         pass  # none yet, or a damaged file: they are only a minute's work
     tokens = tokenize(tokenizer, data)
-    save_tensors(path, {"tokens": tokens}, {"made_by": made_by})
+    hub.save_tensors(path, {"tokens": tokens}, {"made_by": made_by})
     return tokens
-
-
-def _evaluate_classifier(dataset: str):
-    return lambda model: {"test_accuracy": accuracy(model, load_data(dataset, "test"))}
-
-
-def _evaluate_tokenizer(dataset: str, classifier: Classifier):
-    return lambda model: evaluate_tokenizer(model, classifier, load_data(dataset, "test"))
-
-
-def _part(kind, folder: Path, name: str, dataset: str, preset: str):
-    if not (folder / name).is_dir():
-        raise CheckpointError(
-            f"{folder} has no {name}: first run `sgmgm train {name} --dataset {dataset} "
-            f"--preset {preset} --out {folder}`."
-        )
-    return kind.from_pretrained(folder / name)
 
 
 def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None:
@@ -218,8 +245,9 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
     check_writable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # a folder without its manifest would pass for a whole one
-    with tempfile.TemporaryDirectory(prefix=".pack-", dir=out.parent) as partial:
-        whole = Path(partial) / out.name
+    beside = tempfile.TemporaryDirectory(prefix=".pack-", dir=out.parent)
+    with sole_writer(out), beside as unfinished:
+        whole = Path(unfinished) / out.name
         _pack(folder, whole, device)
         whole.rename(out)
 
@@ -248,4 +276,4 @@ def _pack(folder: Path, out: Path, device: str | None) -> None:
     write_card(out, card)
     classifier = find_classifier(card.dataset, out).to(device or default_device())
     reference_for(card.dataset, classifier, out).save(out / "reference.safetensors")
-    write_manifest(out)
+    hub.write_manifest(out)

@@ -31,13 +31,13 @@ def train(args) -> None:
     smoothing = {k: v for k in SMOOTHING if (v := getattr(args, k)) is not None}
     if smoothing and not args.part.startswith("smoother"):
         raise InputError("the smoothing options are for one smoother, not for others.")
-    for option in ("steps", "name", "start"):
+    for option in ("steps", "minutes", "name", "start"):
         if getattr(args, option) is not None and args.part == "all":
             raise InputError(f"--{option} is for one part, not for all of them at once.")
     announce(args.dataset)
     given = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
     for part in trainable(args.dataset, settings.PARTS) if args.part == "all" else [args.part]:
-        report = workflow.train(part, *given, args.start, args.mirror, **smoothing)
+        report = workflow.train(part, *given, args.start, args.mirror, args.minutes, **smoothing)
         print(f"{folder / (args.name or part)}: {describe(part, report)}")
 
 
@@ -239,6 +239,9 @@ def values(option: str, text: str, kind: type) -> list:
     return found
 
 
+SHARES = {"classifier": 1, "tokenizer": 3, "transformer": 6}  # of the minutes of `run`
+
+
 def run(args) -> None:
     """The whole system in one command: train missing parts, sample, score, print a table."""
     check_count("--num", args.num, most=10_000_000)
@@ -255,11 +258,12 @@ def run(args) -> None:
         )
     announce(args.dataset)
     what = (args.dataset, args.preset, folder, args.seed, device)
-    for part in trainable(args.dataset, settings.CORE_PARTS):
-        shipped = part == "classifier" and (SHIPPED / args.dataset / part).is_dir()
-        if shipped and not (folder / part).is_dir():
-            continue
-        report = workflow.train(part, *what, mirror=args.mirror)
+    parts = trainable(args.dataset, settings.CORE_PARTS)
+    if (SHIPPED / args.dataset / parts[0]).is_dir() and not (folder / parts[0]).is_dir():
+        parts = parts[1:]  # the shipped classifier serves
+    for part in parts:
+        minutes = args.minutes and args.minutes * SHARES[part] / sum(SHARES[p] for p in parts)
+        report = workflow.train(part, *what, mirror=args.mirror, minutes=minutes)
         rows.append((f"train {part}", report["seconds"], describe(part, report).split(", ", 1)[1]))
     pipeline = Pipeline.from_pretrained(folder, device, args.bf16)
     labels = chosen_labels(args, pipeline)

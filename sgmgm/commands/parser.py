@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     add("part", choices=(*settings.PARTS, "all"), help="what to train")
     training(add)
     add("--steps", type=int, help="training steps; the preset's if not given")
+    add("--minutes", type=float, help="how long to train, in place of --steps: the speed is "
+        "measured first; loading and scoring come on top; the preset's steps if not given")
     add("--start", type=Path, metavar="DIR",
         help="a trained part's folder, whose weights to begin with; new weights if not given")
     add("--name", help="folder of this part; the part's own name if not given")
@@ -133,6 +135,8 @@ def parser() -> argparse.ArgumentParser:
 
     add = command(actions.run)
     training(add)
+    add("--minutes", type=float, help="how long to train all parts together; the preset's steps "
+        "if not given")
     sampling(add, 5000)
 
     add = command(actions.benchmark)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -16,16 +17,25 @@ LOST = re.compile(r"gloo|connection|by peer|broken pipe|remote|time[sd]? ?out", 
 
 
 def launched() -> bool:
-    """Whether a launcher started this process together with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether a launcher started this process together with others.
+
+    WORLD_SIZE alone may be left over from another program.
+    """
+    size = os.environ.get("WORLD_SIZE", "")
+    return size.isdigit() and int(size) > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def meet(device: str | torch.device) -> "PartialState | None":
     """Wait until all processes of this launch are there; None if there is only this one."""
     if not launched():
+        for name in ("WORLD_SIZE", "LOCAL_RANK"):  # accelerate would wait for others
+            os.environ.pop(name, None)
         return None
     from accelerate import PartialState
 
+    if not dist.is_initialized():
+        size, rank, where = (os.environ[name] for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR"))
+        print(f"process {rank} of {size}: waits at {where} for the others.", file=sys.stderr)
     return PartialState(cpu=str(device).startswith("cpu"))
 
 

@@ -250,14 +250,17 @@ def is_packed(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
-def check_manifest(folder: Path) -> None:
-    """CheckpointError if a file that the folder's manifest names is missing or was changed."""
-    if not is_packed(folder):
-        return
+def read_manifest(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that the folder's manifest names."""
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{folder / 'manifest.json'} is damaged: get the folder again.")
-    for name, expected in manifest.items():
+    return manifest
+
+
+def check_manifest(folder: Path) -> None:
+    """CheckpointError if a file that the folder's manifest names is missing or was changed."""
+    for name, expected in read_manifest(folder).items() if is_packed(folder) else ():
         if not (folder / name).is_file() or digest(folder / name) != expected:
             raise CheckpointError(
                 f"{folder / name} is missing or was changed (SHA-256 differs from manifest.json): "
