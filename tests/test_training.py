@@ -1,18 +1,22 @@
 import json
 import math
+import os
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from sgmgm import datasets, presets, scoring, settings, training, workflow
 from sgmgm.classifier import Classifier, ClassifierConfig
+from sgmgm.commands import actions
 from sgmgm.commands.cli import main
 from sgmgm.evidence import cards
-from sgmgm.pipeline import Pipeline
+from sgmgm.pipeline import Pipeline, read_card, write_card
 from sgmgm.smoothing import LoraSmoother, Smoothed, ToastSmoother
 from sgmgm.tasks import (
     LOSS_ON,
@@ -26,8 +30,9 @@ from sgmgm.tasks import (
 from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
 from sgmgm.training import TrainingConfig, batch_indices, fit, move_average
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
-from sgmgm.utils.errors import CheckpointError, InputError, SgmgmError
-from sgmgm.utils.hub import read_tensors
+from sgmgm.utils.errors import CheckpointError, DataError, InputError, SgmgmError
+from sgmgm.utils.files import sole_writer
+from sgmgm.utils.hub import read_tensors, write_manifest
 
 from . import trained as system
 
@@ -195,7 +200,7 @@ def test_a_finished_part_is_not_trained_again(own, monkeypatch):
     monkeypatch.setattr(workflow, "fit", never)
     for part in settings.PARTS:
         report = workflow.train(part, "sprites", "smoke", own, device="cpu")
-        assert report == json.loads((own / part / "training.json").read_text())
+        assert report == training.read_report(own / part)
 
 
 def test_a_finished_part_of_another_seed_is_kept(own):
@@ -217,7 +222,8 @@ def test_a_part_made_for_other_weights_is_not_taken_for_done(own, tmp_path):
     report = json.loads((own / "weak" / "training.json").read_text())
     del report["tokenizer"]  # the first models that shipped do not say
     (own / "weak" / "training.json").write_text(json.dumps(report))
-    assert workflow.train("weak", "sprites", "smoke", own, device="cpu") == report
+    found = workflow.train("weak", "sprites", "smoke", own, device="cpu")
+    assert found.items() >= report.items()
 
 
 def test_autocast_ends_with_the_training(images, tmp_path, monkeypatch):
@@ -276,6 +282,242 @@ def test_a_further_round_begins_with_the_weights_of_the_last(own, tmp_path, caps
     assert "holds no trained weights" in capsys.readouterr().err
     assert main([*words[:-1], str(own / "tokenizer")]) == 2  # weights of something else
     assert "does not fit" in capsys.readouterr().err and not second.exists()
+
+
+# -------------------------------------------------------------------------------- by the clock
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that each step moves on by `clock.tick` seconds; the very first two take 1 s more."""
+
+    class Clock:
+        now, tick, slow = 100.0, 0.05, 2
+
+        def of(self, task):
+            usual = task.after_step
+
+            def after_step(*rest):
+                usual(*rest)
+                self.now += self.tick + (self.slow > 0)
+                self.slow -= 1
+
+            task.after_step = after_step
+            return task
+
+    found = Clock()
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: found.now))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "transformer", "lora"])
+def test_training_by_the_clock_ends_on_time_and_its_steps_repeat_it(
+    kind, clock, images, tmp_path, capsys
+):
+    """The speed is measured after the first steps, and nothing is left of the measurement."""
+    report = fit(clock.of(make(kind, images)), CONFIG, tmp_path / "a", device="cpu", minutes=0.03)
+    assert report["seconds"] == pytest.approx(1.8, rel=0.05)
+    steps = report["training"]["steps"]
+    assert steps == report["step"] == report["history"][-1]["step"] == pytest.approx(36, abs=1)
+    assert report["minutes"] == 0.03 and report["history"][0]["step"] == 1
+    assert f"{steps} steps in about 0.03 minutes; loading and scoring" in capsys.readouterr().err
+    again = fit(clock.of(make(kind, images)), CONFIG.lasting(steps), tmp_path / "b", device="cpu")
+    assert again["history"] == report["history"]
+    name = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+    one, other = saved(tmp_path / "a", name), saved(tmp_path / "b", name)
+    assert all(one[key].equal(other[key]) for key in one)
+
+
+def test_a_killed_training_by_the_clock_comes_to_the_same_end(clock, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1)
+    folder = tmp_path / "run"
+
+    def part(cut=None):
+        task = clock.of(make("transformer", images))
+        usual = task.after_step
+
+        def after_step(step, *rest):
+            if step == cut and (folder / "training.safetensors").exists():  # it was measured
+                raise PowerCut
+            usual(step, *rest)
+
+        task.after_step = after_step
+        return fit(task, CONFIG, folder, device="cpu", minutes=0.03)
+
+    for cut in (0, 3):  # before and after the first step is kept
+        with pytest.raises(PowerCut):
+            part(cut)
+        clock.tick *= 3  # the machine has become slower: the choice stands
+    report = part()
+    assert report["step"] == pytest.approx(36, abs=1)
+    config = CONFIG.lasting(report["step"])
+    whole = fit(clock.of(make("transformer", images)), config, tmp_path / "whole", device="cpu")
+    assert whole["history"] == report["history"]
+    with pytest.raises(PowerCut):
+        shutil.rmtree(folder)
+        part(3)
+    with pytest.raises(CheckpointError, match="another training, minutes; delete"):
+        fit(make("transformer", images), CONFIG, folder, device="cpu", minutes=0.02)
+    steps = json.loads(read_tensors(folder / "training.safetensors")[1]["report"])["training"]
+    fit(clock.of(make("transformer", images)), TrainingConfig(**steps), folder, device="cpu")
+
+
+@pytest.mark.parametrize("minutes", [0, -1, math.nan, math.inf, "3", 10**7])
+def test_minutes_that_cannot_be(minutes, images, tmp_path):
+    with pytest.raises(InputError, match="minutes must"):
+        fit(make("transformer", images), CONFIG, tmp_path / "run", device="cpu", minutes=minutes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_steps_warm_up_for_less():
+    config = TrainingConfig(1000, warmup=100)
+    assert config.lasting(50) == TrainingConfig(50, warmup=5)
+    assert config.lasting(3) == TrainingConfig(3, warmup=0)
+    assert config.lasting(5000) == TrainingConfig(5000, warmup=100)
+    assert config.lasting(None) is config
+
+
+def test_the_command_trains_by_the_clock(own, capsys):
+    shutil.rmtree(own / "weak")
+    words = ["train", "weak", "--preset", "smoke", "--out", str(own), "--device", "cpu"]
+    assert main([*words, "--minutes", "0.01"]) == 0
+    report = training.read_report(own / "weak")
+    assert report["minutes"] == 0.01 and report["seconds"] < 30
+    steps = str(report["training"]["steps"])
+    assert main([*words, "--minutes", "0.01"]) == main([*words, "--steps", steps]) == 0  # done
+    assert training.read_report(own / "weak") == report
+    assert f"--steps {steps}" in cards.model_card(own)
+    assert main([*words, "--minutes", "0.02"]) == 2
+    assert main([*words, "--minutes", "0.01", "--steps", "3"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_run_shares_its_minutes_out(trained, tmp_path, monkeypatch):
+    given = {}
+
+    def train(part, *what, minutes, **more):
+        given[part] = minutes
+        if part == "transformer":
+            raise InputError("enough.")
+
+    monkeypatch.setattr(actions, "describe", lambda part, report: "x, y")
+    monkeypatch.setattr(actions.workflow, "train", lambda *a, **k: train(*a, **k) or {"seconds": 1})
+    words = ["run", "--preset", "smoke", "--minutes", "9", "--out", str(tmp_path / "run")]
+    assert main([*words, "--dataset", "sprites"]) == 2
+    assert given == pytest.approx({"tokenizer": 3, "transformer": 6})  # the classifier ships
+
+
+# --------------------------------------------------------------------- what a failure leaves
+
+
+def test_weights_that_are_no_longer_finite_replace_no_checkpoint(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1)
+    task = make("transformer", images)
+
+    def after_step(step, *rest):
+        if step == 4:  # the loss of this step was finite
+            next(task.model.parameters()).data[0, 0] = math.nan
+
+    task.after_step = after_step
+    with pytest.raises(InputError, match=r"no longer finite at step 5; lower .*\.$"):
+        fit(task, CONFIG, tmp_path, device="cpu")
+    tensors, notes = read_tensors(tmp_path / "training.safetensors")
+    assert json.loads(notes["report"])["step"] == 4
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_what_was_trained_is_kept_before_it_is_evaluated(images, tmp_path):
+    whole = fit(make("transformer", images), CONFIG, tmp_path / "whole", device="cpu")
+
+    def fail(model):
+        raise InputError("nothing to evaluate it on.")
+
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        fit(make("transformer", images), CONFIG, tmp_path / "run", device="cpu", evaluate=fail)
+    weights = saved(tmp_path / "whole")
+    assert all(v.equal(weights[k]) for k, v in saved(tmp_path / "run").items())
+    task = make("transformer", images)
+    task.losses = None  # no further step
+    found = {"score": 3}
+    report = fit(task, CONFIG, tmp_path / "run", device="cpu", evaluate=lambda model: found)
+    assert report["score"] == 3 and report["history"] == whole["history"]
+    assert all(v.equal(weights[k]) for k, v in saved(tmp_path / "run").items())
+    assert not (tmp_path / "run" / "training.safetensors").exists()
+
+
+@pytest.mark.parametrize("part", ["classifier", "tokenizer"])
+@pytest.mark.parametrize("fault", ["x.png cannot be read", "sprites has 1 test image, and sco"])
+def test_the_test_split_is_looked_at_before_the_training(fault, part, own, monkeypatch):
+    """A damaged picture, or too few of them, is no surprise at the end."""
+    usual = workflow.load_data
+
+    def load_data(name, split="train", count=None):
+        if split == "test" and fault.startswith("x.png"):
+            raise DataError(f"{fault}.")
+        return usual(name, split, 1 if split == "test" else count)
+
+    monkeypatch.setattr(workflow, "load_data", load_data)
+    monkeypatch.setattr(workflow, "fit", None)
+    shutil.rmtree(own / part)
+    with pytest.raises(DataError, match=fault):
+        workflow.train(part, "sprites", "smoke", own, device="cpu")
+
+
+def test_a_part_of_another_preset_is_refused_before_the_work(own, capsys):
+    shutil.rmtree(own / "weak")
+    before = (own / "pipeline.json").read_bytes()
+    assert main(["train", "weak", "--out", str(own)]) == 2  # without --preset: laptop
+    assert "add --dataset sprites --preset smoke, or choose" in capsys.readouterr().err
+    assert main(["train", "smoother", "--preset", "gpu", "--out", str(own), "--name", "b"]) == 2
+    assert (own / "pipeline.json").read_bytes() == before
+    assert not (own / "weak").exists() and not (own / "b").exists()
+
+
+def test_other_classes_than_the_folders_are_refused(own):
+    card = read_card(own)
+    write_card(own, replace(card, classes=[*card.classes[1:], "dragon"]))
+    shutil.rmtree(own / "weak")
+    with pytest.raises(CheckpointError, match="was made for the classes .*dragon.*, and sprites"):
+        workflow.train("weak", "sprites", "smoke", own, device="cpu")
+
+
+def test_a_sealed_folder_loads_after_one_more_part(own, tmp_path):
+    packed = tmp_path / "packed"
+    workflow.pack(own, packed, "cpu")
+    card = json.loads((packed / "pipeline.json").read_text())
+    del card["sampling"]["remask_known"]  # as earlier versions wrote it
+    (packed / "pipeline.json").write_text(json.dumps(card))
+    write_manifest(packed)
+    workflow.train("weak", "sprites", "smoke", packed, device="cpu", name="mine", steps=1)
+    Pipeline.from_pretrained(packed, "cpu")
+    shutil.rmtree(packed / "weak")
+    with pytest.raises(CheckpointError, match="is sealed with its weak"):
+        workflow.train("weak", "sprites", "smoke", packed, device="cpu")
+
+
+@pytest.mark.parametrize("part, option", [("smoother-lora", "keep_class"), ("smoother", "rank")])
+def test_an_option_without_effect_is_refused(part, option, own):
+    with pytest.raises(InputError, match=f"smoother has no {option}: leave that option out"):
+        workflow.train(part, "sprites", "smoke", own, device="cpu", name="b", **{option: 8})
+    assert not (own / "b").exists()
+
+
+def test_two_commands_do_not_train_one_part(own, capsys):
+    shutil.rmtree(own / "weak")
+    words = ["train", "weak", "--preset", "smoke", "--out", str(own), "--steps", "1"]
+    with sole_writer(own / "weak"):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert f"process {os.getpid()} is writing to {(own / 'weak').resolve()}" in said
+        assert main([*words[:-2], "--name", "another", "--steps", "1"]) == 0
+    assert main(words) == 0
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    config = TrainingConfig(np.int64(5), batch_size=np.int32(8), warmup=torch.tensor(2))
+    assert json.loads(json.dumps(vars(config)))["warmup"] == 2
+    with pytest.raises(InputError, match="not True"):
+        TrainingConfig(True)
 
 
 # ------------------------------------------------------------------------------ what it leaves
