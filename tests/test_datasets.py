@@ -113,6 +113,12 @@ def test_root_is_the_environments_or_the_projects(monkeypatch, tmp_path):
     assert datasets.data_root() == tmp_path / "raw"
     monkeypatch.delenv("SGMGM_DATA")
     assert datasets.data_root() == Path("data/raw")
+    monkeypatch.setenv("SGMGM_DATA", "~/sets")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert datasets.data_root() == tmp_path / "sets"
+    monkeypatch.setenv("SGMGM_DATA", "~no-such-user/sets")
+    assert datasets.data_root() == Path("~no-such-user/sets")
 
 
 # Sprites

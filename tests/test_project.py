@@ -24,8 +24,8 @@ SOURCES = {
 
 # The system: a module imports only what stands before it.
 WAY = [
-    *("utils.errors", "utils.files", "utils.devices", "utils.distributed", "utils.hub"),
-    *("utils.samples", "sprites", "folders", "datasets", "classifier", "tokenizer", "masking"),
+    *("utils.errors", "utils.files", "utils.devices", "utils.samples", "sprites", "folders"),
+    *("datasets", "utils.distributed", "utils.hub", "classifier", "tokenizer", "masking"),
     *("transformer", "smoothing", "guidance", "sampling", "fast", "metrics", "settings"),
     *("pipeline", "scoring", "tasks", "training", "presets", "workflow", "convert", "doctor"),
 ]
