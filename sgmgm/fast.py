@@ -27,13 +27,13 @@ from .utils.devices import has_bf16, is_out_of_memory
 
 
 def gather_positions(x: Tensor, at: Tensor) -> Tensor:
-    """Rows at (B, M) of x (B or 1, L, D): (B, M, D)."""
+    """x (B or 1, L, D) at the positions at (B, M): (B, M, D)."""
     return x.expand(len(at), -1, -1).gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
 
 
 @lru_cache
 def can_compile() -> bool:
-    """Whether layers can be compiled for CUDA, found out by compiling something small."""
+    """Whether layers can be compiled for CUDA, found out by compiling a small function."""
     try:
         torch.compile(torch.neg)(torch.ones(8, device="cuda"))
     except Exception as error:  # no Triton, no C compiler, no headers: each has its own
@@ -57,7 +57,7 @@ def prepare_decoder(decoder: nn.Module) -> None:
 
 
 class FusedLinear(nn.Module):
-    """x W^T + b, then GELU or + y; on a CPU in bfloat16 one fused oneDNN call."""
+    """x W^T + b, then GELU or + y, (..., D) -> (..., D'); on a CPU in bfloat16 one oneDNN call."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
         super().__init__()
@@ -99,47 +99,48 @@ class FastLayer(nn.Module):
         self.norms = copy.deepcopy(nn.ModuleList((layer.attn_layer_norm, f.layer_norm))).to(dtype)
 
     def split(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, heads, L, D / heads)"""
+        """(B, L, D) -> (B, heads, L, d), d = D / heads"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(
         self, x: Tensor, top_down: Tensor | None = None, at: Tensor | None = None
     ) -> Tensor:
-        """The layer's output at positions `at` (B, M), or at all; `top_down` is added to the values.
+        """The output at positions `at` (B, M), or all; `top_down` (B, L, D) adds to the values.
 
-        x is (B, L, D), or (1, L, D) if it is the same for all images, which `top_down` tells apart.
+        x is (B, L, D), or (1, L, D) if it is the same for all images.
         """
-        rows = x if at is None else gather_positions(x, at)
         if at is None:
-            q, k, v = self.qkv(x).chunk(3, -1)
+            some, (q, k, v) = x, self.qkv(x).chunk(3, -1)  # (B, L, 3 D) -> (B, L, D) each
         else:
-            q, (k, v) = self.q(rows), self.kv(x).chunk(2, -1)
+            some = gather_positions(x, at)  # (B, M, D)
+            q, (k, v) = self.q(some), self.kv(x).chunk(2, -1)  # (B, M, D); (B, L, D) each
         v = v if top_down is None else v + top_down
-        return self.finish(attend(self.split(q), self.split(k), self.split(v)), rows)
+        y = attend(self.split(q), self.split(k), self.split(v))  # (B, heads, M or L, d)
+        return self.finish(y, some)
 
-    def finish(self, y: Tensor, rows: Tensor) -> Tensor:
-        """What attention gathered (B, heads, M, d), and its input (B or 1, M, D) -> output."""
-        x = self.norms[0](self.out(y.transpose(1, 2).flatten(2), plus=rows))
-        return self.norms[1](self.down(self.up(x, gelu=True), plus=x))
+    def finish(self, y: Tensor, x: Tensor) -> Tensor:
+        """Attention's y (B, heads, M, d) and the layer's input x (B or 1, M, D) -> output."""
+        x = self.norms[0](self.out(y.transpose(1, 2).flatten(2), plus=x))  # (B, M, D)
+        return self.norms[1](self.down(self.up(x, gelu=True), plus=x))  # (B, M, D)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k) v for (B, heads, L, d); q is scaled already."""
+    """softmax(q k^T) v for (B, heads, L, d); q is scaled already."""
     if v.is_cuda:
         q, k = (x.expand(len(v), -1, -1, -1) for x in (q, k))
         return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-    return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+    return (q @ k.transpose(-1, -2)).softmax(-1) @ v  # (B, heads, L, d)
 
 
 class FastTransformer:
-    """A `MaskedTransformer` with weights in `dtype`, which answers at some positions only.
+    """A `MaskedTransformer` with weights in `dtype`, which predicts at some positions only.
 
-    Whatever else a guidance looks for in the model it finds in the model itself.
+    All other attributes are those of the model.
     """
 
     def __init__(self, model: MaskedTransformer, dtype: torch.dtype):
         self.model, self.dtype = model, dtype
-        self.at: Any = None  # int64 (B, M), the image positions that are asked for; None: all
+        self.at: Any = None  # int64 (B, M), the image positions to predict; None: all
         self.features_only = False  # leave out the last layer of the head
         self.all_hidden = False  # hidden states of all positions are wanted
         self.embeddings = copy.deepcopy(model.embed).to(dtype)
@@ -159,14 +160,14 @@ class FastTransformer:
 
     def __call__(self, canvas: Tensor, labels: Tensor) -> Prediction:
         """The prediction for canvas (B, N) and labels (B,), at the positions `at`."""
-        at = self.places(len(canvas))  # (B, M)
+        at = self.positions(len(canvas))  # (B, M)
         x = self.first_input(canvas, labels)  # (B, N + 1, D)
         hidden = self.run_layers(x, None if self.all_hidden else at)  # (B, N + 1 or M, D)
         chosen = gather_positions(hidden, at) if self.all_hidden else hidden  # (B, M, D)
         return Prediction(self.predict(chosen), hidden)
 
-    def places(self, batch: int) -> Tensor:
-        """The positions asked for, int64 (batch, M), in a sequence that begins with the class."""
+    def positions(self, batch: int) -> Tensor:
+        """The positions to predict, int64 (batch, M), in a sequence that begins with the class."""
         if self.at is None:
             n = self.model.config.num_vq_tokens
             return torch.arange(1, n + 1, device=self.model.blank.device).expand(batch, -1)
@@ -175,13 +176,14 @@ class FastTransformer:
     def first_input(self, canvas: Tensor, labels: Tensor) -> Tensor:
         """Canvas (B, N) and labels (B,) -> the first layer's input (B, N + 1, D)."""
         classes = (labels + self.model.config.codebook_size)[:, None]  # (B, 1)
-        return self.embeddings(self.embeddings.word_embeddings(torch.cat((classes, canvas), 1)))
+        ids = torch.cat((classes, canvas), 1)  # (B, N + 1)
+        return self.embeddings(self.embeddings.word_embeddings(ids))
 
     def run_layers(self, x: Tensor, at: Tensor | None = None) -> Tensor:
         """Last hidden states (B, M, D) at `at` (B, M), or (B, N + 1, D)."""
         for layer in self.layers[:-1]:
             x = layer(x)
-        return self.layers[-1](x, at=at)
+        return self.layers[-1](x, at=at)  # (B, M, D)
 
     def predict(self, hidden: Tensor) -> Tensor:
         """Hidden states (B, M, D) -> logits float32 (B, M, K), or features (B, M, D)."""
@@ -207,18 +209,12 @@ class FastToast:
     def __init__(self, smoother: ToastSmoother, net: FastTransformer):
         self.smoother, self.net = smoother, net
         self.top_downs: list[FusedLinear] = []
-        device = smoother.top_down_transform.device
-        place = "cpu" if device.type == "mps" else device  # MPS has no float64
-        exact: dict[str, Any] = {"dtype": torch.float64, "device": place}
-        chain = smoother.top_down_transform.detach().to(**exact).T  # (D, D), acts on columns
-        for decoder, layer in zip(
-            reversed(smoother.decoders), reversed(net.model.transformer_layers), strict=True
-        ):
-            chain = decoder.linear.weight.detach().to(**exact) @ chain
-            value = layer.attention.value
-            matrix = value.weight.detach().to(**exact)
-            matrix = matrix @ decoder.linear2.weight.detach().to(**exact) @ chain
-            matrix = matrix.to(device, net.dtype)
+        chain = exact(smoother.top_down_transform).T  # A_l ... A_L P, (D, D), acts on columns
+        layers = zip(smoother.decoders, net.model.transformer_layers, strict=True)
+        for decoder, layer in reversed(list(layers)):
+            value, chain = layer.attention.value, exact(decoder.linear.weight) @ chain
+            matrix = exact(value.weight) @ exact(decoder.linear2.weight) @ chain  # W_v B_l A_l ...
+            matrix = matrix.to(net.dtype).to(value.weight.device)
             self.top_downs.insert(0, FusedLinear(matrix, value.bias, net.dtype))
         self.blank = None
         if not smoother.config.keep_class:  # then no image and no class changes the first layer
@@ -226,8 +222,9 @@ class FastToast:
             no_class = torch.full((1,), config.num_classes, device=blank.device)
             self.blank = net.first_input(blank, no_class)  # (1, N + 1, D)
             first = net.layers[0]
-            q, k, self.values = first.qkv(self.blank).chunk(3, -1)
-            self.weights = (first.split(q) @ first.split(k).transpose(-1, -2)).softmax(-1)
+            q, k, self.values = first.qkv(self.blank).chunk(3, -1)  # (1, N + 1, D) each
+            weights = first.split(q) @ first.split(k).transpose(-1, -2)  # (1, heads, L, L)
+            self.weights = weights.softmax(-1)
 
     def inputs(self, model, canvas: Tensor, labels: Tensor, hidden: Tensor) -> tuple:
         """What `__call__` takes."""
@@ -235,7 +232,7 @@ class FastToast:
 
     def __call__(self, hidden: Tensor, labels: Tensor) -> Prediction:
         """Pass 2 from pass 1's hidden states (B, N + 1, D), at the net's positions."""
-        states = self.run_layers(hidden, labels, self.net.places(len(labels)))  # (B, M, D)
+        states = self.run_layers(hidden, labels, self.net.positions(len(labels)))  # (B, M, D)
         return Prediction(self.net.predict(states), states)
 
     def run_layers(self, hidden: Tensor, labels: Tensor, at: Tensor) -> Tensor:
@@ -243,13 +240,13 @@ class FastToast:
         anchor = self.smoother.cls_anchor_gen(labels)  # (B, 1, D)
         similarity = F.cosine_similarity(hidden.float(), anchor.float(), dim=-1)  # (B, N + 1)
         selected = hidden * similarity.clamp(0, 1)[..., None].to(hidden.dtype)  # (B, N + 1, D)
-        top_downs = [top_down(selected) for top_down in self.top_downs]
+        top_downs = [top_down(selected) for top_down in self.top_downs]  # (B, N + 1, D) each
         layers = list(self.net.layers)
         if self.blank is None:
             x = self.net.first_input(self.net.model.blank.expand(len(labels), -1), labels)
         else:
-            first, v = layers.pop(0), self.values + top_downs.pop(0)
-            x = first.finish(self.weights @ first.split(v), self.blank)
+            first, v = layers.pop(0), self.values + top_downs.pop(0)  # (B, N + 1, D)
+            x = first.finish(self.weights @ first.split(v), self.blank)  # (B, N + 1, D)
         if not layers:
             return gather_positions(x, at)
         for layer, top_down in zip(layers[:-1], top_downs, strict=False):
@@ -257,8 +254,14 @@ class FastToast:
         return layers[-1](x, top_downs[-1], at)
 
 
+def exact(weight: Tensor) -> Tensor:
+    """A weight in float64; from MPS, which has none, on the CPU."""
+    weight = weight.detach()
+    return (weight.cpu() if weight.device.type == "mps" else weight).double()
+
+
 class FastGuidance:
-    """A `Guidance` asked for M positions: (canvas, labels, at (B, M)) -> float32 (B, M, K).
+    """A `Guidance` at M positions: (canvas, labels, at (B, M)) -> logits float32 (B, M, K).
 
     The guidance itself runs, on fast networks in place of its own (see `Guidance.combine_at`).
     One with another kind of smoother than TOAST and LoRA runs as it is.
@@ -282,6 +285,7 @@ class FastGuidance:
         if weak is not None:
             self.guidance.weak = FastTransformer(weak, dtype)
         if isinstance(smoother, LoraSmoother):
+            smoother.check_adapter()
             merged = copy.deepcopy(smoother.peft).merge_and_unload()
             self.guidance.smoother = FastLora(merged, dtype)
         elif smoother is not None:
@@ -302,10 +306,10 @@ class FastGuidance:
         cpu, all_of_them = canvas.device.type == "cpu", at.shape == canvas.shape
         if cpu and all_of_them and (canvas >= self.codes).all():
             # the prediction for a blank canvas depends on its class alone
-            classes, of = labels.unique(return_inverse=True)
+            classes, which = labels.unique(return_inverse=True)  # (C',), (B,)
             if len(classes) < len(labels):
                 few = slice(len(classes))
-                return self(canvas[few], classes, at[few])[of]
+                return self(canvas[few], classes, at[few])[which]  # (B, M, K)
         if net is None or guidance.combine_at == "grid":
             with torch.autocast(canvas.device.type, self.dtype, self.dtype != torch.float32):
                 return gather_positions(guidance(canvas, labels), at)

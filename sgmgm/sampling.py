@@ -81,7 +81,7 @@ def decode(
     def propose(canvas: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         logits = check_logits(guided_logits(canvas, labels), canvas).float()  # (B, N, K)
         tokens, log_p = sample_tokens(logits, keys[step, 0])  # (B, N) each
-        return canvas >= logits.shape[-1], tokens, log_p
+        return canvas >= logits.shape[-1], tokens, log_p  # (B, N) each
 
     return check_finite(*fill(propose, canvas, keys, counts, taus, order, remask_known))
 
@@ -101,7 +101,7 @@ def fill(
         propose: (canvas (B, N), step) -> which positions are masked, bool (B, N), and a token
             for each of them with its log-probability, (B, N) each.
         first: int64 (B, N), the first canvas.
-        keys, counts, taus: see `prepare`.
+        keys: int32 (T, 2, B, N), counts: int64 (T, N + 1), taus: see `prepare`.
 
     Returns:
         The trajectory, and whether each step's log-probabilities were finite, bool (T,).
@@ -113,17 +113,17 @@ def fill(
         masked, tokens, log_p = propose(canvas, step)  # (B, N) each
         to_fill = masked if to_fill is None else to_fill
         finite.append((log_p.isfinite() | ~masked).all())
-        sampled = torch.where(masked, tokens, canvas)
-        log_probs = torch.where(masked, log_p, log_probs)
+        sampled = torch.where(masked, tokens, canvas)  # (B, N)
+        log_probs = torch.where(masked, log_p, log_probs)  # (B, N)
         num_masked = counts[step][to_fill.sum(1)]  # (B,)
-        score, kept = rank(
+        score, kept = rank(  # (B, N) each
             log_probs, keys[step, 1], masked, to_fill, num_masked, tau, order, remask_known
         )
         trace.append((canvas, sampled, score, kept))
-        # where it is masked again, the first canvas holds [MASK]
-        canvas = torch.where(kept, sampled, first)
-    parts = (torch.stack(each) for each in zip(*trace, strict=True))  # (T, B, N) each
-    return Trajectory(canvas, *parts), torch.stack(finite)
+        # what is not kept is masked again: there the first canvas holds [MASK]
+        canvas = torch.where(kept, sampled, first)  # (B, N)
+    steps = (torch.stack(each) for each in zip(*trace, strict=True))  # (T, B, N) each
+    return Trajectory(canvas, *steps), torch.stack(finite)
 
 
 def sample_tokens(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,9 +136,9 @@ def sample_tokens(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     block = 512 if rows.device.type == "cpu" else len(rows)
     tokens, log_p = [], []
     for some, key in zip(rows.split(block), flat.split(block), strict=True):
-        p = some.softmax(-1)
+        p = some.softmax(-1)  # (r, K)
         tokens.append((p / exponential(key, p.shape[-1])).argmax(-1, keepdim=True))  # (r, 1)
-        log_p.append(p.gather(-1, tokens[-1]).log())
+        log_p.append(p.gather(-1, tokens[-1]).log())  # (r, 1)
     return torch.cat(tokens).view(keys.shape), torch.cat(log_p).view(keys.shape)
 
 
@@ -154,6 +154,8 @@ def rank(
 ) -> tuple[Tensor, Tensor]:
     """Score the sampled tokens and say which are kept: float32 (B, N) and bool (B, N).
 
+    MaskGIT's score is log p + tau_k Gumbel; all but the `num_masked` lowest are kept.
+
     Args:
         log_probs: float32 (B, N), the log-probabilities that the tokens were sampled with.
         keys: int32 (B, N), for the noise.
@@ -164,16 +166,16 @@ def rank(
     gumbel = -exponential(keys, 1)[..., 0].log()  # (B, N)
     score = ORDERS[order](log_probs, tau, gumbel)  # (B, N)
     if order != "remask":
-        known = 88.7 + tau * gumbel if remask_known else math.inf
-        score = torch.where(masked, score, known)
-    score = torch.where(to_fill, score, math.inf)  # what was given is always kept
+        known = 88.7 + tau * gumbel if remask_known else math.inf  # (B, N), or one number
+        score = torch.where(masked, score, known)  # (B, N)
+    score = torch.where(to_fill, score, math.inf)  # (B, N); what was given is always kept
     place = score.argsort(dim=1, stable=True).argsort(1)  # (B, N), 0 is the least confident
-    return score, place >= num_masked[:, None]
+    return score, place >= num_masked[:, None]  # (B, N) each
 
 
 # Orders that rank by confidence, and so depend on the temperature.
 TEMPERED = ("confidence", "remask")
-# An order scores the sampled tokens (B, N); the best are kept. `gumbel` (B, N) is fresh.
+# An order scores the sampled tokens (B, N); the best are kept. `gumbel` (B, N) is new each step.
 ORDERS = {
     "confidence": lambda log_p, tau, gumbel: log_p + tau * gumbel,
     "random": lambda log_p, tau, gumbel: gumbel,
@@ -208,20 +210,16 @@ def temperatures(temperature: float, steps: int, anneal: str = "linear") -> list
 
 @lru_cache
 def mask_counts(n: int, steps: int, schedule: str) -> Tensor:
-    """How many of m masked positions stay masked after each step, int64 (T, n + 1) by m.
+    """How many of m masked positions are masked after each step, int64 (T, n + 1), m = 0..n.
 
     The schedule's number, but at least 1 and at most one less than before; 0 after the last step.
     """
-    rows = [range(n + 1)]
+    counts = [list(range(n + 1))]  # before the first step
     for step in range(1, steps):
-        wanted = (masked_after(step, steps, m, schedule) for m in range(n + 1))
-        rows.append(
-            [
-                max(min(1, m), min(now - 1, want))
-                for m, (now, want) in enumerate(zip(rows[-1], wanted, strict=True))
-            ]
-        )
-    return torch.tensor([*map(list, rows[1:]), [0] * (n + 1)])
+        wanted = [masked_after(step, steps, m, schedule) for m in range(n + 1)]
+        before = counts[-1]
+        counts.append([max(min(1, m), min(before[m] - 1, wanted[m])) for m in range(n + 1)])
+    return torch.tensor([*counts[1:], [0] * (n + 1)])
 
 
 def prepare(
@@ -296,7 +294,7 @@ def generators_for(seeds: Sequence[int]) -> list[torch.Generator]:
 def noise_keys(generators: Sequence[torch.Generator], steps: int, n: int) -> Tensor:
     """What all noise of B images comes from, int32 (T, 2, B, N); image i's from generator i alone.
 
-    Of each step's two rows the first is for sampling tokens, the second for ranking them.
+    Of each step's two, the first is for sampling tokens, the second for ranking them.
     """
     limits: dict[str, Any] = {"low": -(2**31), "high": 2**31, "dtype": torch.int32}
     keys = []
@@ -304,16 +302,16 @@ def noise_keys(generators: Sequence[torch.Generator], steps: int, n: int) -> Ten
         key = torch.randint(size=(steps, 2, n), generator=g, device=g.device, **limits)
         # a CPU generator uses the low 32 bits of its seed only: here the others count, too
         high = g.initial_seed() >> 32
-        keys.append(key ^ (high if high < 2**31 else high - 2**32))
-    return torch.stack(keys, 2)
+        keys.append(key ^ (high if high < 2**31 else high - 2**32))  # (T, 2, N)
+    return torch.stack(keys, 2)  # (T, 2, B, N)
 
 
 def exponential(keys: Tensor, codes: int) -> Tensor:
     """Exp(1) noise float32 (..., K) for keys int32 (...).
 
     A hash of key and code (the 32-bit mixer of C. Wellons, "Prospecting for hash functions"):
-    the same on every device and in every batch, whichever part of it is asked for, and faster
-    than a generator.
+    the same on every device and in every batch, however few of its values are asked for, and
+    faster than a generator.
     """
     weyl = torch.arange(codes, device=keys.device).mul_(0x9E3779B9).to(torch.int32)  # (K,)
     x = keys[..., None] ^ weyl  # (..., K); then in place: fresh memory is half of the cost
