@@ -1,3 +1,4 @@
+import inspect
 import warnings
 from contextlib import nullcontext
 from functools import lru_cache
@@ -18,6 +19,8 @@ from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
 from sgmgm.transformer import MaskedTransformer, TransformerConfig
 from sgmgm.utils import devices
 from sgmgm.utils.errors import InputError
+
+from .accelerated import Accelerated
 
 CONFIG = TransformerConfig(16, 32, 3, 4, 48, 20, 5, dropout=0.1)
 
@@ -283,6 +286,25 @@ def test_emulated_bfloat16_does_not_count(machine, able, monkeypatch):
     assert devices.has_bf16.__wrapped__("cpu")
 
 
+def test_matrices_are_folded_where_there_is_float64(deep):
+    """MPS has none; a fold in float32 would not give the same tokens."""
+    weight = deep["toast"].decoders[0].linear.weight
+    there = weight.detach().as_subclass(Accelerated)
+    with pytest.raises(TypeError, match="MPS"):
+        there.double()
+    assert type(fast.exact(there)) is torch.Tensor and fast.exact(there).equal(weight.double())
+    # nothing else in the module computes in float64
+    source = inspect.getsource(fast)
+    assert source.count("double()") == 1 and "torch.float64" not in source
+
+
+def test_a_merged_adapter_has_no_fast_form():
+    found = parts(1)
+    found["lora"].peft.merge_adapter()
+    with pytest.raises(InputError, match="adapter was merged into the weights"):
+        fast.FastGuidance(make_guidance("self", found["model"], smoother=found["lora"]))
+
+
 class Recorder:
     """Stands for `torch.cuda`: a recording that fails."""
 
@@ -347,7 +369,9 @@ class Replays:
     def replay(self):
         self.guided.guidance.scale = self.mine[-1]
         trajectory, finite = fast.run(self.guided, *self.mine[:-1], *self.settings)
-        for old, new in zip((*self.results[0], self.results[1]), (*trajectory, finite), strict=True):
+        for old, new in zip(
+            (*self.results[0], self.results[1]), (*trajectory, finite), strict=True
+        ):
             old.copy_(new)
 
 

@@ -14,6 +14,8 @@ from sgmgm import metrics
 from sgmgm.metrics import GaussianStats, Reference
 from sgmgm.utils.errors import DataError, InputError
 
+from .accelerated import Accelerated
+
 
 def rows(count, width=16, seed=0, scale=1.0, shift=0.0):
     generator = torch.Generator().manual_seed(seed)
@@ -166,6 +168,27 @@ def test_memory_stays_bounded():
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     streaming, pairwise = map(float, run.stdout.split())
     assert streaming < 50 and pairwise < 150
+
+
+def test_no_score_asks_an_accelerator_for_float64():
+    """MPS has none: features that come from there are scored on the CPU, with the same result."""
+    real, fake, logits = correlated(90, 6, 1), correlated(70, 6, 2), rows(70, 5, scale=3)
+    labels = torch.arange(70) % 5
+    there = [x.as_subclass(Accelerated) for x in (real, fake, logits)]
+    with pytest.raises(TypeError, match="MPS"):
+        there[0].mean(0, dtype=torch.float64)
+
+    def scores(real, fake, logits):
+        reference = Reference.from_features(real, "d", "e")
+        return (
+            metrics.frechet_distance(stats(real), stats(fake)),
+            metrics.kid(real, fake),
+            metrics.inception_score(logits),
+            metrics.precision_recall(real, fake),
+            metrics.evaluate(fake, logits, labels, reference),
+        )
+
+    assert scores(*there) == scores(real, fake, logits)
 
 
 # --- KID, inception score, precision and recall -----------------------------------------------

@@ -408,6 +408,21 @@ def test_each_code_has_the_same_noise_whatever_else_is_asked():
     assert exponential(keys[:, 4:], 20).equal(whole[:, 4:, :20])
 
 
+@pytest.mark.parametrize("far", [2**32, 2**33, 2**62])
+def test_all_63_bits_of_a_seed_count(far):
+    """A CPU generator looks at 32 of them: seeds that far apart gave the same image."""
+    near, other = (noise_keys(generators_for([seed]), 2, 500) for seed in (7, 7 + far))
+    generator = torch.Generator().manual_seed(7)
+    size = {"size": (2, 2, 500), "dtype": torch.int32, "generator": generator}
+    # below 2^32 nothing is added to what the generator gives
+    assert near[:, :, 0].equal(torch.randint(-(2**31), 2**31, **size))
+    assert not (near == other).any()
+    a, b = (exponential(keys, 8).flatten() for keys in (near, other))
+    assert abs(torch.corrcoef(torch.stack((a, b)))[0, 1]) < 5 / len(a) ** 0.5
+    images = [run(1, 16, steps=3, generators=generators_for([s])).tokens for s in (7, 7 + far)]
+    assert not images[0].equal(images[1])
+
+
 # --------------------------------------------------------------------------------------- bad input
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sgmgm.guidance import make_guidance
 from sgmgm.smoothing import (
     LoraSmoother,
     ToastSmoother,
@@ -120,6 +121,26 @@ def test_a_fresh_lora_is_the_plain_model_and_leaves_it_alone(model, batch):
     assert set(model.state_dict()) == names
     trained = [n for n, p in smoother.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in name for name in trained)
+
+
+@pytest.mark.parametrize("act", ["merge_adapter", "merge_and_unload", "unload"])
+def test_a_merged_adapter_is_refused(act, model, batch):
+    """It is in the shared weights: plain and smoothed would be equal, and guidance nothing."""
+    smoother = LoraSmoother(model, rank=2).eval()
+    for name, parameter in smoother.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    plain = model(*batch).logits
+    guided = make_guidance("self", model, 1.0, smoother=smoother)
+    assert not guided(*batch).allclose(plain)
+    getattr(smoother.peft, act)()
+    with pytest.raises(InputError, match="adapter was merged into the weights") as caught:
+        guided(*batch)
+    assert str(caught.value).endswith("again.") and "\n" not in str(caught.value)
+    if act == "merge_adapter":  # taken back, it serves again
+        smoother.peft.unmerge_adapter()
+        torch.testing.assert_close(model(*batch).logits, plain, atol=1e-4, rtol=1e-4)
+        assert not guided(*batch).allclose(plain)
 
 
 def test_smoothers_come_back_from_their_folders(model, batch, tmp_path):
