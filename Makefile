@@ -38,12 +38,9 @@ check: test lint audit
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-# reported only: whether a vulnerability is known today does not depend on a change of the code
 audit: setup
 	@echo "== looking for known vulnerabilities"
-	-@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
-		build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit; }
-	-@build/audit/bin/pip-audit --require-hashes --disable-pip -r tests/requirements.lock
+	@.ci/audit
 
 lab: setup
 	@$(BIN)/jupyter lab notebooks
