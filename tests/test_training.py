@@ -729,7 +729,7 @@ def test_tokens_of_a_set_and_its_mirror_images(trained, images):
 
 def test_tokens_of_a_large_codebook_keep_their_numbers(images):
     """int16 ends at 32,767."""
-    tokenizer = VQTokenizer(TokenizerConfig(num_embeddings=40_000)).eval()
+    tokenizer = VQTokenizer(replace(TOKENIZER, num_embeddings=40_000)).eval()
     tokenizer.quantize.embedding.weight.data.fill_(1000.0)
     tokenizer.quantize.embedding.weight.data[39_999] = 0.0  # the nearest to everything
     assert (tokenize(tokenizer, images.subset(2)) == 39_999).all()
