@@ -17,7 +17,9 @@ import matplotlib
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -28,6 +30,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MASK_GREY = 0.55  # stands for [MASK]
 STYLE: dict[Any, Any] = {
     "font.size": 9,
+    "text.parse_math": False,  # a class may be called "$5"
     "axes.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -51,6 +54,8 @@ class Plot(Figure):
         """The figure as a PNG file's content."""
         with matplotlib.rc_context(STYLE):
             file = io.BytesIO()
+            for text in self.findobj(Text):
+                text.set_text(printable(text.get_text()))
             small = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
             self.savefig(file, format="png", dpi=100, **small)
         return file.getvalue()
@@ -58,6 +63,12 @@ class Plot(Figure):
     def _repr_mimebundle_(self, include=None, exclude=None):
         data = {"image/png": self.png(), "text/plain": self.alt}
         return data, {"image/png": {"alt": self.alt}}
+
+
+def printable(text: str) -> str:
+    """A text whose characters matplotlib's own font can show; others by their number, U+732B."""
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(c if c == "\n" or ord(c) in known else f"U+{ord(c):X}" for c in text)
 
 
 def styled(function):

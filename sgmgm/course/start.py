@@ -16,7 +16,7 @@ from ..presets import PRESETS
 from ..scoring import one_class
 from ..training import read_report
 from ..utils.devices import check_device, default_device, describe_device, has_bf16
-from ..utils.errors import check_choice
+from ..utils.errors import DataError, check_choice
 from ..utils.files import ROOT
 
 REPORTED = ("sgmgm", "torch", "torchvision", "numpy", "accelerate", "papermill")
@@ -41,6 +41,11 @@ def preflight(device: str | None = None, profile: str = "smoke", dataset: str = 
     print(f"{versions}, Python {sys.version.split()[0]}, {machine(check_device(device))}")
     if dataset.startswith("folder:"):
         print(folders.describe(dataset))
+        found = folders.survey(dataset)
+        if len(found.classes) < 2 or len(found.files["test"]) < 8:
+            raise DataError(
+                f"{dataset}: the lessons need two classes and 8 pictures to test with (40 in all)."
+            )
     stops = [f for f in doctor.examine(workspace(), device, doctor.QUICK) if f.state == "stop"]
     if stops:
         print(doctor.describe(stops))

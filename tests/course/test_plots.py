@@ -1,5 +1,7 @@
 """Plots: images with a text."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -23,3 +25,14 @@ def test_plots_show_themselves_with_a_text():
                   lambda: plots.token_grid(images[:1], torch.zeros(1, 63))):  # fmt: skip
         with pytest.raises(InputError):
             wrong()
+
+
+def test_class_names_in_any_writing_are_shown_without_a_warning():
+    """What the font lacks stands there by its number; a name is no formula."""
+    names = ["\u732b", "\U0001f98b", "$\\oops$", "caf\u00e9"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot = plots.image_rows({"\u72d7": torch.zeros(4, 3, 8, 8)}, names)
+        assert plot.png().startswith(b"\x89PNG")
+    shown = [axes.get_title() for axes in plot.axes]
+    assert shown == ["U+732B", "U+1F98B", "$\\oops$", "caf\u00e9"]

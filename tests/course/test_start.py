@@ -3,7 +3,9 @@
 import pytest
 
 from sgmgm.course import start
-from sgmgm.utils.errors import InputError
+from sgmgm.utils.errors import DataError, InputError
+
+from ..test_folders import write_pictures
 
 
 def test_models_are_trained_once_and_kept_by_seed(tmp_path, monkeypatch):
@@ -27,3 +29,14 @@ def test_models_are_trained_once_and_kept_by_seed(tmp_path, monkeypatch):
     assert start.models("tokenizer", profile="gpu", **wanted) != shipped
     with pytest.raises(InputError, match="profile"):
         start.models("tokenizer", profile="huge", **wanted)
+
+
+def test_a_folder_is_described_and_checked_at_the_start_of_a_lesson(tmp_path, capsys):
+    name = f"folder:{write_pictures(tmp_path / 'pets', count=20)}"
+    start.preflight("cpu", "smoke", name)
+    assert "2 classes, training + test pictures: cat 16 + 4, dog 16 + 4" in capsys.readouterr().out
+    few = f"folder:{write_pictures(tmp_path / 'few', count=19)}"
+    one = f"folder:{write_pictures(tmp_path / 'one', classes=('cat',), count=40)}"
+    for bad in (few, one):
+        with pytest.raises(DataError, match="need two classes and 8 pictures to test with"):
+            start.preflight("cpu", "smoke", bad)
