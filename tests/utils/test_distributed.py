@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from sgmgm.commands.cli import main
 from sgmgm.utils import distributed as processes
 from sgmgm.utils.samples import load_samples, save_samples
 
@@ -55,6 +56,27 @@ def test_which_errors_say_that_another_process_is_gone(said, lost, monkeypatch):
     assert processes.is_loss_of_another(RuntimeError(said)) == lost
 
 
+WHOLE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+
+
+@pytest.mark.parametrize("change", [{}, {"RANK": None}, {"MASTER_ADDR": None}, {"WORLD_SIZE": "1"},
+                                    {"WORLD_SIZE": "two"}, {"WORLD_SIZE": None}])  # fmt: skip
+def test_a_launch_has_a_size_a_rank_and_an_address(change, monkeypatch):
+    for name, value in (WHOLE | change).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(
+            name, value
+        )
+    assert processes.launched() == (not change)
+
+
+def test_a_size_that_was_left_over_makes_nobody_wait(own, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    shutil.rmtree(own / "weak")
+    words = ["train", "weak", "--preset", "smoke", "--steps", "1", "--device", "cpu", "--out", own]
+    assert main([str(word) for word in words]) == 0
+
+
 @pytest.fixture(scope="module")
 def pair(trained, tmp_path_factory):
     """One launch of two processes that train, score and sample (see worker.py), and one's score."""
@@ -87,6 +109,12 @@ def test_two_processes_train_and_extract_as_one(pair, tmp_path):
     assert len(one["features"]) == 48
     for name in ("features", "logits"):
         assert np.allclose(two[name], one[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.check
+def test_two_processes_go_by_one_clock(pair):
+    report = json.loads((pair / "clock" / "training.json").read_text())
+    assert found(pair)["steps"] == found(pair, 1)["steps"] == report["training"]["steps"] > 0
 
 
 @pytest.mark.check
@@ -142,5 +170,6 @@ def test_without_a_launcher_the_others_end_with_a_sentence(trained, tmp_path):
     ]
     said = [process.communicate(timeout=300)[1] for process in pair]
     assert [process.returncode for process in pair] == [2, -9]
+    assert all(f"process {i} of 2: waits at 127.0.0.1 for" in said[i] for i in range(2))
     assert "sgmgm: another process of this launch has ended" in said[0]
     assert "Traceback" not in said[0]
