@@ -22,7 +22,7 @@ from .metrics import GaussianStats, Reference, Scores, check_rows, evaluate, fre
 from .pipeline import SHIPPED, Pipeline, read_card
 from .tokenizer import VQTokenizer, psnr
 from .utils.distributed import main_first, rank_and_size, total
-from .utils.errors import CheckpointError, DataError, InputError, check_choice, listed
+from .utils.errors import CheckpointError, DataError, InputError, listed
 from .utils.files import canonical
 from .utils.hub import check_manifest, digest, is_packed
 from .utils.samples import load_samples, sample_batches, to_float, to_uint8
@@ -107,10 +107,10 @@ def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Ten
         mine, where = i % processes == me, batch.device
         if mine or i == 0:  # the first tells every process how wide the rows are
             out = extractor(batch)
-            rows = (
-                check_rows(f"features of batch {i}", out.features).float().cpu(),
-                check_rows(f"logits of batch {i}", out.logits).float().cpu(),
-            )
+            rows = [
+                check_rows(f"{name} of batch {i}", getattr(out, name)).float().cpu()
+                for name in ("features", "logits")
+            ]
         for kept, row in zip((features, logits), rows, strict=True):
             kept.append(row if mine else row.new_zeros(len(batch), row.shape[1]))
     if not features:
@@ -118,16 +118,6 @@ def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Ten
     if processes == 1:
         return torch.cat(features), torch.cat(logits)
     return total(torch.cat(features).to(where)).cpu(), total(torch.cat(logits).to(where)).cpu()
-
-
-def make_extractor(
-    kind: str, dataset: str, folder: Path | None, weights: str | None, device: str
-) -> Extractor:
-    """The extractor of this name: "classifier" (the data set's own) or "inception"."""
-    check_choice("extractor", kind, ("classifier", "inception"))
-    if kind == "inception":
-        return InceptionExtractor(weights, device)
-    return find_classifier(dataset, folder).to(device)
 
 
 def load_data(*what, **more) -> ImageSet:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgmgm import scoring, workflow
+from sgmgm import workflow
 from sgmgm.commands.cli import main
 from sgmgm.datasets import load
 from sgmgm.pipeline import Pipeline
@@ -94,10 +94,6 @@ CALLS = {
     "data set": (lambda p: workflow.train("classifier", "cats", "smoke", "x"), "unknown data set"),
     "no data set": (lambda p: load(None), "unknown data set None"),
     "split": (lambda p: load("sprites", "valid"), "unknown split 'valid'"),
-    "extractor": (
-        lambda p: scoring.make_extractor("pixels", "sprites", None, None, "cpu"),
-        "unknown extractor 'pixels': choose one of classifier",
-    ),
     "picture kind": (lambda p: samples.save_grid("x.txt", torch.zeros(1, 3, 2, 2)), "end it in"),
 }  # fmt: skip
 

@@ -159,9 +159,11 @@ def evaluate(args) -> None:
         )
     if args.weights and args.extractor != "inception":
         raise InputError("--weights is for --extractor inception.")
-    extractor = scoring.make_extractor(
-        args.extractor, dataset or against, folder, args.weights, args.device or default_device()
-    )
+    device = args.device or default_device()
+    if args.extractor == "inception":
+        extractor: scoring.Extractor = scoring.InceptionExtractor(args.weights, device)
+    else:
+        extractor = scoring.find_classifier(dataset or against, folder).to(device)
     split = "all" if (args.reference or "").startswith("folder:") else "train"
     reference = scoring.reference_for(against, extractor, folder, images.shape[1], split)
     scores = scoring.score(images, labels, reference, extractor)
