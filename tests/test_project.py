@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -204,3 +205,16 @@ def test_no_file_names_this_machine():
         if path.is_file() and path != Path(__file__) and path.name != ".git":
             text = path.read_text(errors="ignore")
             assert not re.search(r"/(work|home|root)/[a-z]", text), path
+
+
+@pytest.mark.check
+def test_an_installed_copy_holds_every_module(tmp_path):
+    """Not an editable one: setuptools copies what `pyproject.toml` names, sub-folders too."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(PACKAGE, source / "sgmgm", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    options = ("--quiet", "--no-build-isolation", "--no-deps", "--no-index", "--target", target)
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
+    found = {path.relative_to(target).as_posix() for path in (target / "sgmgm").rglob("*.py")}
+    assert found == {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
