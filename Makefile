@@ -1,6 +1,7 @@
 # make course   set everything up, then run the lessons into build/course/
 # make test     set everything up, then pass the tests: minutes
 # make check    all tests (the slow ones, too), lint, types and known vulnerabilities
+# make gpu      on a machine with an NVIDIA GPU: docs/gpu.md
 # make lab      open the lessons in JupyterLab
 # In a few minutes instead of twenty: make course PROFILE=smoke
 # A Python of your own: make course PYTHON=python3.12
@@ -10,7 +11,7 @@ PROFILE ?= laptop
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal --durations 20
 
-.PHONY: setup course test check audit lab lint clean
+.PHONY: gpu gpu-list setup course test check audit lab lint clean
 
 setup: .venv/ready
 
@@ -41,6 +42,17 @@ lint: setup
 audit: setup
 	@echo "== looking for known vulnerabilities"
 	@.ci/audit
+
+# with the machine's own Python where `make setup` has not run: nothing is installed
+OUT ?= build/gpu
+MINUTES ?= 9
+GPU := PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m sgmgm.evidence.gpu
+
+gpu:
+	@$(GPU) --out "$(OUT)" --minutes $(MINUTES)
+
+gpu-list:
+	@$(GPU) --list
 
 lab: setup
 	@$(BIN)/jupyter lab notebooks

@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,12 @@ TRAVELS = ("Makefile", "pyproject.toml", "sgmgm", "tests/__init__.py", "tests/te
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "huggingface_hub", "accelerate",
             "psutil", "tqdm", "PIL")  # fmt: skip
 MORE = {"tests": ("pytest", "peft", "msgpack"), "benchmark": ("matplotlib", "msgpack")}
+PIPELINE = "cifar10-gpu"  # the folder of the new models
 # of the minutes; what a part leaves over is the next one's
 SHARES = {"tests": 0.18, "benchmark": 0.42, "trace": 0.08, "train": 0.2, "scores": 0.12}
+# what is to be taken home
+RESULTS = ("summary.json", "benchmark.json", "benchmark.png", "trace.json.gz", "transformer.tar",
+           "smoother.tar", "scores.jsonl", "samples.png")  # fmt: skip
 TOY_SECONDS = 120  # without a GPU, where most of the time goes into starting Python
 FIRST_TOKENIZER = "1b4616ba"  # the first one that shipped: no generator can predict its tokens
 BARS = {"images/s": 90, "share of peak": 0.45, "times eager": 8, "training's share of peak": 0.35}
@@ -70,7 +75,7 @@ def command(part: str, out: Path, gpu: bool, seconds: float) -> list[str]:
 
 
 def work_folder(out: Path) -> Path:
-    """Where logs and the pipeline are kept; what is to be taken home is in `out`."""
+    """Where the logs and `PIPELINE` are; what is to be taken home is in `out`."""
     return out.with_name(f"{out.name}-work")
 
 
@@ -120,7 +125,9 @@ def run_all(out: Path, minutes: float) -> int:
     device = torch.cuda.get_device_name() if gpu else "no GPU: toy sizes, to try the script"
     work_folder(out).mkdir(parents=True, exist_ok=True)
     out.mkdir(exist_ok=True)
-    (out / "benchmark.json").unlink(missing_ok=True)
+    for old in RESULTS:
+        (out / old).unlink(missing_ok=True)
+    shutil.rmtree(work_folder(out) / PIPELINE, ignore_errors=True)
     print(f"{device}; {minutes:g} minutes; results in {out}", flush=True)
     reasons = {part: why_not(part, gpu) for part in SHARES}
     end, parts = time.monotonic() + 60 * minutes, []

@@ -23,7 +23,7 @@ from ..utils.errors import CheckpointError
 from ..utils.hub import digest, read_tensors, save_tensors, weights_digest
 from ..utils.samples import save_grid, to_float
 from .benchmark import Clock, random_pipeline
-from .gpu import ROOT, TOKENS, work_folder
+from .gpu import PIPELINE, ROOT, TOKENS, work_folder
 from .sweep import grid_points, summarise, sweep, table
 
 GPU = torch.cuda.is_available()
@@ -88,7 +88,7 @@ def read_tokens(tokenizer: VQTokenizer) -> tuple[torch.Tensor, torch.Tensor]:
 
 def train(out: Path, seconds: float) -> None:
     """A CIFAR-10 transformer and its TOAST smoother on the shipped tokenizer's tokens."""
-    folder, card = work_folder(out) / "cifar10-gpu", read_card(TOKENIZER.parent)
+    folder, card = work_folder(out) / PIPELINE, read_card(TOKENIZER.parent)
     tokenizer = VQTokenizer.from_pretrained(TOKENIZER)
     found, labels = read_tokens(tokenizer)
     plan = presets.get("cifar10", "gpu", len(card.classes))
@@ -106,15 +106,15 @@ def train(out: Path, seconds: float) -> None:
 
     def trained(part: str, task, config: TrainingConfig, share: float) -> None:
         """Train a part for its share of the time; an archive of it in float16 goes to `out`."""
-        how = {"minutes": share * max(10.0, seconds - 45) / 60} if GPU else {}  # 45: to load, save
-        config = config if GPU else replace(config, steps=4, batch_size=8)
-        fit(task, config, folder / part, 0, DEVICE, metadata, **how)
+        minutes = share * (max(10.0, seconds - 45) if GPU else 2) / 60  # 45: to load and save
+        config = config if GPU else replace(config, batch_size=8)
+        fit(task, config, folder / part, 0, DEVICE, metadata, minutes=minutes)
         packed = work_folder(out) / "packed" / part
         task.model.save_pretrained(packed, torch.float16)
         with tarfile.open(out / f"{part}.tar", "w") as archive:
             for file in (*packed.iterdir(), folder / part / "training.json"):
-                archive.add(file, f"cifar10-gpu/{part}/{file.name}")
-            archive.add(folder / "pipeline.json", "cifar10-gpu/pipeline.json")
+                archive.add(file, f"{PIPELINE}/{part}/{file.name}")
+            archive.add(folder / "pipeline.json", f"{PIPELINE}/pipeline.json")
         print(f"{part}.tar: {(out / f'{part}.tar').stat().st_size / 1e6:.1f} MB", flush=True)
 
     larger = replace(plan.transformer_training, batch_size=512, warmup=500, ema=0.999)
@@ -127,7 +127,7 @@ def train(out: Path, seconds: float) -> None:
 
 def scores(out: Path, seconds: float) -> None:
     """A grid of samples of that pipeline, and scores of 2,500 images at a few settings."""
-    pipeline = Pipeline.from_pretrained(work_folder(out) / "cifar10-gpu", DEVICE, bf16=True)
+    pipeline = Pipeline.from_pretrained(work_folder(out) / PIPELINE, DEVICE, bf16=True)
     base = pipeline.card.sampling.updated(steps=12 if GPU else 2)
     shown = base.updated(guidance="self", scale=1.0, temperature=8.0)
     labels = balanced_labels(100 if GPU else 10, list(range(10)))
