@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import subprocess
@@ -420,3 +421,60 @@ def test_a_suffix_in_capitals_is_the_same_suffix(trained, tmp_path, capsys):
     score = ("evaluate", "--samples", samples, "--reference", samples, "--model", trained, "--json")
     code, text, _ = run(capsys, *score)
     assert code == 0 and json.loads(text)["frechet"] < 1e-6
+
+
+def test_a_folder_is_described_before_it_is_trained_on(tmp_path, capsys):
+    """Classes, counts and what is left out; and whether it was mirrored."""
+    pets = write_pictures(tmp_path / "pets")
+    (pets / "cat" / "notes.txt").write_text("no picture")
+    words = [
+        "train",
+        "classifier",
+        "--preset",
+        "smoke",
+        "--steps",
+        2,
+        "--dataset",
+        f"folder:{pets}",
+    ]
+    code, text, said = run(capsys, *words, "--out", tmp_path / "run")
+    assert code == 0 and "images/s, not mirrored, test accuracy" in text
+    assert said.startswith(f"folder:{pets}: 2 classes, training + test pictures: cat 8 + 2, dog 8")
+    assert "left out: 1 files (1 .txt)" in said
+    code, text, _ = run(capsys, *words, "--out", tmp_path / "mirrored", "--mirror")
+    assert code == 0 and "mirrored at random" in text and "not mirrored" not in text
+
+
+def test_evaluate_a_folder_of_pictures(trained, tmp_path, capsys):
+    """The same scores as of a file with the same images and labels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    labels = np.sort(np.arange(20) % 10)
+    save_samples(tmp_path / "samples.npz", pixels, labels)
+    names = read_card(trained).classes
+    order = sorted(range(20), key=lambda i: (names[labels[i]], i))
+    for i in order:
+        place = tmp_path / "set" / names[labels[i]]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[i]).save(place / f"{i:02}.png")
+    found = {}
+    for samples in ("samples.npz", "set"):
+        words = ("evaluate", "--samples", tmp_path / samples, "--model", trained, "--json")
+        code, text, said = run(capsys, *words)
+        assert code == 0, said
+        found[samples] = json.loads(text)
+    for score in ("count", "accuracy", "recall"):
+        assert found["set"][score] == found["samples.npz"][score]
+    assert found["set"]["frechet"] == pytest.approx(found["samples.npz"]["frechet"], rel=1e-6)
+    (tmp_path / "set" / "house").rename(tmp_path / "set" / "no class")
+    assert json.loads(run(capsys, *words)[1])["accuracy"] is None
+
+
+def test_a_console_that_lacks_a_letter_is_no_crash(own, monkeypatch):
+    """Class names in any writing: what a cp1252 console cannot show is escaped."""
+    card = read_card(own)
+    write_card(own, replace(card, classes=["\u732b", "caf\u00e9", *card.classes[2:]]))
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert main(["info", "--model", str(own)]) == 0
+    console.flush()
+    assert b"classes \\u732b, caf\xe9, " in console.buffer.getvalue()
