@@ -3,6 +3,8 @@
 # make check    all tests (the slow ones, too), lint, types and known vulnerabilities
 # make gpu      on a machine with an NVIDIA GPU: docs/gpu.md
 # make lab      open the lessons in JupyterLab
+# make refresh  remake tables, README, gallery, cards and lessons after the shipped models changed;
+#               .venv/bin/sgmgm refresh -n only says what it would do
 # In a few minutes instead of twenty: make course PROFILE=smoke
 # A Python of your own: make course PYTHON=python3.12
 
@@ -11,7 +13,7 @@ PROFILE ?= laptop
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal --durations 20
 
-.PHONY: gpu gpu-list setup course test check audit lab lint clean
+.PHONY: gpu gpu-list setup course test check audit refresh lab lint clean
 
 setup: .venv/ready
 
@@ -35,6 +37,9 @@ test: setup
 check: test lint audit
 	@echo "== running the slow tests"
 	@$(PYTEST) --hypothesis-profile check -m "check or generated $(if $(SGMGM_DATA),or real)"
+
+refresh: setup
+	@$(BIN)/sgmgm refresh
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -205,6 +205,19 @@ def results(args) -> None:
         print(path)
 
 
+def refresh(args) -> None:
+    """Remake what depends on the shipped models: tables, README, gallery, cards, lessons."""
+    from ..course import seals
+
+    late = seals.stale_lessons()
+    print("tables, plots, gallery, README and model cards: sgmgm results")
+    print("\n".join(late.values()) or "no lesson is out of date", flush=True)
+    if not args.n:
+        results(args)
+        for path in seals.commit(list(late), None, None, args.device) if late else ():
+            print(path)
+
+
 def gallery(args) -> None:
     """Generate every class of every shipped model into one image: plain, and guided."""
     from ..evidence import results  # matplotlib takes a second to import
@@ -359,15 +372,23 @@ def info(args) -> None:
 
 
 def course(args) -> None:
-    """Run the lessons; or prepare one (catch-up), or write the exercises."""
+    """Run the lessons; prepare one (catch-up); write the exercises, or outputs (commit)."""
+    from ..course import seals
     from ..course.catch_up import catch_up
     from ..course.runner import run as run_course
     from ..course.stubs import write_exercises
 
     if args.action == "exercises":
-        written = write_exercises(args.notebooks)
+        written = write_exercises(args.lessons, args.notebooks)
         print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
         return
+    if args.action == "commit":
+        if not args.lessons:
+            raise InputError("commit which lessons? For example: sgmgm course commit 04.")
+        for path in seals.commit(args.lessons, args.notebooks, args.profile, args.device):
+            print(f"{path}: outputs, smoke text and seal written")
+        return
+    args.profile = args.profile or "smoke"
     parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
     if args.action == "catch-up":
         if not args.lessons:

@@ -129,6 +129,9 @@ def parser() -> argparse.ArgumentParser:
 
     command(actions.results, device=False)
 
+    add = command(actions.refresh)
+    add("-n", action="store_true", help="only say what is to be done")
+
     add = command(actions.gallery)
     add("--out", type=Path, default=Path("gallery.png"), help="a PNG file")
     add("--seed", type=int, default=0, help="another seed, other images")
@@ -161,11 +164,12 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help="a shipped name or a pipeline folder to describe; none if not given")
 
     add = command(actions.course)
-    add("action", choices=("run", "catch-up", "exercises"), help="run lessons, prepare what a "
-        "lesson starts from, or write the exercises from their solutions")
+    add("action", choices=("run", "catch-up", "exercises", "commit"), help="run lessons, "
+        "prepare what a lesson starts from, write the exercises from their solutions, or run "
+        "lessons and keep their outputs")
     add("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
-    add("--profile", default="smoke", choices=presets.PRESETS,
-        help="how long the lessons' own runs are")
+    add("--profile", choices=presets.PRESETS,
+        help="how long the lessons' own runs are; smoke if not given, for commit laptop")
     add("--dataset", default="sprites", help=f"one of {', '.join(NAMES)}")
     add("--seed", type=int, default=0, help="of everything random")
     add("--out", type=Path, help="folder; build/course if not given")

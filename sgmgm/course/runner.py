@@ -36,12 +36,20 @@ def find_lessons(wanted: list[str], folder: Path) -> list[Path]:
     return [path for name, path in lessons.items() if name in chosen or not wanted]
 
 
-def declared(notebook) -> list[str]:
-    """The names that a lesson's `parameters` cell assigns."""
-    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    body = ast.parse(cells[0].source).body if cells else []
-    targets = [target for line in body if isinstance(line, ast.Assign) for target in line.targets]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+def parameter_cell(notebook):
+    """The cell tagged `parameters`; None if there is none."""
+    return next((c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), None)
+
+
+def declared(notebook) -> dict:
+    """What a lesson's `parameters` cell assigns: name -> value."""
+    cell = parameter_cell(notebook)
+    lines = ast.parse(cell.source).body if cell else []
+    return {
+        line.targets[0].id: ast.literal_eval(line.value)
+        for line in lines
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+    }
 
 
 def read_lesson(path: Path, parameters: dict):
@@ -102,7 +110,7 @@ def run_lesson(path: Path, out: Path, parameters: dict) -> str:
 
 
 def freeze(notebook):
-    """An executed notebook whose views are pictures: the kernel that would move them is gone."""
+    """An executed notebook whose views are images: the kernel that would move them is gone."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

@@ -42,13 +42,13 @@ def stub(source: str) -> str:
     return "\n".join(kept).rstrip()
 
 
-def write_exercises(notebooks: Path | None = None) -> list[Path]:
-    """Write `exercises/` from `solutions/`, both in the course's folder; returns the files."""
+def write_exercises(wanted: list[str], notebooks: Path | None = None) -> list[Path]:
+    """Write these lessons' `exercises/` from their `solutions/`; returns the files."""
     import nbformat
 
     folder = Path(notebooks or ROOT / "notebooks")
     written = []
-    for path in find_lessons([], folder / "solutions"):
+    for path in find_lessons(wanted, folder / "solutions"):
         place = folder / "exercises" / path.name
         with atomic_path(place) as partial:
             nbformat.write(exercise(read_lesson(path, {})), partial)

@@ -128,12 +128,16 @@ def test_a_stub_keeps_signature_and_docstring_only():
 
 def test_the_command_writes_the_exercises(tmp_path, capsys):
     (tmp_path / "solutions").mkdir()
-    path = SOLUTIONS[0]
-    (tmp_path / "solutions" / path.name).write_bytes(path.read_bytes())
-    assert cli.main(["course", "exercises", "--notebooks", str(tmp_path)]) == 0
-    written = tmp_path / "exercises" / path.name
-    assert written.read_bytes() == (FOLDER / "exercises" / path.name).read_bytes()
-    assert "1 notebooks" in capsys.readouterr().out
+    for path in SOLUTIONS[:3]:
+        (tmp_path / "solutions" / path.name).write_bytes(path.read_bytes())
+    for wanted, count in ((["01"], 1), ([], 3)):  # one alone; then all of them
+        assert cli.main(["course", "exercises", *wanted, "--notebooks", str(tmp_path)]) == 0
+        written = sorted(path.name for path in (tmp_path / "exercises").iterdir())
+        assert len(written) == count and f"{count} notebooks" in capsys.readouterr().out
+        for name in written:
+            kept = (FOLDER / "exercises" / name).read_bytes()
+            assert (tmp_path / "exercises" / name).read_bytes() == kept
+    assert cli.main(["course", "exercises", "77", "--notebooks", str(tmp_path)]) == 2
     assert cli.main(["course", "exercises", "--notebooks", str(tmp_path / "none")]) == 2
 
 

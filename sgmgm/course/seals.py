@@ -1,0 +1,235 @@
+"""Seals: what a lesson shows is in step with its code and with the models behind it.
+
+`commit` is the only writer of a lesson's outputs. The notebook keeps those of the `laptop` profile,
+which a reader sees; `tests/notebooks/smoke/NN.json` keeps the text of the `smoke` profile, with
+which tests compare. A seal in the notebook's metadata tells from what both were made.
+"""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..pipeline import SHIPPED
+from ..presets import PRESETS
+from ..utils.devices import default_device
+from ..utils.errors import InputError, check_choice
+from ..utils.files import ROOT, atomic_path, read_json, write_json
+from ..utils.hub import digest
+from .catch_up import needed
+from .runner import commit as repository_commit
+from .runner import declared, find_lessons, freeze, own_kernel, parameter_cell, read_lesson
+from .start import machine
+
+SMOKE = ROOT / "tests" / "notebooks" / "smoke"
+SHOWN = "laptop"  # the profile whose outputs the notebooks keep
+IGNORED = "nbval-ignore-output"  # the tag of cells whose text depends on the machine or on digits
+NOTE = "kept-profile"  # the id of the cell that tells of another profile
+UNLIKE = 10  # mean squared error, of 0..255, up to which a palette of 256 colours is not seen
+
+
+def code_cells(notebook) -> list:
+    """The cells that hold code."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def compared(notebook) -> list:
+    """The code cells whose text the tests compare."""
+    return [c for c in code_cells(notebook) if IGNORED not in c.metadata.get("tags", [])]
+
+
+# --- the seal ----------------------------------------------------------------------------------
+
+
+def _fingerprint(what) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
+def code_digest(notebook) -> str:
+    """Of the code cells: their ids, tags and sources."""
+    cells = code_cells(notebook)
+    return _fingerprint([(c.id, c.metadata.get("tags", []), c.source) for c in cells])
+
+
+def weights_digest(notebook) -> str:
+    """Of the shipped models that a lesson loads: a whole pipeline, or the parts that it names."""
+    folder = SHIPPED / declared(notebook)["dataset"]
+    files = sorted([*folder.rglob("*.safetensors"), folder / "pipeline.json"])
+    if not any("Pipeline" in cell.source for cell in code_cells(notebook)):
+        files = [f for f in files if f.parent.name in ("classifier", *needed(notebook))]
+    return _fingerprint([(f.relative_to(folder).as_posix(), digest(f)) for f in files])
+
+
+def smoke_file(path: Path) -> Path:
+    """Where the text of a lesson's smoke profile is kept."""
+    own = path.resolve().parent != ROOT / "notebooks"
+    return (path.parent / "smoke" if own else SMOKE) / f"{path.stem[:2]}.json"
+
+
+def stale(path: Path) -> str:
+    """Why a lesson's outputs are out of date, and the command that mends it; "" if they are not."""
+    notebook, text = read_lesson(path, {}), smoke_file(path)
+    seal = notebook.metadata.get("sgmgm", {}).get("seal", {})
+    if not seal:
+        reason = "it has no seal"
+    elif seal["code"] != code_digest(notebook):
+        reason = "its code has changed"
+    elif seal["weights"] != weights_digest(notebook):
+        reason = "the models behind it have changed"
+    elif not text.is_file() or seal["smoke"] != _fingerprint(read_json(text)):
+        reason = f"{text.name}, the text of its smoke profile, is missing or has changed"
+    else:
+        return ""
+    return f"{path.stem} is out of date: {reason}. Run: sgmgm course commit {path.stem[:2]}"
+
+
+def stale_lessons() -> dict[str, str]:
+    """The lessons that are out of date, by number, and what `stale` says of each."""
+    lessons = find_lessons([], ROOT / "notebooks")
+    return {path.stem[:2]: reason for path in lessons if (reason := stale(path))}
+
+
+# --- outputs -----------------------------------------------------------------------------------
+
+
+def with_profile(notebook, profile: str):
+    """The notebook with another profile in its parameters cell, in place."""
+    cell = parameter_cell(notebook)
+    lines = cell.source.splitlines()
+    for i, line in enumerate(lines):
+        if line.startswith("profile = "):
+            note = line.partition("#")[2]
+            lines[i] = f'profile = "{profile}"' + (f"  #{note}" if note else "")
+    cell.source = "\n".join(lines)
+    return notebook
+
+
+def note_profile(notebook, profile: str) -> None:
+    """A sentence below the parameters where the outputs are not those of the usual profile."""
+    from nbformat.v4 import new_markdown_cell
+
+    notebook.cells = [cell for cell in notebook.cells if cell.id != NOTE]
+    if profile != SHOWN:
+        text = f"*The outputs that are kept here are those of the short `{profile}` profile.*"
+        place = notebook.cells.index(parameter_cell(notebook)) + 1
+        notebook.cells.insert(place, new_markdown_cell(text, id=NOTE))
+
+
+def execute(path: Path, profile: str, device: str | None):
+    """A lesson's notebook after a run in this profile; InputError if a cell fails."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = with_profile(read_lesson(path, {}), profile)
+    own = parameter_cell(notebook)
+    source = own.source
+    own.source += f"\ndevice = {device!r}" if device else ""
+    options = {"timeout": None, "record_timing": False, "coalesce_streams": True}
+    client = NotebookClient(notebook, kernel_name="python3", **options)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        raise InputError(f"{path.stem} failed ({profile}): {error.ename}: {error.evalue}") from None
+    own.source = source
+    return freeze(notebook)
+
+
+def smoke_text(notebook) -> dict[str, list]:
+    """What the tests compare, by cell id: outputs without images, and without empty cells."""
+    kept = {}
+    for cell in compared(notebook):
+        outputs = json.loads(json.dumps(cell.outputs))
+        for output in outputs:
+            output.get("data", {}).pop("image/png", None)
+            output.get("metadata", {}).clear()
+        if outputs:
+            kept[cell.id] = outputs
+    return kept
+
+
+def with_smoke(notebook, text: dict[str, list]):
+    """The notebook in the smoke profile, with the compared outputs of a smoke file, in place."""
+    from nbformat import NotebookNode
+
+    with_profile(notebook, "smoke")
+    for cell in code_cells(notebook):
+        cell.outputs = [NotebookNode(output) for output in text.get(cell.id, [])]
+    return notebook
+
+
+def pixels(content: bytes):
+    """A PNG's pixels, without an alpha channel; None if it moves."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        return None if getattr(image, "is_animated", False) else image.convert("RGB")
+
+
+def small_png(content: bytes) -> bytes:
+    """The same PNG, with a palette where nobody sees the difference, if it does not move."""
+    image = pixels(content)
+    if image is None:
+        return content
+    reduced = image.quantize(256, dither=0)
+    values = [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).double()
+              for i in (image, reduced.convert("RGB"))]  # fmt: skip
+    file = io.BytesIO()
+    alike = (values[0] - values[1]).square().mean() <= UNLIKE
+    (reduced if alike else image).save(file, "png", optimize=True)
+    return min(content, file.getvalue(), key=len)
+
+
+def merge_images(notebook, before) -> None:
+    """Make the PNGs small; where the pixels are those of the notebook `before`, keep its bytes."""
+    old = {cell.id: cell.outputs for cell in code_cells(before)}
+    for cell in code_cells(notebook):
+        places = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
+        known = [o.data for o in old.get(cell.id, []) if "image/png" in o.get("data", {})]
+        for i, data in enumerate(places):
+            png = small_png(base64.b64decode(data["image/png"]))
+            if i < len(known):
+                kept = base64.b64decode(known[i]["image/png"])
+                pair = pixels(png), pixels(kept)
+                png = kept if None not in pair and pair[0] == pair[1] else png
+            data["image/png"] = base64.b64encode(png).decode()
+
+
+def commit(
+    wanted: list[str], notebooks: Path | None, profile: str | None, device: str | None
+) -> Iterator[Path]:
+    """Run lessons in both profiles and write their outputs, smoke text and seals, one by one.
+
+    Args:
+        profile: the one whose outputs the notebook keeps; None is `laptop`.
+
+    Yields:
+        Each lesson when it is written. The text of a folder of one's own lies in its `smoke/`.
+    """
+    import nbformat
+
+    profile = check_choice("profile", profile or SHOWN, PRESETS)
+    folder = Path(notebooks or ROOT / "notebooks")
+    for path in find_lessons(wanted, folder):
+        before = read_lesson(path, {})
+        with own_kernel():
+            quick = execute(path, "smoke", device)
+            shown = quick if profile == "smoke" else execute(path, profile, device)
+        text = smoke_text(quick)
+        merge_images(shown, before)
+        note_profile(shown, profile)
+        shown.metadata.setdefault("sgmgm", {})["seal"] = {
+            "profile": profile,
+            "code": code_digest(shown),
+            "weights": weights_digest(shown),
+            "smoke": _fingerprint(text),
+            "commit": repository_commit(),
+            "device": machine(torch.device(device or default_device())),
+        }
+        write_json(smoke_file(path), text)
+        with atomic_path(path) as partial:
+            nbformat.write(shown, partial)
+        yield path
