@@ -25,6 +25,10 @@ class NotYet(Exception):
         return [f"Not yet: {self}"]
 
 
+# A check is a condition, and below it the sentence.
+# fmt: off
+
+
 def _want(right: bool | Tensor, otherwise: str) -> None:
     if not right:
         raise NotYet(otherwise)
@@ -34,10 +38,8 @@ def _tensor(value, like: Tensor, what: str) -> Tensor:
     """`value`, if it is a tensor of the shape and kind (integers, floats, bools) of `like`."""
     _want(value is not None, f"{what} returns None: write its body, and return the result.")
     _want(isinstance(value, Tensor), f"{what} returns a {type(value).__name__}, not a tensor.")
-    _want(
-        value.shape == like.shape,
-        f"{what} returns the shape {tuple(value.shape)} where {tuple(like.shape)} is wanted.",
-    )
+    _want(value.shape == like.shape,
+          f"{what} returns the shape {tuple(value.shape)} where {tuple(like.shape)} is wanted.")
     kinds = [(t.is_floating_point(), t.dtype == torch.bool) for t in (value, like)]
     _want(kinds[0] == kinds[1], f"{what} returns {value.dtype} where {like.dtype} is wanted.")
     return value
@@ -67,9 +69,8 @@ def _asked(function: Callable, *given):
     answer = function(*own)
     for mine, before in zip(own, given, strict=True):
         if isinstance(before, Tensor):
-            _want(
-                torch.equal(mine, before), "it changes a tensor that it was given: make a new one."
-            )
+            _want(torch.equal(mine, before),
+                  "it changes a tensor that it was given: make a new one.")
     return answer
 
 
@@ -110,11 +111,9 @@ def saving(function: Callable[[int, int, int], float]) -> None:
         }
         for words, value in mistakes.items():
             _want(not _same(found, value), f"you get {found:.4g}: {words}.")
-        _want(
-            _same(found, pixels / bits),
-            f"{side} x {side} pixels as {count} of {codes} codes are {pixels / bits:.4g} times "
-            f"smaller, not {found:.4g}.",
-        )
+        _want(_same(found, pixels / bits),
+              f"{side} x {side} pixels as {count} of {codes} codes are {pixels / bits:.4g} times "
+              f"smaller, not {found:.4g}.")
     _right("saving")
 
 
@@ -123,10 +122,8 @@ def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     tokens = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
     masked = torch.tensor([[True, False, False, True], [False, True, False, False]])
     canvas = _tensor(_asked(function, tokens, masked, 17), tokens, "mask_tokens")
-    _want(
-        not _same(canvas, torch.where(masked, tokens, 17)),
-        "you mask what should be visible, and show what should be masked.",
-    )
+    _want(not _same(canvas, torch.where(masked, tokens, 17)),
+          "you mask what should be visible, and show what should be masked.")
     _want(
         bool((canvas[masked] == 17).all()),
         f"a masked position must hold the id of [MASK], 17; yours holds {canvas[masked].tolist()}.",
@@ -144,10 +141,8 @@ def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     distance = torch.cdist(vectors, codebook)
     wanted = distance.argmin(1)
     found = _tensor(_asked(function, vectors, codebook), wanted, "nearest_code")
-    _want(
-        bool(((found >= 0) & (found < 8)).all()),
-        f"there are 8 codes, 0 to 7; yours go from {int(found.min())} to {int(found.max())}.",
-    )
+    _want(bool(((found >= 0) & (found < 8)).all()),
+          f"there are 8 codes, 0 to 7; yours go from {int(found.min())} to {int(found.max())}.")
     for i in (found != wanted).nonzero().flatten().tolist():
         far, near = distance[i, found[i]], distance[i, wanted[i]]
         raise NotYet(
@@ -167,19 +162,11 @@ def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     _want(out.requires_grad, "no gradient comes back at all: something is detached that is needed.")
     back = _random(4, 3, seed=2)
     out.backward(back)
-    _want(
-        z.grad is not None and _same(z.grad, back),
-        "backward, z must receive the result's gradient unchanged; "
-        + (
-            "it receives none."
-            if z.grad is None
-            else f"of {back[0, 0]:.2f} it receives {z.grad[0, 0]:.2f}."
-        ),
-    )
-    _want(
-        e.grad is None or not e.grad.any(),
-        "backward, the codes e receive a gradient too; detach the difference, not z.",
-    )
+    got = "none" if z.grad is None else f"{z.grad[0, 0]:.2f} for {back[0, 0]:.2f}"
+    _want(z.grad is not None and _same(z.grad, back),
+          f"backward, z must receive the result's gradient unchanged; it receives {got}.")
+    _want(e.grad is None or not e.grad.any(),
+          "backward, the codes e receive a gradient too; detach the difference, not z.")
     _right("straight_through")
 
 
@@ -191,14 +178,11 @@ def perplexity(function: Callable[[Tensor, int], float]) -> None:
     for tokens, wanted in ((even, 8.0), (skewed, float((-(p * p.log()).sum()).exp()))):
         found = _number(function(tokens, 16), "perplexity")
         used = len(tokens.unique())
-        _want(
-            not math.isnan(found), "you return nan: 0 log 0 counts as 0, so leave such codes out."
-        )
-        _want(
-            abs(found - wanted) < 1e-3,
-            f"{used} codes are used {'equally' if used == 8 else '30, 1 and 1 times'}: the "
-            f"perplexity is {wanted:.2f}, yours {found:.2f}.",
-        )
+        _want(not math.isnan(found),
+              "you return nan: 0 log 0 counts as 0, so leave such codes out.")
+        _want(abs(found - wanted) < 1e-3,
+              f"{used} codes are used {'equally' if used == 8 else '30, 1 and 1 times'}: the "
+              f"perplexity is {wanted:.2f}, yours {found:.2f}.")
     _right("perplexity")
 
 
@@ -224,25 +208,17 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
             count == 64 or not torch.equal(*masks[:2]),
             "two generators with different seeds give the same mask: choose the places at random.",
         )
-        _want(
-            torch.equal(masks[0], masks[2]),
-            "the same seed gives two masks: take all randomness from the generator.",
-        )
+        _want(torch.equal(masks[0], masks[2]),
+              "the same seed gives two masks: take all randomness from the generator.")
     one = torch.Generator().manual_seed(0)
     first, second = function(0.5, 64, one), function(0.5, 64, one)
-    _want(
-        not torch.equal(first, second),
-        "the same generator gives the same mask again: do not seed it anew.",
-    )
-    _want(
-        int((first != first.roll(1)).sum()) > 2,
-        "the masked positions are side by side: choose each of them at random.",
-    )
+    _want(not torch.equal(first, second),
+          "the same generator gives the same mask again: do not seed it anew.")
+    _want(int((first != first.roll(1)).sum()) > 2,
+          "the masked positions are side by side: choose each of them at random.")
     other = _elsewhere(function, 0.5, 36, one)
-    _want(
-        other is not None and other.shape == (36,) and int(other.sum()) == 25,
-        "of 36 tokens 25 should be masked at t = 0.5: take their number from N.",
-    )
+    _want(other is not None and other.shape == (36) and int(other.sum()) == 25,
+          "of 36 tokens 25 should be masked at t = 0.5: take their number from N.")
     _right("cosine_mask")
 
 
@@ -277,11 +253,9 @@ def one_step_chance(function: Callable[[Tensor], float]) -> None:
     }
     for name, (images, wanted) in worlds.items():
         found = _number(function(torch.tensor(images)), "one_step_chance")
-        _want(
-            abs(found - wanted) < 1e-6,
-            f"in a world of {name} one step is right with probability {wanted:.4f}, not "
-            f"{found:.4f}: multiply the positions' probabilities, and add the images up.",
-        )
+        _want(abs(found - wanted) < 1e-6,
+              f"in a world of {name} one step is right with probability {wanted:.4f}, not "
+              f"{found:.4f}: multiply the positions' probabilities, and add the images up.")
     _right("one_step_chance")
 
 
@@ -295,24 +269,16 @@ def tokens_kept(function: Callable[[int, int], list]) -> None:
         wanted = [a - b for a, b in zip(left[:-1], left[1:], strict=True)]
         counts = _numbers(function(steps, n), "tokens_kept")
         found = [int(count) for count in counts]
-        _want(
-            found == counts,
-            "a step keeps a whole number of tokens: round down what stays masked.",
-        )
-        _want(
-            len(found) == steps,
-            f"{steps} steps keep {steps} numbers of tokens, not {len(found)}.",
-        )
-        _want(
-            sum(found) == n,
-            f"with T = {steps} your steps keep {sum(found)} tokens in all; there are {n}.",
-        )
+        _want(found == counts,
+              "a step keeps a whole number of tokens: round down what stays masked.")
+        _want(len(found) == steps,
+              f"{steps} steps keep {steps} numbers of tokens, not {len(found)}.")
+        _want(sum(found) == n,
+              f"with T = {steps} your steps keep {sum(found)} tokens in all; there are {n}.")
         k = next((k for k in range(steps) if found[k] != wanted[k]), None)
-        _want(
-            k is None,
-            f"with T = {steps} step {(k or 0) + 1} keeps {found[k or 0]} of {n} tokens, where "
-            f"the cosine schedule, rounded down, keeps {wanted[k or 0]}.",
-        )
+        _want(k is None,
+              f"with T = {steps} step {(k or 0) + 1} keeps {found[k or 0]} of {n} tokens, where "
+              f"the cosine schedule, rounded down, keeps {wanted[k or 0]}.")
     _right("tokens_kept")
 
 
@@ -333,14 +299,10 @@ def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         for words, value in mistakes.items():
             _want(not left or not torch.equal(found, value), f"{words}.")
         for row, count in enumerate((~found).sum(1).tolist()):
-            _want(
-                count == left,
-                f"in row {row} {count} positions stay masked, where left = {left}.",
-            )
-        _want(
-            bool(found[known].all()),
-            "a token that was known is masked again: known ones are kept, whatever their score.",
-        )
+            _want(count == left,
+                  f"in row {row} {count} positions stay masked, where left = {left}.")
+        _want(bool(found[known].all()),
+              "a token that was known is masked again: known ones are kept, whatever their score.")
         _want(torch.equal(found, wanted), "you keep tokens with a low score and mask better ones.")
     _right("keep")
 
@@ -350,10 +312,8 @@ def compounding(function: Callable[[float, int], list]) -> None:
     for tau, steps in ((25.0, 4), (45.0, 12)):
         found = _numbers(function(tau, steps), "compounding")
         _want(len(found) == steps, f"{steps} steps have {steps} temperatures, not {len(found)}.")
-        _want(
-            not _same(found, temperatures(tau, steps, "linear")),
-            "that is the linear schedule: each step must start from the temperature of the last.",
-        )
+        _want(not _same(found, temperatures(tau, steps, "linear")),
+              "that is the linear schedule: each step must start from the temperature of the last.")
         wanted = temperatures(tau, steps, "compounding")
         for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
             _want(
@@ -380,10 +340,8 @@ def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
         found = _tensor(_asked(function, plain, smooth, s), plain, "guide")
         known = {"smooth": smooth, "plain": plain, "-plain": -plain}
         yours = [word for word, value in known.items() if _same(found, value)]
-        _want(
-            _same(found, wanted),
-            f"at s = {s:g} guided must be {name}" + (f"; yours is {yours[0]}." if yours else "."),
-        )
+        _want(_same(found, wanted),
+              f"at s = {s:g} guided must be {name}" + (f"; yours is {yours[0]}." if yours else "."))
     _right("guide")
 
 
@@ -396,11 +354,9 @@ def equal_temperature(function: Callable[[float], float]) -> None:
         uniform = torch.full_like(plain, -math.log(6))
         guided = (uniform + (1 + s) * (plain.log_softmax(-1) - uniform)).softmax(-1)
         mine = (plain / found).softmax(-1)
-        _want(
-            _same(mine, guided),
-            f"for s = {s:g} guidance gives its favourite the probability {guided.max():.3f}; "
-            f"softmax at your temperature {found:g} gives it {mine.max():.3f}.",
-        )
+        _want(_same(mine, guided),
+              f"for s = {s:g} guidance gives its favourite the probability {guided.max():.3f}; "
+              f"softmax at your temperature {found:g} gives it {mine.max():.3f}.")
     _right("equal_temperature")
 
 
@@ -412,11 +368,9 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
     spot = torch.zeros(1, 16, 1)
     spot[0, 3] = 1  # the end of the first row
     found = _tensor(function(spot), spot, "box_blur")
-    _want(
-        found[0, 4, 0] == 0,
-        "the value at position 3 reaches position 4, but 3 is the right end of a row of the "
-        "grid, and 4 the left end of the next.",
-    )
+    _want(found[0, 4, 0] == 0,
+          "the value at position 3 reaches position 4, but 3 is the right end of a row of the "
+          "grid, and 4 the left end of the next.")
     found = _tensor(_asked(function, logits), logits, "box_blur")
     codes = logits.mean(-1, keepdim=True).expand_as(logits)
     _want(not _same(found, codes), "you blur over the codes; blur over the places, code by code.")
@@ -428,21 +382,15 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
         "number of positions that exist.",
     )
     inner = [5, 6, 9, 10]
-    _want(
-        _same(found, wanted) or not _same(found[:, inner], wanted[:, inner]),
-        "right in the middle, not at the edge: what is outside the grid does not count.",
-    )
+    _want(_same(found, wanted) or not _same(found[:, inner], wanted[:, inner]),
+          "right in the middle, not at the edge: what is outside the grid does not count.")
     apart = torch.tensor([0.0, 1.0]).expand(1, 16, 2)
-    _want(
-        _same(function(apart.clone()), apart),
-        "the codes are mixed up: from (B, N, K) to (B, K, h, w) one has to transpose.",
-    )
+    _want(_same(function(apart.clone()), apart),
+          "the codes are mixed up: from (B, N, K) to (B, K, h, w) one has to transpose.")
     _want(_same(found, wanted), "the means are not those of 3 x 3 positions of the grid.")
     found = _elsewhere(function, torch.ones(1, 9, 1))
-    _want(
-        found is not None and found.shape == (1, 9, 1) and _same(found, torch.ones(1, 9, 1)),
-        "on a grid of 3 x 3 it is wrong: take the side from N.",
-    )
+    _want(found is not None and found.shape == (1, 9, 1) and _same(found, torch.ones(1, 9, 1)),
+          "on a grid of 3 x 3 it is wrong: take the side from N.")
     _right("box_blur")
 
 
@@ -462,34 +410,23 @@ def corrupt(function: Callable) -> None:
     found = answer()
     wrong = found != tokens
     _want(not wrong[masked].any(), "a masked token was changed: corrupt the visible ones only.")
-    _want(
-        bool(((found >= 0) & (found < 4)).all()),
-        f"there are 4 codes, 0 to 3; yours go from {int(found.min())} to {int(found.max())}.",
-    )
-    _want(
-        len(wrong.unique(dim=0)) > 40,
-        "all images are wrong at the same positions: choose them for each.",
-    )
+    _want(bool(((found >= 0) & (found < 4)).all()),
+          f"there are 4 codes, 0 to 3; yours go from {int(found.min())} to {int(found.max())}.")
+    _want(len(wrong.unique(dim=0)) > 40,
+          "all images are wrong at the same positions: choose them for each.")
     share = wrong[~masked].double().mean().item()
-    _want(
-        0.26 < share < 0.34,
-        f"{share:.0%} of the visible tokens are wrong, where 30 % should be"
-        + (": a random code is at times the true one." if 0.18 < share < 0.26 else "."),
-    )
+    _want(0.26 < share < 0.34, f"{share:.0%} of the visible tokens are wrong, where 30 % should be"
+          + (": a random code is at times the true one." if 0.18 < share < 0.26 else "."))
     for rate in (0.6, 1.0):
         more = (answer(rate) != tokens)[~masked].double().mean().item()
-        _want(
-            abs(more - rate) < 0.05 * (rate < 1) + 1e-6,
-            f"at a rate of {100 * rate:g} % you make {more:.0%} of them wrong.",
-        )
+        _want(abs(more - rate) < 0.05 * (rate < 1) + 1e-6,
+              f"at a rate of {100 * rate:g} % you make {more:.0%} of them wrong.")
     _want(bool((answer(codes=5) == 4).any()), "with K = 5 code 4 never comes: use K.")
     for shift in (1, 2, 3):
         part = ((found - tokens) % 4 == shift)[wrong].double().mean().item()
-        _want(
-            0.25 < part < 0.42,
-            f"{part:.0%} of your wrong codes are the true one plus {shift} (mod 4): all three "
-            "other codes must be equally likely.",
-        )
+        _want(0.25 < part < 0.42,
+              f"{part:.0%} of your wrong codes are the true one plus {shift} (mod 4): all three "
+              "other codes must be equally likely.")
     _want(
         torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
         "all chance must come from the generator: equal seeds, equal tokens; other seeds, others.",
@@ -507,14 +444,10 @@ def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
         f"a token with the cosine {cosine.min():.2f} changes its sign; clamp the weight to [0, 1].",
     )
     dot = (x * anchor).sum(-1, keepdim=True).clamp(0, 1)
-    _want(
-        not _same(found, x * dot),
-        "that is the dot product; the cosine has both lengths divided out.",
-    )
-    _want(
-        not _same(found, cosine.clamp(0, 1) * F.normalize(x, dim=-1)),
-        "the tokens have lost their length: scale x itself.",
-    )
+    _want(not _same(found, x * dot),
+          "that is the dot product; the cosine has both lengths divided out.")
+    _want(not _same(found, cosine.clamp(0, 1) * F.normalize(x, dim=-1)),
+          "the tokens have lost their length: scale x itself.")
     _want(_same(found, x * cosine.clamp(0, 1)), "the result is not x times its clamped cosine.")
     _right("select")
 
@@ -535,10 +468,8 @@ def lora(function: Callable) -> None:
     _want(_same(thin, zero + one), "alpha and r must come from the arguments: r is a's first size.")
     with FlopCounterMode(display=False) as counter:
         function(_random(1, 64), _random(64, 64), _random(2, 64), _random(64, 2), 1.0)
-    _want(
-        counter.get_total_flops() < 2 * 2 * 64 * 64,
-        "you build the large matrix b a: send x through a, and the result through b.",
-    )
+    _want(counter.get_total_flops() < 2 * 2 * 64 * 64,
+          "you build the large matrix b a: send x through a, and the result through b.")
     _right("lora")
 
 
@@ -557,10 +488,8 @@ def passes(function: Callable[[str, int], int]) -> None:
     for guidance, (each, why) in rules.items():
         for steps in (1, 12):
             found = _number(function(guidance, steps), "passes")
-            _want(
-                found == each * steps,
-                f"{guidance} with T = {steps} takes {each * steps} passes, not {found:g}: {why}.",
-            )
+            _want(found == each * steps,
+                  f"{guidance} with T = {steps} takes {each * steps} passes, not {found:g}: {why}.")
     _right("passes")
 
 
@@ -622,9 +551,8 @@ def extrapolate(function: Callable[[list, list], float]) -> None:
     counts = [100, 200, 400, 800]
     for limit, slope in ((2.0, 50.0), (0.0, 30.0)):
         found = _number(function(counts, [limit + slope / n for n in counts]), "extrapolate")
-        _want(
-            abs(found - slope) > 1e-3, f"{found:.2f} is the slope; the limit is where 1 / N is 0."
-        )
+        _want(abs(found - slope) > 1e-3,
+              f"{found:.2f} is the slope; the limit is where 1 / N is 0.")
         _want(
             abs(found - limit) < 1e-3,
             f"the distances are exactly {limit:g} + {slope:g} / N, so the limit is {limit:g}; you "
@@ -688,15 +616,11 @@ def honest(function: Callable[[dict, int], float]) -> None:
             "your mean contains the tuning seed, which chose the setting and is too good: leave it "
             "out.",
         )
-        _want(
-            not _same(found, table[chosen][tuning]),
-            "that is the distance on the tuning seed itself: report the others.",
-        )
-        _want(
-            _same(found, value),
-            f"tuned on seed {tuning}, {chosen!r} is best, and its other seeds give {value:.3g}; "
-            f"you get {found:g}.",
-        )
+        _want(not _same(found, table[chosen][tuning]),
+              "that is the distance on the tuning seed itself: report the others.")
+        _want(_same(found, value),
+              f"tuned on seed {tuning}, {chosen!r} is best, and its other seeds give {value:.3g}; "
+              f"you get {found:g}.")
     _right("honest")
 
 
@@ -714,18 +638,13 @@ def verdict(function: Callable[[list, list], str]) -> None:
     ]
     for a, b, wanted in cases:
         found = function(list(a), list(b))
-        _want(
-            found is not None,
-            "verdict returns None: write its body, and return the result."
-            if (a, b, wanted) == cases[0]
-            else f"for A = {a}, B = {b} it returns None.",
-        )
+        _want(found is not None, "verdict returns None: write its body, and return the result."
+              if (a, b, wanted) == cases[0]
+              else f"for A = {a}, B = {b} it returns None.")
         _want(found in ("A", "B", "tie"), f"the answer is 'A', 'B' or 'tie', not {found!r}.")
         flipped = {"A": "B", "B": "A", "tie": "tie"}[wanted]
-        _want(
-            found != flipped or wanted == "tie",
-            f"A = {a}, B = {b}: a small distance is a good one, so {wanted} wins.",
-        )
+        _want(found != flipped or wanted == "tie",
+              f"A = {a}, B = {b}: a small distance is a good one, so {wanted} wins.")
         _want(
             wanted != "tie" or found == "tie",
             f"A = {a}, B = {b} is a tie: mean +- standard deviation (n - 1) of the two overlap or "

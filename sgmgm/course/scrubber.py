@@ -10,23 +10,8 @@ from torch import Tensor
 
 from ..pipeline import Pipeline
 from ..sampling import Trajectory
-from . import plots
-from .views import (
-    WRAP,
-    Animation,
-    Cells,
-    View,
-    choice,
-    choose_settings,
-    class_options,
-    colour_map,
-    html_image,
-    in_row,
-    number,
-    on_move,
-    plain_and_guided,
-    slider,
-)
+from . import plots, views
+from .views import Animation, View
 
 
 class Predictions(NamedTuple):
@@ -50,23 +35,24 @@ class Scrubber(View):
     """
 
     def __init__(self, pipeline: Pipeline, label: int | str = 0, seed: int = 0, **settings):
-        self.pipeline, self.settings = pipeline, choose_settings(pipeline, settings)
+        self.pipeline, self.settings = pipeline, views.choose_settings(pipeline, settings)
         steps, grid = self.settings.steps, pipeline.tokenizer.config.grid
         start, names = (steps + 1) // 2, ("plain", "guided")
-        self.step = slider("step", "arrow keys step through the trajectory", 1, steps, start)
+        self.step = views.slider("step", "arrow keys step through the trajectory", 1, steps, start)
         self.play = ipywidgets.Play(min=1, max=steps, value=start, interval=600)
         self.play.tooltip = "play, stop, repeat"
         ipywidgets.jslink((self.play, "value"), (self.step, "value"))
-        classes, first = class_options(pipeline), int(pipeline.labels(label))
-        self.label = choice("class", "what to generate", classes, first)
-        self.seed = number("seed", "of both trajectories", seed)
+        classes, first = views.class_options(pipeline), int(pipeline.labels(label))
+        self.label = views.choice("class", "what to generate", classes, first)
+        self.seed = views.number("seed", "of both trajectories", seed)
         hint = "which token to look at; or rest on it in the image"
-        self.token = slider("token", hint, 0, grid**2 - 1, grid * (grid + 1) // 2)
-        self.which = choice("of", "in which trajectory", names, "guided")
-        on_move(self.update, self.label, self.seed)
-        on_move(self.show, self.step, self.token, self.which)
+        self.token = views.slider("token", hint, 0, grid**2 - 1, grid * (grid + 1) // 2)
+        self.which = views.choice("of", "in which trajectory", names, "guided")
+        views.on_move(self.update, self.label, self.seed)
+        views.on_move(self.show, self.step, self.token, self.which)
         self.cells = {
-            name: Cells(grid, functools.partial(self.look, name), hover=True) for name in names
+            name: views.Cells(grid, functools.partial(self.look, name), hover=True)
+            for name in names
         }
         self.maps = {name: HTML() for name in names}
         self.legend, self.best = HTML(), HTML()
@@ -74,8 +60,8 @@ class Scrubber(View):
         narrow = ipywidgets.Layout(width="400px")  # fits beside the images on a laptop
         looked_at = VBox([self.token, self.which, self.best], layout=narrow)
         super().__init__(
-            HBox([self.play, self.step, self.label, self.seed], layout=WRAP),
-            HBox([VBox([*rows, self.legend]), looked_at], layout=WRAP),
+            HBox([self.play, self.step, self.label, self.seed], layout=views.WRAP),
+            HBox([VBox([*rows, self.legend]), looked_at], layout=views.WRAP),
         )
 
     def render(self) -> None:
@@ -84,7 +70,7 @@ class Scrubber(View):
             name: self.predict(
                 self.pipeline([self.label.value], seeds=[self.seed.value], **settings).trajectory
             )
-            for name, settings in plain_and_guided(self.settings).items()
+            for name, settings in views.plain_and_guided(self.settings).items()
         }
         # One scale of colours for all steps; the last 2 % at either end would make it useless.
         scores, pushes = (
@@ -128,8 +114,8 @@ class Scrubber(View):
         return {
             "sampled": steps.images,
             "canvas": steps.seen,
-            "confidence": colour_map(steps.confidence, low, high, cell, "viridis"),
-            "push": colour_map(steps.push, -self.reach, self.reach, cell, "PuOr_r"),
+            "confidence": views.colour_map(steps.confidence, low, high, cell, "viridis"),
+            "push": views.colour_map(steps.push, -self.reach, self.reach, cell, "PuOr_r"),
         }
 
     def look(self, name: str, token: int) -> None:
@@ -146,8 +132,11 @@ class Scrubber(View):
             for title, images in self.panels(steps).items():
                 framed = plots.frame_cells(images[k : k + 1], frame)[0]
                 caption = f"{name}, {title}" if title == "sampled" else title
-                figures.append(html_image(framed, f"{name}, {when}: {title}", caption))
-            self.cells[name].image.value, self.maps[name].value = figures[0], in_row(figures[1:])
+                figures.append(views.html_image(framed, f"{name}, {when}: {title}", caption))
+            self.cells[name].image.value, self.maps[name].value = (
+                figures[0],
+                views.in_row(figures[1:]),
+            )
         low, high = self.span
         self.legend.value = (
             f"<p>confidence (log p + noise): dark {low:.1f}, bright {high:.1f}<br>push "
@@ -170,12 +159,12 @@ class Scrubber(View):
         lines = []
         for at, name in enumerate(("plain", "smoothed", "guided")):
             figures = [
-                html_image(
+                views.html_image(
                     patches[5 * at + j], f"{name}: code {code}", f"{code}\n{p[at, j]:.0%}", "patch"
                 )
                 for j, code in enumerate(codes[at].tolist())
             ]
-            lines.append(f"<tr><td>{name}</td><td>{in_row(figures)}</td></tr>")
+            lines.append(f"<tr><td>{name}</td><td>{views.in_row(figures)}</td></tr>")
         return (
             f"<p>row {row + 1}, column {column + 1}: code {steps.sampled[k, i]}{known}. "
             f"The most likely codes:</p><table>{''.join(lines)}</table>"

@@ -6,7 +6,6 @@ which tests compare. A seal in the notebook's metadata tells from what both were
 """
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from ..presets import PRESETS
 from ..utils.devices import default_device
 from ..utils.errors import InputError, check_choice
 from ..utils.files import ROOT, atomic_path, read_json, write_json
-from ..utils.hub import digest
+from ..utils.hub import digest, fingerprint
 from .catch_up import needed
 from .runner import commit as repository_commit
 from .runner import declared, find_lessons, freeze, own_kernel, parameter_cell, read_lesson
@@ -45,14 +44,10 @@ def compared(notebook) -> list:
 # --- the seal ----------------------------------------------------------------------------------
 
 
-def _fingerprint(what) -> str:
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-
-
 def code_digest(notebook) -> str:
     """Of the code cells: their ids, tags and sources."""
     cells = code_cells(notebook)
-    return _fingerprint([(c.id, c.metadata.get("tags", []), c.source) for c in cells])
+    return fingerprint(*((c.id, c.metadata.get("tags", []), c.source) for c in cells))
 
 
 def weights_digest(notebook) -> str:
@@ -61,7 +56,7 @@ def weights_digest(notebook) -> str:
     files = sorted([*folder.rglob("*.safetensors"), folder / "pipeline.json"])
     if not any("Pipeline" in cell.source for cell in code_cells(notebook)):
         files = [f for f in files if f.parent.name in ("classifier", *needed(notebook))]
-    return _fingerprint([(f.relative_to(folder).as_posix(), digest(f)) for f in files])
+    return fingerprint(*((f.relative_to(folder).as_posix(), digest(f)) for f in files))
 
 
 def smoke_file(path: Path) -> Path:
@@ -80,7 +75,7 @@ def stale(path: Path) -> str:
         reason = "its code has changed"
     elif seal["weights"] != weights_digest(notebook):
         reason = "the models behind it have changed"
-    elif not text.is_file() or seal["smoke"] != _fingerprint(read_json(text)):
+    elif not text.is_file() or seal["smoke"] != fingerprint(read_json(text)):
         reason = f"{text.name}, the text of its smoke profile, is missing or has changed"
     else:
         return ""
@@ -207,7 +202,7 @@ def commit(
         profile: the one whose outputs the notebook keeps; None is `laptop`.
 
     Yields:
-        Each lesson when it is written. The text of a folder of one's own lies in its `smoke/`.
+        Each lesson when it is written. The text of a folder of one's own is in its `smoke/`.
     """
     import nbformat
 
@@ -225,7 +220,7 @@ def commit(
             "profile": profile,
             "code": code_digest(shown),
             "weights": weights_digest(shown),
-            "smoke": _fingerprint(text),
+            "smoke": fingerprint(text),
             "commit": repository_commit(),
             "device": machine(torch.device(device or default_device())),
         }

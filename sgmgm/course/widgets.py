@@ -18,24 +18,9 @@ from ..pipeline import Pipeline
 from ..sampling import ANNEALS
 from ..tokenizer import VQTokenizer
 from ..utils.errors import InputError
-from . import plots
+from . import plots, views
 from .scrubber import Scrubber
-from .views import (
-    WRAP,
-    Cells,
-    View,
-    choice,
-    choose_settings,
-    class_options,
-    find_guidances,
-    html_image,
-    in_row,
-    number,
-    on_move,
-    plain_and_guided,
-    scale_slider,
-    slider,
-)
+from .views import View
 
 __all__ = ["CodebookBrowser", "Explorer", "Refill", "Scrubber"]
 
@@ -67,25 +52,27 @@ class Explorer(View):
     """
 
     def __init__(self, pipeline: Pipeline, count: int = 8, seed: int = 0, **settings):
-        start = choose_settings(pipeline, settings)
+        start = views.choose_settings(pipeline, settings)
         self.pipeline, self.start, self.count = pipeline, start, count
-        kinds, tau = find_guidances(pipeline), start.temperature
+        kinds, tau = views.find_guidances(pipeline), start.temperature
         self.controls = {
-            "guidance": choice("guidance", "pushes away from what", kinds, start.guidance),
-            "scale": scale_slider(start.scale),
-            "temperature": slider("temperature", "noise in the order", 0, max(45, tau), tau, 0.5),
-            "anneal": choice("its schedule", "how the noise falls", ANNEALS, start.anneal),
-            "steps": slider("steps", "of decoding", 1, max(24, start.steps), start.steps),
+            "guidance": views.choice("guidance", "pushes away from what", kinds, start.guidance),
+            "scale": views.scale_slider(start.scale),
+            "temperature": views.slider(
+                "temperature", "noise in the order", 0, max(45, tau), tau, 0.5
+            ),
+            "anneal": views.choice("its schedule", "how the noise falls", ANNEALS, start.anneal),
+            "steps": views.slider("steps", "of decoding", 1, max(24, start.steps), start.steps),
         }
-        classes = [("one of each", -1), *class_options(pipeline)]
-        self.label = choice("class", "what to generate", classes, -1)
-        self.seed = number("seed", "of the first image", seed)
-        on_move(self.update, *self.controls.values(), self.label, self.seed)
+        classes = [("one of each", -1), *views.class_options(pipeline)]
+        self.label = views.choice("class", "what to generate", classes, -1)
+        self.seed = views.number("seed", "of the first image", seed)
+        views.on_move(self.update, *self.controls.values(), self.label, self.seed)
         self.grid, self.code_box = HTML(), HTML()
         # plain images do not depend on the guidance, which is moved most
         kept = functools.lru_cache(maxsize=16)(self.sample)
         self.sample = kept  # type: ignore[method-assign]
-        controls = HBox([*self.controls.values(), self.label, self.seed], layout=WRAP)
+        controls = HBox([*self.controls.values(), self.label, self.seed], layout=views.WRAP)
         super().__init__(controls, self.grid, self.code_box)
 
     def labels(self) -> list[int]:
@@ -115,8 +102,8 @@ class Explorer(View):
         self.names = [self.pipeline.card.classes[label] for label in self.labels()]
         self.grid.value = "".join(
             f"<p>{row}</p>"
-            + in_row(
-                html_image(image, f"{row}: {name}, seed {key[1] + i}", name, "small")
+            + views.in_row(
+                views.html_image(image, f"{row}: {name}, seed {key[1] + i}", name, "small")
                 for i, (image, name) in enumerate(zip(images, self.names, strict=True))
             )
             for row, images in self.rows.items()
@@ -176,7 +163,7 @@ class Refill(View):
         seed: int = 0,
         **settings,
     ):
-        self.pipeline, self.settings = pipeline, choose_settings(pipeline, settings)
+        self.pipeline, self.settings = pipeline, views.choose_settings(pipeline, settings)
         tokenizer = pipeline.tokenizer
         if images is None:
             labels = range(len(pipeline.card.classes)) if labels is None else labels
@@ -189,19 +176,21 @@ class Refill(View):
         self.masks = ready_masks(tokenizer.config.grid)
         names = pipeline.card.classes
         which = [(f"image {i + 1}: {names[n]}", i) for i, n in enumerate(self.labels)]
-        self.image = choice("image", "what to mask parts of", which, 0)
+        self.image = views.choice("image", "what to mask parts of", which, 0)
         hint = "a mask to start from; click on the image to change it"
-        self.mask = choice("mask", hint, list(self.masks), "lower half")
-        self.label = choice("class", "what to fill in", class_options(pipeline), self.labels[0])
-        self.scale = scale_slider(self.settings.scale)
-        self.seed = number("seed", "of both refills", seed)
-        on_move(self.take_image, self.image)
-        on_move(self.take_mask, self.mask)
-        on_move(self.update, self.label, self.scale, self.seed)
+        self.mask = views.choice("mask", hint, list(self.masks), "lower half")
+        self.label = views.choice(
+            "class", "what to fill in", views.class_options(pipeline), self.labels[0]
+        )
+        self.scale = views.scale_slider(self.settings.scale)
+        self.seed = views.number("seed", "of both refills", seed)
+        views.on_move(self.take_image, self.image)
+        views.on_move(self.take_mask, self.mask)
+        views.on_move(self.update, self.label, self.scale, self.seed)
         self.masked = self.masks[self.mask.value].clone()
-        self.cells, self.results = Cells(tokenizer.config.grid, self.toggle), HTML()
+        self.cells, self.results = views.Cells(tokenizer.config.grid, self.toggle), HTML()
         controls = [self.image, self.mask, self.label, self.scale, self.seed]
-        super().__init__(HBox(controls, layout=WRAP), HBox([self.cells, self.results]))
+        super().__init__(HBox(controls, layout=views.WRAP), HBox([self.cells, self.results]))
 
     def take_image(self, change=None) -> None:
         """Another image, and with it its class."""
@@ -224,7 +213,7 @@ class Refill(View):
         whole = self.pipeline.tokenizer.decode(self.tokens[[self.image.value]])
         self.shown = {"original": whole, "masked": plots.overlay_masked(whole, self.masked[None])}
         alt = f"{int(self.masked.sum())} of {len(self.masked)} cells masked"
-        self.cells.image.value = html_image(self.shown["masked"][0], alt, "click to mask")
+        self.cells.image.value = views.html_image(self.shown["masked"][0], alt, "click to mask")
 
     def render(self) -> None:
         """Fill the masked cells, plain and guided, from the same seed."""
@@ -232,7 +221,7 @@ class Refill(View):
         tokens, blank = self.tokens[[self.image.value]], self.pipeline.transformer.blank
         canvas = torch.where(self.masked.to(tokens.device), blank, tokens)
         label, seeds = [self.label.value], [self.seed.value]
-        for name, settings in plain_and_guided(self.settings, scale=self.scale.value).items():
+        for name, settings in views.plain_and_guided(self.settings, scale=self.scale.value).items():
             samples = self.pipeline(label, seeds=seeds, canvas=canvas, **settings)
             self.shown[name] = samples.images
         what = f"the masked cells filled as {self.pipeline.card.classes[label[0]]}"
@@ -241,8 +230,8 @@ class Refill(View):
             "plain": f"{what}, plain",
             "guided": f"{what}, guided, s = {self.scale.value:g}",
         }
-        self.results.value = in_row(
-            html_image(self.shown[name][0], alt, name) for name, alt in alts.items()
+        self.results.value = views.in_row(
+            views.html_image(self.shown[name][0], alt, name) for name, alt in alts.items()
         )
 
     def figure(self) -> plots.Plot:
@@ -277,13 +266,13 @@ class CodebookBrowser(View):
         cut = F.unfold(self.images, cell, stride=cell).transpose(1, 2).flatten(0, 1)  # (B N, 3 h w)
         total = torch.zeros(len(self.book), cut.shape[1]).index_add(0, self.tokens.flatten(), cut)
         self.patches = (total / self.uses[:, None]).nan_to_num(0.85).view(-1, 3, cell, cell)
-        self.page = slider("page", "codes by use, the most used first", 1, len(self.pages), 1)
+        self.page = views.slider("page", "codes by use, the most used first", 1, len(self.pages), 1)
         hint, first = "its number; or click on its patch", int(self.pages[0][0])
-        self.code = number("code", hint, first, len(self.book) - 1)
-        on_move(self.update, self.page, self.code)
-        self.cells, self.details = Cells(self.side, self.press), HTML()
-        controls = HBox([self.page, self.code], layout=WRAP)
-        super().__init__(controls, HBox([self.cells, self.details], layout=WRAP))
+        self.code = views.number("code", hint, first, len(self.book) - 1)
+        views.on_move(self.update, self.page, self.code)
+        self.cells, self.details = views.Cells(self.side, self.press), HTML()
+        controls = HBox([self.page, self.code], layout=views.WRAP)
+        super().__init__(controls, HBox([self.cells, self.details], layout=views.WRAP))
 
     def press(self, place: int) -> None:
         """Look at the code in this place of the page."""
@@ -301,19 +290,19 @@ class CodebookBrowser(View):
         sheet = torch.cat([torch.cat(list(row), 2) for row in sheet.split(self.side)], 1)
         alt = f"{len(codes)} codes, page {self.page.value} of {self.page.max}; code {code} framed"
         framed = plots.frame_cells(sheet[None], here)[0]
-        self.cells.image.value = html_image(framed, alt, size="page")
+        self.cells.image.value = views.html_image(framed, alt, size="page")
 
         distance = torch.cdist(self.book[[code]], self.book)[0].cpu()  # (K,)
         self.near = distance.argsort(stable=True)[:7]  # the code itself comes first
-        near = in_row(
-            html_image(patch, f"code {n}", f"{n}\n{distance[n]:.2g}", "patch")
+        near = views.in_row(
+            views.html_image(patch, f"code {n}", f"{n}\n{distance[n]:.2g}", "patch")
             for n, patch in zip(self.near.tolist(), self.patches[self.near], strict=True)
         )
         used = self.tokens == code  # (B, N)
         self.where = used.any(1).nonzero()[:6, 0]
         self.framed = plots.frame_cells(self.images[self.where], used[self.where])
-        places = in_row(
-            html_image(image, f"image {i}, code {code} framed", size="small")
+        places = views.in_row(
+            views.html_image(image, f"image {i}, code {code} framed", size="small")
             for i, image in zip(self.where.tolist(), self.framed, strict=True)
         )
         self.details.value = (

@@ -118,7 +118,7 @@ def test_changes_are_noticed_and_named(lesson, shipped, monkeypatch):
     (shipped / "transformer" / "model.safetensors").write_bytes(b"another")
     assert seals.stale(lesson) == ""  # this lesson does not load it
 
-    (lesson.parent / "smoke" / "04.json").write_text("{}")
+    (lesson.parent / "smoke" / "04.json").write_text('{"a": []}')
     assert "04.json, the text of its smoke profile" in seals.stale(lesson)
 
 

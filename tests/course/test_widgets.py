@@ -412,7 +412,7 @@ def test_a_failed_or_interrupted_render_leaves_the_view_usable(pipeline):
 
 
 def test_views_are_guided_even_where_the_models_own_settings_are_not(pipeline, monkeypatch):
-    start = widgets.choose_settings
+    start = views.choose_settings
     monkeypatch.setattr(pipeline.card, "sampling", Sampling(guidance="none", scale=0.0))
     assert (start(pipeline, {}).guidance, start(pipeline, {}).scale) == ("self", 1.0)
     changed = start(pipeline, {"guidance": "cfg", "scale": 3.0})
@@ -429,7 +429,7 @@ def test_guidance_falls_back_on_what_is_there(pipeline, own):
     poor = Pipeline.from_pretrained(own, "cpu")
     found = widgets.find_guidances(poor)
     assert found[0] == "cfg" and not {"self", "auto", "self+cfg"} & set(found)
-    assert widgets.choose_settings(poor, {}).guidance == "cfg"
+    assert views.choose_settings(poor, {}).guidance == "cfg"
 
 
 def test_bad_requests_are_named(pipeline, images):
