@@ -118,6 +118,20 @@ def test_the_same_for_other_settings(options, deep):
     assert_same(*both(deep, "self", "toast", **options))
 
 
+def test_another_guidance_brings_its_scale_and_schedule(deep):
+    """The networks of a fast guidance are made once: only scale and schedule are taken over."""
+    kinds = (1.3, "constant"), (4.0, "linear")
+    first, other = (make_guidance("cfg", deep["model"], *kind) for kind in kinds)
+    guided = fast.FastGuidance(first, torch.float32).adopt(other)
+    labels, canvas = torch.arange(6) % 5, deep["model"].blank.expand(6, -1)
+    slow, quick, before = (
+        function(each, labels, canvas, steps=6, generators=generators_for(range(6)))
+        for function, each in ((decode, other), (fast.decode, guided), (decode, first))
+    )
+    assert_same(slow, quick)
+    assert not slow.tokens.equal(before.tokens)
+
+
 def test_bfloat16_predicts_nearly_the_same(deep):
     canvas = deep["model"].blank.repeat(3, 1)
     canvas[:, :7] = torch.arange(7)
