@@ -114,8 +114,8 @@ def augment(
     batch, channels, height, width = images.shape
 
     def offsets(low: int, high: int) -> Tensor:
-        drawn = torch.randint(low, high, (batch, 1), generator=generator, device=generator.device)
-        return drawn.to(images.device)
+        random = torch.randint(low, high, (batch, 1), generator=generator, device=generator.device)
+        return random.to(images.device)
 
     def line(length: int) -> Tensor:
         moved = torch.arange(length, device=images.device) + offsets(-shift, shift + 1)
@@ -141,8 +141,8 @@ def _load_sprites(split: str, count: int | None) -> ImageSet:
     labels = torch.empty(len(images), dtype=torch.int64)
     for start in range(0, len(images), sprites.CHUNK):
         part = slice(start, min(start + sprites.CHUNK, len(images)))
-        drawn, labels[part] = sprites.render(range(part.start, part.stop), seed)
-        images[part] = (drawn * 255).round()
+        rendered, labels[part] = sprites.render(range(part.start, part.stop), seed)
+        images[part] = (rendered * 255).round()
     return ImageSet("sprites", split, images, labels, sprites.CLASSES)
 
 
@@ -192,7 +192,7 @@ def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
     if data.targets.max() >= len(FashionMNIST.classes):
         raise DataError(f"{label_file} is damaged: it holds labels above 9.")
     images = F.pad(data.data, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
-    # All shoes point to the left, so a mirrored one would be a new kind of picture.
+    # All shoes point to the left, so a mirrored one would be a new kind of image.
     whole = ImageSet(
         "fashion-mnist", split, images, data.targets, tuple(FashionMNIST.classes), flip=False
     )

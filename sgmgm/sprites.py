@@ -1,11 +1,11 @@
-"""Sprites: ten classes of 32 x 32 pictograms, drawn from numbers alone.
+"""Sprites: ten classes of 32 x 32 pictograms, rendered from random numbers alone.
 
-In every picture one *accent* colour stands twice: on a part in the top half and on a part in
+In every image one *accent* colour occurs twice: on a part in the top half and on a part in
 the bottom half. A model that samples distant tokens independently breaks this agreement, and
 `coherence` counts from the pixels alone how often it holds.
 
-Every shape is a signed distance function (negative inside), so a whole batch is drawn with a
-few tensor operations and each edge is anti-aliased by `clamp(0.5 - distance, 0, 1)`.
+Every shape is a signed distance function (negative inside), so a whole batch is rendered with
+a few tensor operations and each edge is anti-aliased by `clamp(0.5 - distance, 0, 1)`.
 """
 
 import torch
@@ -13,30 +13,20 @@ import torch
 from .utils.errors import InputError
 
 SIZE = 32
-CLASSES = (
-    "house",
-    "tree",
-    "fish",
-    "flower",
-    "rocket",
-    "boat",
-    "balloon",
-    "person",
-    "umbrella",
-    "butterfly",
-)
+CLASSES = ("house", "tree", "fish", "flower", "rocket", "boat", "balloon", "person", "umbrella",
+           "butterfly")  # fmt: skip
 
 HUES = 6  # accent hues, 60 degrees apart: crimson, amber, green, turquoise, blue, violet
 FIRST_HUE = -10.0  # degrees; a turn away from pure red, which gives the kinder six colours
-LEAST_CHROMA = 0.35  # accents are drawn with max - min of RGB > 0.5, all else with < 0.25
+LEAST_CHROMA = 0.35  # accents have max - min of RGB > 0.5, all else with < 0.25
 LEAST_PIXELS = 8  # the smallest accent part is about 25 pixels
 PURITY = 0.75  # the share of a half's accent pixels that must have one hue
 
-CHUNK = 1280  # images drawn at once: 128 a class keep the tensors inside the cache
+CHUNK = 1280  # images rendered at once: 128 a class keep the tensors inside the cache
 
 
 def render(indices, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw the sprites with these indices; sprite i of a seed is always the same, bit by bit.
+    """Render the sprites with these indices; sprite i of a seed is always the same, bit by bit.
 
     indices: whole numbers >= 0, as an int64 tensor (B,), a range or a list.
     Returns images float32 (B, 3, 32, 32) in [0, 1] and labels int64 (B,), label = index % 10.
@@ -126,8 +116,8 @@ def _votes(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([(halves == k).sum(-1) for k in range(HUES)], -1)
 
 
-# Randomness. A hash of (seed, index, k) instead of a generator's state: any image can be drawn
-# without those before it.
+# Randomness. A hash of (seed, index, k) instead of a generator's state: any image can be
+# rendered without those before it.
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # written as a signed number: int64 wraps as uint64 does
 
@@ -155,7 +145,7 @@ class _Dice:
         return (low + (high - low) * fraction).view(-1, 1, 1)
 
 
-# Drawing. Only + - * / sqrt, min and max touch the pixels: these round the same way alone and
+# Rendering. Only + - * / sqrt, min and max touch the pixels: these round the same way alone and
 # in a batch, which sin, exp or a fused multiply-add do not promise.
 
 
@@ -171,7 +161,7 @@ def _colour(hue, chroma, value) -> torch.Tensor:
 class _Sheet:
     """A batch of canvases of one class with its pose, colours and shapes.
 
-    Shapes are given in the sprite's own coordinates: x to the right, y down, the origin in the
+    Shapes have the sprite's own coordinates: x to the right, y down, the origin in the
     middle, about 14 units to each edge. Their accents keep |y| > 3, so that no pose moves them
     into the other half.
     """
@@ -413,15 +403,4 @@ def _butterfly(s: _Sheet) -> None:
     s.paint(s.line(0, -8, 0, 8, 1.4), s.dark)
 
 
-_PAINTERS = (
-    _house,
-    _tree,
-    _fish,
-    _flower,
-    _rocket,
-    _boat,
-    _balloon,
-    _person,
-    _umbrella,
-    _butterfly,
-)
+_PAINTERS = [globals()[f"_{name}"] for name in CLASSES]

@@ -259,7 +259,7 @@ SHARES = {"classifier": 1, "tokenizer": 3, "transformer": 6}  # of the minutes o
 
 def run(args) -> None:
     """The whole system in one command: train missing parts, sample, score, print a table."""
-    check_count("--num", args.num, most=10_000_000)
+    check_count("--num", args.num, least=4, most=10_000_000)  # fewer cannot be scored
     folder = args.out or workflow.default_folder(args.dataset, args.preset)
     device = args.device or default_device()
     rows, chosen = [], chosen_settings(args)

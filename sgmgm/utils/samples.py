@@ -66,7 +66,7 @@ def load_samples(
             keys = archive.files
             entries = archive.zip.infolist() if archive.zip else []
             unpacked = sum(entry.file_size for entry in entries)
-            if unpacked > 2**30 + 100 * path.stat().st_size:  # pictures hardly compress
+            if unpacked > 2**30 + 100 * path.stat().st_size:  # images hardly compress
                 raise ValueError
             images = archive["arr_0"] if "arr_0" in keys else None
             labels = archive["arr_1"] if "arr_1" in keys else None
@@ -126,9 +126,9 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def save_grid(path: str | Path, images: Tensor, columns: int | None = None, zoom: int = 3) -> None:
-    """Write images (B, 3, H, W) in [0, 1] as one picture file."""
+    """Write images (B, 3, H, W) in [0, 1] as one image file, a grid."""
     if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(f"{path} is no picture: end it in .png, .jpg or .webp.")
+        raise InputError(f"{path} is no image file: end it in .png, .jpg or .webp.")
     columns = columns or math.ceil(math.sqrt(len(images)))
     images = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
     with atomic_path(path) as partial:
