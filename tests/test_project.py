@@ -89,6 +89,7 @@ def test_sampling_needs_no_training_library():
 # the last one says how many steps it chose for `--minutes`
 SPEAKERS = (
     *("commands.actions", "commands.cli", "course.start", "course.runner", "course.exercises"),
+    *("evidence.gpu", "evidence.gpu_parts"),
     "training",
 )
 
