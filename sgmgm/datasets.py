@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.datasets import CIFAR10, FashionMNIST
-from torchvision.datasets.utils import check_integrity
 
 from . import folders, sprites
 from .utils.errors import DataError, InputError, check_choice, check_count
@@ -24,7 +22,7 @@ from .utils.files import canonical
 SPLITS = ("train", "test")
 RESOLUTION = 32  # pixels of every set but `folder:PATH`, whose pictures are scaled to any size
 # where below `data_root()` the public sets are
-DOWNLOADED = {"cifar10": CIFAR10.base_folder, "fashion-mnist": "FashionMNIST/raw"}
+DOWNLOADED = {"cifar10": "cifar-10-batches-py", "fashion-mnist": "FashionMNIST/raw"}
 SPRITE_SPLITS = {"train": (0, 20_000), "test": (1, 5_000)}  # seed, images
 
 
@@ -152,6 +150,9 @@ def _load_sprites(split: str, count: int | None) -> ImageSet:
 
 def _load_cifar10(split: str, count: int | None) -> ImageSet:
     folder = data_root() / DOWNLOADED["cifar10"]
+    from torchvision.datasets import CIFAR10  # seconds to import
+    from torchvision.datasets.utils import check_integrity
+
     sums = [*CIFAR10.train_list, *CIFAR10.test_list]
     sums.append([CIFAR10.meta["filename"], CIFAR10.meta["md5"]])
     _download_if_absent(
@@ -175,6 +176,8 @@ def _load_cifar10(split: str, count: int | None) -> ImageSet:
 
 def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
     folder = data_root() / DOWNLOADED["fashion-mnist"]
+    from torchvision.datasets import FashionMNIST
+
     archives = [name for name, _ in FashionMNIST.resources]
     _download_if_absent(
         FashionMNIST,
@@ -207,6 +210,8 @@ def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) ->
             with _quiet():
                 kind(data_root(), download=True)
     except Exception as error:  # torchvision lets through whatever the network or disk raises
+        from torchvision.datasets.utils import check_integrity
+
         for archive, checksum in archives:
             if archive.is_file() and not check_integrity(archive, checksum):
                 raise DataError(f"{archive} is damaged or incomplete: get it again.") from error

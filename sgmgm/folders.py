@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from .utils.errors import DataError, listed
@@ -178,7 +177,8 @@ def read_picture(path: str | Path, resolution: int) -> Tensor:
     whose pixels have no known range.
     """
     with _opened(path) as picture:
-        return pil_to_tensor(_centre_square(picture, path, resolution))
+        pixels = np.array(_centre_square(picture, path, resolution))  # (H, W, 3)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def read_samples(

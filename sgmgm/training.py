@@ -117,7 +117,7 @@ def fit(
             run.save(state, report)
     config, first, earlier = run.config, report["step"], report["seconds"]
     if minutes is not None and main:
-        print(
+        tqdm.write(
             f"train {task.name}: {config.steps} steps in about {minutes:g} minutes; loading and "
             f"scoring come on top. `--steps {config.steps}` repeats it.",
             file=sys.stderr,

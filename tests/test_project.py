@@ -86,6 +86,13 @@ def test_sampling_needs_no_training_library():
     assert done.returncode == 0 and done.stdout.split() == [], done.stdout
 
 
+def test_the_command_starts_without_what_takes_seconds_to_import():
+    code = "import sys, sgmgm.commands.cli; print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    slow = {"torchvision", "sympy", "accelerate", "peft", "matplotlib", "IPython"}
+    assert done.returncode == 0 and not slow & set(done.stdout.split())
+
+
 # the last one says how many steps it chose for `--minutes`
 SPEAKERS = (
     *("commands.actions", "commands.cli", "course.start", "course.runner", "course.exercises"),

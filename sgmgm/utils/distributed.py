@@ -35,7 +35,7 @@ def meet(device: str | torch.device) -> "PartialState | None":
 
     if not dist.is_initialized():
         size, rank, where = (os.environ[name] for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR"))
-        print(f"process {rank} of {size}: waits at {where} for the others.", file=sys.stderr)
+        sys.stderr.write(f"process {rank} of {size}: waits at {where} for the others.\n")
     return PartialState(cpu=str(device).startswith("cpu"))
 
 

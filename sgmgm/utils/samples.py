@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.utils import save_image
 
 from .errors import DataError, InputError, check_count, listed
 from .files import atomic_path
@@ -129,7 +130,11 @@ def save_grid(path: str | Path, images: Tensor, columns: int | None = None, zoom
     """Write images (B, 3, H, W) in [0, 1] as one image file, a grid."""
     if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise InputError(f"{path} is no image file: end it in .png, .jpg or .webp.")
-    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     images = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    white = (-len(images)) % columns  # images that fill the last row
+    images = F.pad(images, (2, 0, 2, 0, 0, 0, 0, white), value=1.0)  # a line left of and above each
+    rows = images.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(1, 2).flatten(2)
+    grid = F.pad(rows, (0, 2, 0, 2), value=1.0)
     with atomic_path(path) as partial:
-        save_image(images, partial, nrow=columns, padding=2, pad_value=1.0)
+        Image.fromarray(to_uint8(grid[None])[0]).save(partial)

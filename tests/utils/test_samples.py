@@ -5,9 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sgmgm.utils.errors import DataError, InputError
-from sgmgm.utils.samples import load_samples, sample_batches, save_samples
+from sgmgm.utils.samples import load_samples, sample_batches, save_grid, save_samples
 
 
 def pictures(count=6, size=8):
@@ -138,3 +139,15 @@ def test_damaged_files_are_one_sentence(tmp_path):
 def _npz_bytes(path):
     save_samples(path, pictures(), SIX)
     return path.read_bytes()
+
+
+@pytest.mark.parametrize("count, columns", [(6, 3), (7, 3), (2, 5), (5, None)])
+def test_a_grid_is_torchvisions(count, columns, tmp_path):
+    from torchvision.utils import save_image
+
+    images = torch.rand(count, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    save_grid(tmp_path / "ours.png", images, columns, zoom=1)
+    wide = columns or 3
+    save_image(images, tmp_path / "theirs.png", nrow=wide, padding=2, pad_value=1.0)
+    ours, theirs = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("ours", "theirs"))
+    assert (ours == theirs).all()
