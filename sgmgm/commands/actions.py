@@ -42,7 +42,7 @@ def train(args) -> None:
 
 
 def announce(dataset: str) -> None:
-    """Say what a folder of pictures holds, before anything is trained on it."""
+    """Say what a folder of images holds, before anything is trained on it."""
     if dataset.startswith("folder:"):
         print(folders.describe(dataset), file=sys.stderr, flush=True)
 
@@ -134,7 +134,7 @@ def sample(args) -> None:
 
 
 def evaluate(args) -> None:
-    """Score samples, a file or a folder of pictures, against a data set."""
+    """Score samples, a file or a folder of images, against a data set."""
     folder = find_pipeline(args.model) if args.model else None
     own = read_card(folder).dataset if folder else None
     against = args.reference or own

@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        off = action.default is None or action.default is False  # 0 is a default to show
+        return action.help if off else super()._get_help_string(action)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,9 +68,9 @@ def parser() -> argparse.ArgumentParser:
         add("--anneal", choices=ANNEALS, help=f"how the temperature falls; {own}")
         add("--order", choices=ORDERS, help=f"which tokens are kept; {own}")
         add("--schedule", choices=SCHEDULES, help=f"how the number of masks falls; {own}")
-        add("--remask-known", action=argparse.BooleanOptionalAction, help="known tokens compete "
-            f"with confidence 88.7, as in the released code, not infinity; {own}")
-        add("--guidance", choices=GUIDANCES, help=f"kind of guidance; {own}")
+        add("--remask-known", action=argparse.BooleanOptionalAction, help="known tokens may be "
+            f"masked again: their confidence is 88.7, as in the released code; {own}")
+        add("--guidance", choices=GUIDANCES, help=f"kind of guidance (see lesson 04); {own}")
         add("--scale", type=float, help=f"guidance scale, 0 is none; {own}")
         add("--scale-schedule", choices=SCALE_SCHEDULES,
             help=f"how the scale changes over the steps; {own}")

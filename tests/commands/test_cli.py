@@ -59,7 +59,7 @@ def test_help_is_enough(name, capsys):
         assert shown in flat
         assert action.help, f"{shown} is not explained"
         if action.option_strings:
-            if action.default not in (None, False):
+            if action.default is not None and action.default is not False:
                 assert f"(default: {action.default})" in flat
             elif action.default is None and not action.required and action.nargs != 0:
                 given = "if not given" in action.help or shown == "--weights"  # needed by some
