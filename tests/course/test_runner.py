@@ -122,7 +122,7 @@ def test_lesson_has_its_form(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    assert len(tagged) == 1 and runner.declared(notebook) == PARAMETERS
+    assert len(tagged) == 1 and list(runner.declared(notebook)) == PARAMETERS
     values = {}
     exec(tagged[0].source, values)
     assert values["profile"] in presets.PRESETS and values["dataset"] in datasets.NAMES
