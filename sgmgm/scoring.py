@@ -123,7 +123,13 @@ def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Ten
 def load_data(*what, **more) -> ImageSet:
     """`datasets.load`, by a launch's first process before the others: one downloads for all."""
     with main_first():
-        return datasets.load(*what, **more)
+        try:
+            found = datasets.load(*what, **more)
+        except DataError as error:  # raised below, so that the others are not left waiting
+            found = error
+    if isinstance(found, DataError):
+        raise found
+    return found
 
 
 def one_class(dataset: str) -> bool:

@@ -1,5 +1,6 @@
 """Scoring: any extractor's features, and clear words where they cannot be had."""
 
+import contextlib
 import urllib.error
 
 import pytest
@@ -117,3 +118,20 @@ def test_bad_input_is_one_sentence(case):
         act()
     message = str(caught.value)
     assert text in message and message.endswith(".") and "\n" not in message
+
+
+def test_data_that_cannot_be_read_leave_no_process_waiting(monkeypatch):
+    """The first process of a launch raises after the others had their turn, not before."""
+    turns = []
+
+    @contextlib.contextmanager
+    def main_first():
+        turns.append("first")
+        yield
+        turns.append("others")
+
+    monkeypatch.setattr(scoring, "main_first", main_first)
+    with pytest.raises(DataError, match="no such folder"):
+        scoring.load_data("folder:nowhere")
+    assert len(scoring.load_data("sprites", "test", count=5)) == 5
+    assert turns == ["first", "others"] * 2
