@@ -51,7 +51,7 @@ audit: setup
 # with the machine's own Python where `make setup` has not run: nothing is installed
 OUT ?= build/gpu
 MINUTES ?= 9
-GPU := PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m sgmgm.evidence.gpu
+GPU := PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m scripts.gpu
 
 gpu:
 	@$(GPU) --out "$(OUT)" --minutes $(MINUTES)

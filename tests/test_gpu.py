@@ -8,7 +8,7 @@ import tarfile
 import pytest
 import torch
 
-from sgmgm.evidence import gpu
+from scripts import gpu
 from sgmgm.utils.errors import CheckpointError
 from sgmgm.utils.hub import save_tensors
 
@@ -68,7 +68,7 @@ def test_a_generator_waits_for_tokens_worth_it(monkeypatch, tmp_path):
 
 
 def test_tokens_of_another_tokenizer_are_refused(monkeypatch, tmp_path):
-    from sgmgm.evidence import gpu_parts
+    from scripts import gpu_parts
 
     tokenizer = gpu_parts.VQTokenizer.from_pretrained(gpu_parts.TOKENIZER)
     monkeypatch.setattr(gpu_parts, "ROOT", tmp_path)
@@ -133,7 +133,7 @@ def test_a_dry_run_in_a_copy_of_what_travels(tmp_path):
         shutil.copyfile(gpu.ROOT / file, copy / file)
     (copy / "sitecustomize.py").write_text(BLOCKER)
     environment = os.environ | {"PYTHONPATH": str(copy), "CUDA_VISIBLE_DEVICES": ""}
-    arguments = ["-m", "sgmgm.evidence.gpu", "--out", str(out), "--minutes", "1"]
+    arguments = ["-m", "scripts.gpu", "--out", str(out), "--minutes", "1"]
     done = subprocess.run([sys.executable, *arguments], cwd=copy, env=environment,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

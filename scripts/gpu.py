@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TOKENS = "build/cifar10-tokens.safetensors"  # CIFAR-10 in the shipped tokenizer's tokens
 # what a copy of the project needs to hold for all parts
-TRAVELS = ("Makefile", "pyproject.toml", "sgmgm", "tests/__init__.py", "tests/test_cuda.py",
+TRAVELS = ("Makefile", "pyproject.toml", "sgmgm", "scripts", "tests/__init__.py", "tests/test_cuda.py",
            "tests/test_fast.py", "data/checkpoints/cifar10", TOKENS)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "huggingface_hub", "accelerate",
             "psutil", "tqdm", "PIL")  # fmt: skip
@@ -71,7 +71,7 @@ def command(part: str, out: Path, gpu: bool, seconds: float) -> list[str]:
         toy = "smoke --batch-sizes 1,4 --repeats 1 --steps 2 --device cpu"
         return ["-m", "sgmgm", "benchmark", "--out", str(out / "benchmark.json"),
                 "--preset", *(full if gpu else toy).split()]  # fmt: skip
-    return ["-m", "sgmgm.evidence.gpu_parts", part, str(out), f"{seconds:.0f}"]
+    return ["-m", "scripts.gpu_parts", part, str(out), f"{seconds:.0f}"]
 
 
 def work_folder(out: Path) -> Path:
@@ -158,7 +158,7 @@ def run_all(out: Path, minutes: float) -> int:
 
 
 def main() -> int:
-    """`python -m sgmgm.evidence.gpu`; see docs/gpu.md."""
+    """`python -m scripts.gpu`; see docs/gpu.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="results")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all parts together")

@@ -1,6 +1,6 @@
 """The parts of `make gpu` that are no other command: trace, train, scores, and tokens beforehand.
 
-`python -m sgmgm.evidence.gpu_parts PART OUT SECONDS`; see `gpu`. Without a GPU all sizes are toys.
+`python -m scripts.gpu_parts PART OUT SECONDS`; see `gpu`. Without a GPU all sizes are toys.
 """
 
 import sys
@@ -11,20 +11,21 @@ from pathlib import Path
 import torch
 from torch.profiler import profile, record_function
 
-from .. import datasets, fast, presets
-from ..pipeline import SHIPPED, Card, Pipeline, read_card, write_card
-from ..scoring import balanced_labels, generate
-from ..smoothing import ToastSmoother
-from ..tasks import SmootherTask, TransformerTask, tokenize
-from ..tokenizer import VQTokenizer
-from ..training import TrainingConfig, fit
-from ..transformer import MaskedTransformer
-from ..utils.errors import CheckpointError
-from ..utils.hub import digest, read_tensors, save_tensors, weights_digest
-from ..utils.samples import save_grid, to_float
-from .benchmark import Clock, random_pipeline
+from sgmgm import datasets, fast, presets
+from sgmgm.evidence.benchmark import Clock, random_pipeline
+from sgmgm.evidence.sweep import grid_points, summarise, sweep, table
+from sgmgm.pipeline import SHIPPED, Card, Pipeline, read_card, write_card
+from sgmgm.scoring import balanced_labels, generate
+from sgmgm.smoothing import ToastSmoother
+from sgmgm.tasks import SmootherTask, TransformerTask, tokenize
+from sgmgm.tokenizer import VQTokenizer
+from sgmgm.training import TrainingConfig, fit
+from sgmgm.transformer import MaskedTransformer
+from sgmgm.utils.errors import CheckpointError
+from sgmgm.utils.hub import digest, read_tensors, save_tensors, weights_digest
+from sgmgm.utils.samples import save_grid, to_float
+
 from .gpu import PIPELINE, ROOT, TOKENS, work_folder
-from .sweep import grid_points, summarise, sweep, table
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
