@@ -2,6 +2,9 @@
 
 A pipeline is a folder: `pipeline.json`, and one folder each for classifier, tokenizer,
 transformer and smoothers. `Pipeline.from_pretrained("sprites")` finds the shipped ones.
+
+`Pipeline.__call__` is the way to an image: labels and a blank canvas -> guided predictions
+(`transformer`, `smoothing`, `guidance`) -> tokens, step by step (`sampling`) -> image (`tokenizer`).
 """
 
 import re
