@@ -37,12 +37,9 @@ def can_compile() -> bool:
     try:
         torch.compile(torch.neg)(torch.ones(8, device="cuda"))
     except Exception as error:  # no Triton, no C compiler, no headers: each has its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(
-            f"nothing can be compiled here ({reason}): the fast path runs its operations one by "
-            "one.",
-            stacklevel=2,
-        )
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = f"nothing can be compiled here ({why}): the fast path runs one operation at a time."
+        warnings.warn(text, stacklevel=2)
         return False
     # all models share the layers' code: a dozen widths and kinds of call, not eight
     torch._dynamo.config.recompile_limit = 64
@@ -370,9 +367,8 @@ class FastGuidance:
         mine[-1].fill_(scale)
         graph.replay()
         tokens, *steps = trajectory
-        return Trajectory(tokens[:batch].clone(), *(x[:, :batch].clone() for x in steps)), (
-            finite.clone()
-        )
+        steps = [x[:, :batch].clone() for x in steps]
+        return Trajectory(tokens[:batch].clone(), *steps), finite.clone()
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ A guidance is a callable (canvas, labels) -> guided logits (B, N, K); the sample
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,7 @@ class Guidance:
     passes = 1  # network passes for an image and step
     combine_at = "grid"
 
-    def __init__(
-        self, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant"
-    ):
+    def __init__(self, model: MaskedTransformer, scale=1.0, scale_schedule: str = "constant"):
         check_scale(scale)
         self.model, self.scale = model, float(scale)
         check_choice("scale schedule", scale_schedule, SCALE_SCHEDULES)
@@ -236,22 +234,20 @@ def make_guidance(
     return kind(model, scale, scale_schedule, **{needs: others[needs]})
 
 
-@dataclass
-class Passes:
-    """How many rows went through a network: `rows` / B is passes per image (NFE)."""
-
-    rows: int = 0
-
-    def count(self, module, args, output) -> None:
-        self.rows += len(output)
-
-
 @contextmanager
 def count_passes(*models: nn.Module):
-    """Count every row that runs through the first layer of each transformer, while inside."""
-    passes, named = Passes(), [pair for model in models for pair in model.named_modules()]
+    """Count `rows`, the images that run through the first layer of each transformer, while inside.
+
+    `rows` / B is network passes per image (NFE).
+    """
+    passes = SimpleNamespace(rows=0)
+
+    def count(module, args, output) -> None:
+        passes.rows += len(output)
+
+    named = [pair for model in models for pair in model.named_modules()]
     first = [layer for name, layer in named if name.endswith("transformer_layers.0")]
-    hooks = [layer.register_forward_hook(passes.count) for layer in first]
+    hooks = [layer.register_forward_hook(count) for layer in first]
     try:
         yield passes
     finally:

@@ -26,10 +26,8 @@ def check_rows(name: str, features, least: int = 1) -> Tensor:
     """Features as a finite CPU tensor (N, D) with at least `least` rows, else an InputError."""
     features = torch.as_tensor(features).detach().cpu()
     if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
-        shape = tuple(features.shape)
-        raise InputError(
-            f"{name} must be floating-point rows (N, D), not {features.dtype} {shape}."
-        )
+        found = f"{features.dtype} {tuple(features.shape)}"
+        raise InputError(f"{name} must be floating-point rows (N, D), not {found}.")
     if len(features) < least:
         raise InputError(f"{name} has {len(features)} rows; at least {least} are needed.")
     if not all(block.isfinite().all() for block in features.split(BLOCK)):
@@ -73,12 +71,11 @@ class GaussianStats:
         """Add a batch (B, D) and return self; InputError if it is empty, of another width or
         not finite, and nothing is added then."""
         features = check_rows("features", features)
-        if self.count:
-            _check_same_width(features.shape[1], len(self._mean))
-        else:
-            width = features.shape[1]
+        width = features.shape[1]
+        if self._mean is None:
             self._mean = torch.zeros(width, dtype=torch.float64)
             self._scatter = torch.zeros(width, width, dtype=torch.float64)
+        _check_same_width(width, len(self._mean))
         for block in features.split(BLOCK):
             block = block.double()
             mean, total = block.mean(0), self.count + len(block)
@@ -109,11 +106,8 @@ class GaussianStats:
     def state(self) -> dict[str, Tensor]:
         """Tensors for safetensors; `from_state` takes them back."""
         self._check_count(1)
-        return {
-            "count": torch.tensor(self.count),
-            "mean": self._mean.clone(),
-            "scatter": self._scatter.clone(),
-        }
+        tensors = torch.tensor(self.count), self._mean.clone(), self._scatter.clone()
+        return dict(zip(("count", "mean", "scatter"), tensors, strict=True))
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "GaussianStats":
@@ -306,7 +300,7 @@ class Reference:
         """Read what `save` wrote; DataError if the file is absent, damaged or something else."""
         if not Path(path).is_file():
             raise DataError(
-                f"there is no file {path}: write it with Reference.from_features(...).save."
+                f"there is no file {path}: Reference.from_features(...).save writes it."
             )
         try:
             tensors, notes = read_tensors(Path(path))
@@ -318,9 +312,8 @@ class Reference:
             _check_same_width(features.shape[1], len(stats.mean))
             return cls(stats, features, *names)
         except (CheckpointError, TypeError, KeyError, ValueError) as error:
-            raise DataError(
-                f"{path} is damaged or holds no reference statistics: make them anew."
-            ) from error
+            wrong = "is damaged or holds no reference statistics"
+            raise DataError(f"{path} {wrong}: make them anew.") from error
 
 
 @dataclass(frozen=True)
@@ -385,20 +378,14 @@ def evaluate(
         accuracy = (logits.argmax(1) == labels).double().mean().item()
 
     some = _subset(features, MAX_ROWS)
-    rows = min(len(some), len(reference.features))
-    few = min(count, reference.count)
-    notes = []
-    if few <= width:
-        notes.append(
-            f"Only {few:,} images for {width:,} feature dimensions: the covariance is singular "
-            "and the Frechet distance too large."
-        )
+    rows, fewer = min(len(some), len(reference.features)), min(count, reference.count)
     splits, classes = min(10, count), logits.shape[1]
-    if count // splits < classes:
-        notes.append(
-            f"The inception score is too low: each of its {splits} splits has {count // splits:,} "
-            f"images for {classes:,} classes."
-        )
+    notes = {
+        f"Only {fewer:,} images for {width:,} feature dimensions: the covariance is singular "
+        "and the Frechet distance too large.": fewer <= width,
+        f"The inception score is too low: each of its {splits} splits has {count // splits:,} "
+        f"images for {classes:,} classes.": count // splits < classes,
+    }
     return Scores(
         count=count,
         frechet=frechet_distance(GaussianStats().update(features), reference.stats),
@@ -410,5 +397,5 @@ def evaluate(
         prc_rows=rows,
         extractor=reference.extractor,
         reference=reference.dataset,
-        note="\n".join(notes),
+        note="\n".join(note for note, applies in notes.items() if applies),
     )

@@ -288,7 +288,8 @@ class Pipeline:
         weights = [p for model in (self.transformer, *others) for p in model.parameters()]
         versions = [(p.data_ptr(), p._version) for p in weights]  # they may have been trained on
         if self.halves.get(key, (None,))[0] != versions:
-            self.halves[key] = versions, fast.FastGuidance(guidance)
+            # held, so that no other weights come to stand at their addresses
+            self.halves[key] = versions, fast.FastGuidance(guidance), weights
         return self.halves[key][1].adopt(guidance)
 
     def stream(

@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -201,11 +202,7 @@ def temperatures(temperature: float, steps: int, anneal: str = "linear") -> list
     falls = [1 - k / steps for k in range(1, steps + 1)]
     if anneal == "linear":
         return [temperature * fall for fall in falls]
-    taus = []
-    for fall in falls:
-        temperature *= fall
-        taus.append(temperature)
-    return taus
+    return list(accumulate(falls, operator.mul, initial=temperature))[1:]
 
 
 @lru_cache
@@ -241,10 +238,8 @@ def prepare(
     check_choice("order", order, ORDERS)
     taus = temperatures(temperature, steps, anneal)
     if canvas.ndim != 2 or labels.shape != canvas.shape[:1]:
-        raise InputError(
-            f"canvas must be (B, N) and labels (B,), not {tuple(canvas.shape)} and "
-            f"{tuple(labels.shape)}."
-        )
+        found = f"{tuple(canvas.shape)} and {tuple(labels.shape)}"
+        raise InputError(f"canvas must be (B, N) and labels (B,), not {found}.")
     batch, n = canvas.shape
     if not canvas.numel() or canvas.dtype != torch.int64 or canvas.min() < 0:
         raise InputError("the canvas must hold int64 ids of at least 0, for at least one image.")
@@ -258,10 +253,8 @@ def prepare(
 def check_logits(logits: Tensor, canvas: Tensor) -> Tensor:
     """Logits (B, N, K), if they fit the canvas (B, N); else an InputError."""
     if logits.ndim != 3 or logits.shape[:2] != canvas.shape:
-        raise InputError(
-            f"the logits must be (B, N, K) with (B, N) = {tuple(canvas.shape)}, not "
-            f"{tuple(logits.shape)}."
-        )
+        shape, found = tuple(canvas.shape), tuple(logits.shape)
+        raise InputError(f"the logits must be (B, N, K) with (B, N) = {shape}, not {found}.")
     return logits
 
 

@@ -168,11 +168,7 @@ class ToastSmoother(Pretrained):
         return smoother
 
     def inputs(
-        self,
-        model: MaskedTransformer,
-        canvas: Tensor,
-        labels: Tensor,
-        hidden: Tensor | None = None,
+        self, model: MaskedTransformer, canvas: Tensor, labels: Tensor, hidden: Tensor | None = None
     ) -> tuple:
         """What `forward` takes; `hidden` are the states of pass 1, if that has run already."""
         if hidden is None:
@@ -277,9 +273,7 @@ class LoraSmoother(nn.Module):
         want = {name: tuple(value.shape) for name, value in fresh.items()}
         unfit = sorted(name for name in want | have if want.get(name) != have.get(name))
         if unfit:
-            raise CheckpointError(
-                f"{folder} is no LoRA adapter that fits this transformer: {listed(unfit)}."
-            )
+            raise CheckpointError(f"{folder} does not fit this transformer: {listed(unfit)}.")
         set_peft_model_state_dict(smoother.peft, weights)
         return smoother
 
@@ -296,10 +290,9 @@ class LoraSmoother(nn.Module):
         """InputError if the adapter has been merged into the shared weights, or taken out."""
         adapted = [module.merged for module in self.peft.modules() if hasattr(module, "lora_A")]
         if not adapted or any(adapted):
-            raise InputError(
-                "the LoRA adapter was merged into the weights that the plain prediction uses too, "
-                "or removed: load transformer and smoother again."
-            )
+            shared = "the weights that the plain prediction uses too"
+            again = "load transformer and smoother again"
+            raise InputError(f"the LoRA adapter was merged into {shared}, or removed: {again}.")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Keep the adapter in peft's own format."""

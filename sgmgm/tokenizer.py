@@ -37,14 +37,12 @@ class TokenizerConfig:
         check_sizes(self)
         if self.z_channels != self.quantized_embed_dim:
             raise InputError("z_channels and quantized_embed_dim must be equal.")
-        if self.resolution % 2 ** (len(self.channel_mult) - 1):
+        times, groups = len(self.channel_mult) - 1, self.norm_groups
+        if self.resolution % 2**times:
+            raise InputError(f"resolution {self.resolution} cannot be halved {times} times.")
+        if any(self.hidden_channels * m % groups for m in self.channel_mult):
             raise InputError(
-                f"resolution {self.resolution} cannot be halved {len(self.channel_mult) - 1} times."
-            )
-        if any(self.hidden_channels * m % self.norm_groups for m in self.channel_mult):
-            raise InputError(
-                f"hidden_channels x channel_mult must be multiples of norm_groups "
-                f"({self.norm_groups})."
+                f"hidden_channels x channel_mult must be multiples of norm_groups ({groups})."
             )
 
     @property
@@ -241,24 +239,20 @@ class VQTokenizer(Pretrained):
         """InputError unless these are images (B, 3, H, W) as floats; see `encode`."""
         side, channels = self.config.resolution, self.config.num_channels
         if images.shape[1:] != (channels, side, side) or not images.is_floating_point():
-            raise InputError(
-                f"the tokenizer takes images of shape (B, {channels}, {side}, {side}) as floats "
-                f"in [0, 1], not {images.dtype} {tuple(images.shape)}."
-            )
+            wanted = f"of shape (B, {channels}, {side}, {side}) as floats in [0, 1]"
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise InputError(f"the tokenizer takes images {wanted}, not {found}.")
 
     def check_tokens(self, tokens: Tensor) -> None:
         """InputError unless these are tokens (B, N) in 0..K-1; see `decode`."""
         n = self.config.num_tokens
         if tokens.ndim != 2 or tokens.shape[1] != n or tokens.dtype != torch.int64:
-            raise InputError(
-                f"the tokenizer takes int64 tokens of shape (B, {n}), not {tokens.dtype} "
-                f"{tuple(tokens.shape)}."
-            )
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
-            raise InputError(
-                f"tokens must be in 0..{self.num_codes - 1}; "
-                f"found {int(tokens.min())}..{int(tokens.max())} (is a [MASK] left?)."
-            )
+            found = f"{tokens.dtype} {tuple(tokens.shape)}"
+            raise InputError(f"the tokenizer takes int64 tokens of shape (B, {n}), not {found}.")
+        least, most = map(int, tokens.aminmax()) if tokens.numel() else (0, 0)
+        if not 0 <= least <= most < self.num_codes:
+            found = f"{least}..{most} (is a [MASK] left?)"
+            raise InputError(f"tokens must be in 0..{self.num_codes - 1}; found {found}.")
 
 
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:

@@ -33,10 +33,10 @@ class TransformerConfig:
 
     def __post_init__(self):
         check_sizes(self)
-        if self.hidden_size % self.num_attention_heads:
+        size, heads = self.hidden_size, self.num_attention_heads
+        if size % heads:
             raise InputError(
-                f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads "
-                f"{self.num_attention_heads}."
+                f"hidden_size {size} must be a multiple of num_attention_heads {heads}."
             )
 
     @property
@@ -251,12 +251,8 @@ class MaskedTransformer(Pretrained):
         """InputError on wrong shapes or types; a look at values would wait for the GPU."""
         n = self.config.num_vq_tokens
         if canvas.ndim != 2 or canvas.shape[1] != n or canvas.dtype != torch.int64:
-            raise InputError(
-                f"the canvas must be int64 of shape (B, {n}), not {canvas.dtype} "
-                f"{tuple(canvas.shape)}."
-            )
+            found = f"{canvas.dtype} {tuple(canvas.shape)}"
+            raise InputError(f"the canvas must be int64 of shape (B, {n}), not {found}.")
         if labels.shape != canvas.shape[:1] or labels.dtype != torch.int64:
-            raise InputError(
-                f"labels must be int64 of shape ({len(canvas)},), not {labels.dtype} "
-                f"{tuple(labels.shape)}."
-            )
+            found = f"{labels.dtype} {tuple(labels.shape)}"
+            raise InputError(f"labels must be int64 of shape ({len(canvas)},), not {found}.")
