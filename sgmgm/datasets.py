@@ -75,16 +75,16 @@ def load(
     if count is not None:
         check_count("count", count)  # before anything is downloaded
     if own:
-        found = folders.load(name, split, resolution)
-        whole = ImageSet(canonical(name), split, *found, flip=False)
-        return whole if count is None else whole.subset(min(count, len(whole)))
+        whole = ImageSet(canonical(name), split, *folders.load(name, split, resolution), flip=False)
+        return whole.subset(min(count or len(whole), len(whole)))
     check_name(name)
     if resolution != RESOLUTION:
         raise InputError(
             f"{name} has {RESOLUTION} x {RESOLUTION} pixels, not {resolution} x {resolution}; only "
             "folder:PATH takes another resolution."
         )
-    return DATASETS[name](split, count)
+    whole = DATASETS[name](split, count)
+    return whole if count is None else whole.subset(count)
 
 
 def check_name(name: str) -> None:
@@ -168,10 +168,8 @@ def _load_cifar10(split: str, count: int | None) -> ImageSet:
             raise DataError(f"{folder / file} is damaged: delete it and get CIFAR-10 again.")
     data = _read(CIFAR10, split, folder)
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # a view: torchvision's own memory
-    whole = ImageSet(
-        "cifar10", split, images.contiguous(), torch.tensor(data.targets), tuple(data.classes)
-    )
-    return whole if count is None else whole.subset(count)
+    labels, classes = torch.tensor(data.targets), tuple(data.classes)
+    return ImageSet("cifar10", split, images.contiguous(), labels, classes)
 
 
 def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
@@ -196,10 +194,8 @@ def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
         raise DataError(f"{label_file} is damaged: it holds labels above 9.")
     images = F.pad(data.data, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
     # All shoes point to the left, so a mirrored one would be a new kind of image.
-    whole = ImageSet(
-        "fashion-mnist", split, images, data.targets, tuple(FashionMNIST.classes), flip=False
-    )
-    return whole if count is None else whole.subset(count)
+    classes = tuple(FashionMNIST.classes)
+    return ImageSet("fashion-mnist", split, images, data.targets, classes, flip=False)
 
 
 def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) -> None:
@@ -257,7 +253,7 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-# name -> (split, count or None for all) -> an `ImageSet` of 32 x 32 pixels
+# name -> (split, count) -> an `ImageSet` of 32 x 32 pixels, with at least its first `count` images
 DATASETS = {
     "sprites": _load_sprites,
     "cifar10": _load_cifar10,

@@ -110,13 +110,7 @@ def load(name: str, split: str, resolution: int) -> tuple[Tensor, Tensor, tuple[
     if split != "all":
         check_sizes(name, found)
     files = [*found.files["train"], *found.files["test"]]
-    stamps = []
-    for _, path in files:
-        try:
-            status = os.stat(path)
-            stamps.append((path, status.st_size, status.st_mtime_ns))
-        except OSError:  # a link that leads nowhere
-            stamps.append((path, 0, 0))
+    stamps = [_stamp(path) for _, path in files]
     small = len(files) * 3 * resolution**2 <= MAX_KEPT
     images = (_decode if small else _decode.__wrapped__)(tuple(stamps), resolution)
     labels = torch.tensor([label for label, _ in files])
@@ -316,6 +310,11 @@ def _folders(root: Path) -> list[str]:
 def _loose(root: Path) -> list[str]:
     """The files beside the folders in `root`."""
     return [each.path for each in _scan(root) if not each.is_dir()]
+
+
+def _stamp(path: str) -> tuple[str, int, int]:
+    status = os.stat(path) if os.path.exists(path) else None  # a link may lead nowhere
+    return (path, status.st_size, status.st_mtime_ns) if status else (path, 0, 0)
 
 
 def _ending(path: str) -> str:
