@@ -1,7 +1,7 @@
 """Presets: sizes and training lengths that go together, by data set and by patience.
 
-`smoke` shows in seconds that everything works, `laptop` gives recognisable pictures on two
-cores, in an hour for the simplest data, `gpu` is for a graphics card.
+`smoke` shows in seconds that everything works, `laptop` gives recognisable images on two cores,
+in an hour for the simplest data, `gpu` is for a GPU.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,6 @@ from .transformer import TransformerConfig
 from .utils.errors import InputError, check_choice, check_count
 
 PRESETS = ("smoke", "laptop", "gpu")
-# what can be trained; "smoother" is the preset's own kind
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Smoothing:
     """How a smoother is made and what it learns from."""
 
     kind: str = "toast"  # a name in smoothing.SMOOTHERS
-    rate: float = 0.3  # share of the visible tokens that are replaced by wrong ones
+    rate: float = 0.3  # share of the visible tokens that are substituted by wrong ones
     wrong: str = "uniform"  # a name in tasks.WRONG_TOKENS
     loss_on: str = "substituted"  # or "masked" (paper, eq. 7)
     keep_class: bool = False  # TOAST: pass 2 sees the class token
@@ -32,7 +31,7 @@ class Smoothing:
 
     def __post_init__(self):
         check_choice("smoother kind", self.kind, SMOOTHERS)
-        check_count("rank", self.rank)
+        object.__setattr__(self, "rank", check_count("rank", self.rank))  # numpy's, for JSON
         if not 0 <= self.rate <= 1 or (self.loss_on == "substituted" and not self.rate):
             raise InputError(
                 f"the substitution rate must lie in [0, 1], not {self.rate!r}; a loss on "
