@@ -62,7 +62,7 @@ def deep():
     return parts()
 
 
-WAYS = [(name, "toast") for name in GUIDANCES] + [
+VARIANTS = [(name, "toast") for name in GUIDANCES] + [
     (name, smoother) for name in ("self", "self+cfg") for smoother in ("toast with class", "lora")
 ]
 
@@ -93,7 +93,7 @@ def assert_same(slow, quick):
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("name, smoother", WAYS)
+@pytest.mark.parametrize("name, smoother", VARIANTS)
 def test_the_same_tokens_as_decode(name, smoother, layers, deep):
     assert_same(*both(deep if layers == 3 else parts(1), name, smoother))
 
@@ -138,7 +138,7 @@ def test_bfloat16_predicts_nearly_the_same(deep):
     at = torch.arange(7, 16).expand(3, -1)
     labels = torch.tensor([0, 4, 2])
     with torch.no_grad():
-        for name, smoother in WAYS:
+        for name, smoother in VARIANTS:
             guidance = make_guidance(name, deep["model"], 1.0, weak=deep["weak"],
                                      smoother=deep[smoother])  # fmt: skip
             exact = guidance(canvas, labels)[:, 7:].softmax(-1)
@@ -220,7 +220,9 @@ def test_all_layers_compile_to_few_graphs(deep):
                 layer(layer(x), x)
             layers[-1](x, at=at)
             layers[-1](x, x, at)
-    assert 0 < counter.frame_count <= 6  # with or without push; all, some, or any positions
+    assert (
+        0 < counter.frame_count <= 6
+    )  # top-down or not; all, some, or any positions
 
 
 TINY = TokenizerConfig(
@@ -236,7 +238,7 @@ TINY = TokenizerConfig(
 
 
 @pytest.mark.parametrize("able", [False, True])
-def test_a_quickened_decoder_paints_the_same(able, monkeypatch):
+def test_a_prepared_decoder_gives_the_same_images(able, monkeypatch):
     tokenizer = VQTokenizer(TINY).eval()
     tokens = torch.arange(64).view(1, 64) % TINY.num_embeddings
     before = tokenizer.decode(tokens)

@@ -132,8 +132,8 @@ def test_spatial_smoothing_is_a_blur_of_sigma_1(model):
 def test_classifier_free_guidance_takes_the_class_away(model):
     canvas, labels = inputs()
     plain, smooth = make_guidance("cfg", model).both(canvas, labels)
-    nobody = torch.full_like(labels, 5)
-    torch.testing.assert_close(smooth, model(canvas, nobody).logits, atol=1e-5, rtol=1e-5)
+    no_class = torch.full_like(labels, 5)
+    torch.testing.assert_close(smooth, model(canvas, no_class).logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(plain, model(canvas, labels).logits, atol=1e-5, rtol=1e-5)
 
 
@@ -172,13 +172,13 @@ def test_self_guidance_asks_the_smoother(model, toast, lora):
     assert smooth.equal(lora(canvas, labels).logits)
 
 
-def test_two_guidances_add_their_pushes(model, toast):
+def test_two_guidances_add_up(model, toast):
     canvas, labels = inputs()
     plain = model(canvas, labels).logits
-    pushes = [make_guidance(name, model, 1.5, smoother=toast)(canvas, labels) - plain
+    steps = [make_guidance(name, model, 1.5, smoother=toast)(canvas, labels) - plain
               for name in ("cfg", "self")]  # fmt: skip
     together = make_guidance("self+cfg", model, 1.5, smoother=toast)(canvas, labels)
-    torch.testing.assert_close(together, plain + sum(pushes), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together, plain + sum(steps), atol=1e-4, rtol=1e-4)
 
 
 # ------------------------------------------------------------------------------- scale schedules
@@ -231,7 +231,7 @@ def test_blur_is_a_convolution_with_repeated_edges():
     torch.testing.assert_close(blur(torch.ones(1, 16, 2)), torch.ones(1, 16, 2))
 
 
-def test_blurring_names_gives_names_that_nobody_said():
+def test_blurred_ids_are_other_codes():
     tokens = torch.tensor([[0, 1000] * 8])
     blurred = blur_ids(tokens)
     assert blurred.dtype == torch.int64 and blurred.shape == tokens.shape

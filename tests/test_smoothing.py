@@ -88,12 +88,12 @@ def test_toast_sees_the_canvas_only_through_pass_one(model, batch):
         for decoder in smoother.decoders:
             decoder.linear2.weight.zero_()  # no way down: pass 2 is a blank canvas
         hidden = model(canvas, labels).hidden
-        nobody = torch.full_like(labels, 3)
+        no_class = torch.full_like(labels, 3)
         # with a signal of zero the values still get their bias a second time
         for layer in model.transformer_layers:
             layer.attention.value.bias.zero_()
         smoothed = smoother(model, hidden, labels).logits
-        blank = model(model.blank.expand(4, -1), nobody).logits
+        blank = model(model.blank.expand(4, -1), no_class).logits
     torch.testing.assert_close(smoothed, blank)
 
 
