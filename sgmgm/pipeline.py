@@ -4,7 +4,7 @@ A pipeline is a folder: `pipeline.json`, and one folder each for classifier, tok
 transformer and smoothers. `Pipeline.from_pretrained("sprites")` finds the shipped ones.
 
 `Pipeline.__call__` is the way to an image: labels and a blank canvas -> guided predictions
-(`transformer`, `smoothing`, `guidance`) -> tokens, step by step (`sampling`) -> image (`tokenizer`).
+(`transformer`, `smoothing`, `guidance`) -> tokens, step by step (`sampling`) -> `tokenizer`.
 """
 
 import re
