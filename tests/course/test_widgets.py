@@ -422,12 +422,12 @@ def test_views_are_guided_even_where_the_models_own_settings_are_not(pipeline, m
 
 
 def test_guidance_falls_back_on_what_is_there(pipeline, own):
-    assert widgets.find_guidances(pipeline)[:2] == ["self", "cfg"]
-    assert "auto" in widgets.find_guidances(pipeline)
+    assert views.find_guidances(pipeline)[:2] == ["self", "cfg"]
+    assert "auto" in views.find_guidances(pipeline)
     shutil.rmtree(own / "smoother")
     shutil.rmtree(own / "weak")
     poor = Pipeline.from_pretrained(own, "cpu")
-    found = widgets.find_guidances(poor)
+    found = views.find_guidances(poor)
     assert found[0] == "cfg" and not {"self", "auto", "self+cfg"} & set(found)
     assert views.choose_settings(poor, {}).guidance == "cfg"
 
