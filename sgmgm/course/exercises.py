@@ -217,7 +217,7 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
     _want(int((first != first.roll(1)).sum()) > 2,
           "the masked positions are side by side: choose each of them at random.")
     other = _elsewhere(function, 0.5, 36, one)
-    _want(other is not None and other.shape == (36) and int(other.sum()) == 25,
+    _want(other is not None and other.shape == (36,) and int(other.sum()) == 25,
           "of 36 tokens 25 should be masked at t = 0.5: take their number from N.")
     _right("cosine_mask")
 
