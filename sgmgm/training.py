@@ -224,13 +224,13 @@ class Run:
 
         live = self.tensors()
         before = {name: tensor.clone() for name, tensor in live.items()}
-        done, first, chunk, begun, took = 0, 0, 2, 0.0, 0.0
+        done, first, chunk, begun, took = 0, 0, 1, 0.0, 0.0
         while took < min(PROBE_SHARE * seconds, PROBE_SECONDS) / 2:  # the chunks double
             for number in range(done, done + chunk):
                 losses = self.step(number)
             done += chunk
             float(losses["loss"].detach())  # waits for a GPU
-            if not begun:  # the first steps are slower than all others
+            if not begun:  # the first step is slower than all others
                 begun, first = time.perf_counter(), done
                 continue
             # all processes go by the clock of the first one

@@ -289,10 +289,10 @@ def test_a_further_round_begins_with_the_weights_of_the_last(own, tmp_path, caps
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that each step moves on by `clock.tick` seconds; the very first two take 1 s more."""
+    """A clock that each step moves on by `clock.tick` seconds; the very first takes 1 s more."""
 
     class Clock:
-        now, tick, slow = 100.0, 0.05, 2
+        now, tick, slow = 100.0, 0.05, 1
 
         def of(self, task):
             usual = task.after_step
@@ -314,7 +314,7 @@ def clock(monkeypatch):
 def test_training_by_the_clock_ends_on_time_and_its_steps_repeat_it(
     kind, clock, images, tmp_path, capsys
 ):
-    """The speed is measured after the first steps, and nothing is left of the measurement."""
+    """The speed is measured after the first step, and nothing is left of the measurement."""
     report = fit(clock.of(make(kind, images)), CONFIG, tmp_path / "a", device="cpu", minutes=0.03)
     assert report["seconds"] == pytest.approx(1.8, rel=0.05)
     steps = report["training"]["steps"]
