@@ -56,6 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             args.function(args)
+            sys.stdout.flush()
+    except BrokenPipeError:  # `sgmgm ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (RuntimeError, MemoryError) as error:
         short = is_out_of_memory(error)
         if not short and not is_loss_of_another(error):

@@ -478,3 +478,11 @@ def test_a_console_that_lacks_a_letter_is_no_crash(own, monkeypatch):
     assert main(["info", "--model", str(own)]) == 0
     console.flush()
     assert b"classes \\u732b, caf\xe9, " in console.buffer.getvalue()
+
+
+def test_a_reader_that_has_read_enough_is_no_crash():
+    """As in `sgmgm info | head -1`."""
+    command = [sys.executable, "-m", "sgmgm", "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 0
