@@ -377,11 +377,11 @@ def test_a_wrong_sha256_is_one_sentence(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     "changes, fragment",
     [
-        ({"r": 10**9}, "does not tell the rank"),
-        ({"r": 10**30}, "does not tell the rank"),
-        ({"r": "8"}, "does not tell the rank"),
-        ({"r": True}, "does not tell the rank"),
-        ({"r": None}, "does not tell the rank"),
+        ({"r": 10**9}, "does not give the rank"),
+        ({"r": 10**30}, "does not give the rank"),
+        ({"r": "8"}, "does not give the rank"),
+        ({"r": True}, "does not give the rank"),
+        ({"r": None}, "does not give the rank"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 10**12}, "another peft_type"),
         ({"target_modules": "(a+)+$"}, "another target_modules"),
         ({"lora_alpha": 1e300}, "another lora_alpha"),
