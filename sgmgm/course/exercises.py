@@ -34,9 +34,13 @@ def _want(right: bool | Tensor, otherwise: str) -> None:
         raise NotYet(otherwise)
 
 
+def _returned(value, what: str) -> None:
+    _want(value is not None, f"{what} returns None: write its body, and return the result.")
+
+
 def _tensor(value, like: Tensor, what: str) -> Tensor:
     """`value`, if it is a tensor of the shape and kind (integers, floats, bools) of `like`."""
-    _want(value is not None, f"{what} returns None: write its body, and return the result.")
+    _returned(value, what)
     _want(isinstance(value, Tensor), f"{what} returns a {type(value).__name__}, not a tensor.")
     _want(value.shape == like.shape,
           f"{what} returns the shape {tuple(value.shape)} where {tuple(like.shape)} is wanted.")
@@ -45,22 +49,18 @@ def _tensor(value, like: Tensor, what: str) -> Tensor:
     return value
 
 
-def _number(value, what: str) -> float:
-    _want(value is not None, f"{what} returns None: write its body, and return the result.")
+def _number(value, what: str, kind: str = "a number", read: Callable = float):
+    _returned(value, what)
     try:
-        return float(value)
+        return read(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise NotYet(f"{what} returns a {type(value).__name__}, not a number.") from None
+        raise NotYet(f"{what} returns a {type(value).__name__}, not {kind}.") from None
 
 
 def _numbers(value, what: str) -> list[float]:
-    _want(value is not None, f"{what} returns None: write its body, and return the result.")
-    try:
-        numbers = [float(each) for each in value]
-        _want(all(map(math.isfinite, numbers)), f"{what} returns a number that is not finite.")
-        return numbers
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise NotYet(f"{what} returns a {type(value).__name__}, not a list of numbers.") from None
+    numbers = _number(value, what, "a list of numbers", lambda value: [float(n) for n in value])
+    _want(all(map(math.isfinite, numbers)), f"{what} returns a number that is not finite.")
+    return numbers
 
 
 def _asked(function: Callable, *given):
@@ -69,8 +69,7 @@ def _asked(function: Callable, *given):
     answer = function(*own)
     for mine, before in zip(own, given, strict=True):
         if isinstance(before, Tensor):
-            _want(torch.equal(mine, before),
-                  "it changes a tensor that it was given: make a new one.")
+            _want(torch.equal(mine, before), "it changes a tensor that is given: make a new one.")
     return answer
 
 
@@ -87,6 +86,12 @@ def _same(a, b, tolerance: float = 1e-4) -> bool:
     return torch.allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
+def _unlike(found, mistakes: dict, yours: str = "", tolerance: float = 1e-4) -> None:
+    """Refuse the result of a known mistake; `yours` and the mistake's words make the sentence."""
+    for words, value in mistakes.items():
+        _want(not _same(found, value, tolerance), f"{yours}{words}.")
+
+
 def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -96,8 +101,6 @@ def _right(what: str) -> None:
 
 
 # --- 00 The tour -------------------------------------------------------------------------------
-
-
 def saving(function: Callable[[int, int, int], float]) -> None:
     """(side, N, K) -> how many times smaller an image is as N tokens out of K codes."""
     for side, count, codes in ((32, 64, 1024), (256, 256, 1024), (32, 64, 1000)):
@@ -109,8 +112,7 @@ def saving(function: Callable[[int, int, int], float]) -> None:
             "that is the inverse: divide the pixels' bits by the tokens'": bits / pixels,
             "count bits on both sides; a token has log2(K)": side * side * 3 / count,
         }
-        for words, value in mistakes.items():
-            _want(not _same(found, value), f"you get {found:.4g}: {words}.")
+        _unlike(found, mistakes, f"you get {found:.4g}: ")
         _want(_same(found, pixels / bits),
               f"{side} x {side} pixels as {count} of {codes} codes are {pixels / bits:.4g} times "
               f"smaller, not {found:.4g}.")
@@ -122,19 +124,16 @@ def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     tokens = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
     masked = torch.tensor([[True, False, False, True], [False, True, False, False]])
     canvas = _tensor(_asked(function, tokens, masked, 17), tokens, "mask_tokens")
-    _want(not _same(canvas, torch.where(masked, tokens, 17)),
-          "you mask what should be visible, and show what should be masked.")
-    _want(
-        bool((canvas[masked] == 17).all()),
-        f"a masked position must hold the id of [MASK], 17; yours holds {canvas[masked].tolist()}.",
-    )
+    swapped = torch.where(masked, tokens, 17)
+    _unlike(canvas, {"you mask what should be visible, and show what should be masked": swapped})
+    held = canvas[masked]
+    _want(bool((held == 17).all()),
+          f"a masked position must hold the id of [MASK], 17; yours holds {held.tolist()}.")
     _want(_same(canvas[~masked], tokens[~masked]), "a visible token must stay as it is.")
     _right("mask_tokens")
 
 
 # --- 01 VQ tokenization ------------------------------------------------------------------------
-
-
 def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """(vectors (B, D), codebook (K, D)) -> the nearest code of each vector, int64 (B,)."""
     vectors, codebook = _random(20, 3), _random(8, 3, seed=1)
@@ -145,10 +144,8 @@ def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
           f"there are 8 codes, 0 to 7; yours go from {int(found.min())} to {int(found.max())}.")
     for i in (found != wanted).nonzero().flatten().tolist():
         far, near = distance[i, found[i]], distance[i, wanted[i]]
-        raise NotYet(
-            f"vector {i} is {near:.2f} from code {wanted[i]}, but you chose code {found[i]}, "
-            f"which is {far:.2f} away."
-        )
+        raise NotYet(f"vector {i} is {near:.2f} from code {wanted[i]}, but you chose code "
+                     f"{found[i]}, which is {far:.2f} away.")
     _right("nearest_code")
 
 
@@ -178,36 +175,27 @@ def perplexity(function: Callable[[Tensor, int], float]) -> None:
     for tokens, wanted in ((even, 8.0), (skewed, float((-(p * p.log()).sum()).exp()))):
         found = _number(function(tokens, 16), "perplexity")
         used = len(tokens.unique())
-        _want(not math.isnan(found),
-              "you return nan: 0 log 0 counts as 0, so leave such codes out.")
+        _want(not math.isnan(found), "you return nan: 0 log 0 counts as 0; leave such codes out.")
+        how = "equally" if used == 8 else "30, 1 and 1 times"
         _want(abs(found - wanted) < 1e-3,
-              f"{used} codes are used {'equally' if used == 8 else '30, 1 and 1 times'}: the "
-              f"perplexity is {wanted:.2f}, yours {found:.2f}.")
+              f"{used} codes are used {how}: the perplexity is {wanted:.2f}, yours {found:.2f}.")
     _right("perplexity")
 
 
 # --- 02 Masked transformer ---------------------------------------------------------------------
-
-
 def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> None:
     """(t in [0, 1], N, generator) -> bool (N,): True at round(cos(pi t / 2) N) >= 1 places."""
     wanted = random_mask(1, 64, torch.Generator())[0]
     for t in (0.0, 0.25, 0.5, 0.84, 1.0):
         count = max(1, round(math.cos(math.pi * t / 2) * 64))
-        masks = [
-            _tensor(function(t, 64, torch.Generator().manual_seed(i)), wanted, "cosine_mask")
-            for i in (0, 1, 0)
-        ]
+        seeded = [torch.Generator().manual_seed(seed) for seed in (0, 1, 0)]
+        masks = [_tensor(function(t, 64, each), wanted, "cosine_mask") for each in seeded]
         masked = int(masks[0].sum())
-        _want(
-            masked == count,
-            f"at t = {t:g} your mask covers {masked} of 64 tokens and keeps {64 - masked}, where "
-            f"the cosine schedule masks {count} and keeps {64 - count}.",
-        )
-        _want(
-            count == 64 or not torch.equal(*masks[:2]),
-            "two generators with different seeds give the same mask: choose the places at random.",
-        )
+        _want(masked == count,
+              f"at t = {t:g} your mask covers {masked} of 64 tokens and keeps {64 - masked}, where "
+              f"the cosine schedule masks {count} and keeps {64 - count}.")
+        _want(count == 64 or not torch.equal(*masks[:2]),
+              "two generators of different seeds give the same mask: choose the places at random.")
         _want(torch.equal(masks[0], masks[2]),
               "the same seed gives two masks: take all randomness from the generator.")
     one = torch.Generator().manual_seed(0)
@@ -235,8 +223,7 @@ def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         "that is the sum; divide by the number of masked positions": each[masked].sum(),
         "that is a mean of means: every masked position must count the same": per_image,
     }
-    for words, value in mistakes.items():
-        _want(not _same(found, value), f"your loss is {found:.3f}: {words}.")
+    _unlike(found, mistakes, f"your loss is {found:.3f}: ")
     wanted = each[masked].mean().item()
     _want(_same(found, wanted), f"your loss is {found:.3f}, the right one {wanted:.3f}.")
     _right("masked_loss")
@@ -260,8 +247,6 @@ def one_step_chance(function: Callable[[Tensor], float]) -> None:
 
 
 # --- 03 Parallel decoding ----------------------------------------------------------------------
-
-
 def tokens_kept(function: Callable[[int, int], list]) -> None:
     """(T, N) -> how many tokens each of T steps keeps under the cosine schedule."""
     for steps, n in ((4, 16), (8, 64), (1, 64), (8, 4)):
@@ -269,16 +254,13 @@ def tokens_kept(function: Callable[[int, int], list]) -> None:
         wanted = [a - b for a, b in zip(left[:-1], left[1:], strict=True)]
         counts = _numbers(function(steps, n), "tokens_kept")
         found = [int(count) for count in counts]
-        _want(found == counts,
-              "a step keeps a whole number of tokens: round down what stays masked.")
-        _want(len(found) == steps,
-              f"{steps} steps keep {steps} numbers of tokens, not {len(found)}.")
-        _want(sum(found) == n,
-              f"with T = {steps} your steps keep {sum(found)} tokens in all; there are {n}.")
-        k = next((k for k in range(steps) if found[k] != wanted[k]), None)
-        _want(k is None,
-              f"with T = {steps} step {(k or 0) + 1} keeps {found[k or 0]} of {n} tokens, where "
-              f"the cosine schedule, rounded down, keeps {wanted[k or 0]}.")
+        total = sum(found)
+        _want(found == counts, "a step keeps a whole number of tokens: round down the masked ones.")
+        _want(len(found) == steps, f"T = {steps} steps keep {steps} numbers, not {len(found)}.")
+        _want(total == n, f"with T = {steps} your steps keep {total} tokens in all; there are {n}.")
+        for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
+            _want(mine == right, f"with T = {steps} step {k} keeps {mine} of {n} tokens, where the "
+                  f"cosine schedule, rounded down, keeps {right}.")
     _right("tokens_kept")
 
 
@@ -296,11 +278,9 @@ def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
             "True is what is kept; you return what stays masked": ~wanted,
             "argsort lists places in order; a place's rank is the argsort of that": places >= left,
         }
-        for words, value in mistakes.items():
-            _want(not left or not torch.equal(found, value), f"{words}.")
+        _unlike(found, mistakes if left else {})
         for row, count in enumerate((~found).sum(1).tolist()):
-            _want(count == left,
-                  f"in row {row} {count} positions stay masked, where left = {left}.")
+            _want(count == left, f"in row {row} {count} positions stay masked, but left = {left}.")
         _want(bool(found[known].all()),
               "a token that was known is masked again: known ones are kept, whatever their score.")
         _want(torch.equal(found, wanted), "you keep tokens with a low score and mask better ones.")
@@ -316,17 +296,12 @@ def compounding(function: Callable[[float, int], list]) -> None:
               "that is the linear schedule: each step must start from the temperature of the last.")
         wanted = temperatures(tau, steps, "compounding")
         for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
-            _want(
-                _same(mine, right),
-                f"from tau = {tau:g} in {steps} steps, step {k} has the temperature {right:.3f}, "
-                f"not {mine:.3f}.",
-            )
+            _want(_same(mine, right), f"from tau = {tau:g} in {steps} steps, step {k} has the "
+                  f"temperature {right:.3f}, not {mine:.3f}.")
     _right("compounding")
 
 
 # --- 04 Smoothing ------------------------------------------------------------------------------
-
-
 def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """(plain, smooth, s) -> guided, all (B, N, K)."""
     plain, smooth = _random(2, 4, 5), _random(2, 4, 5, seed=1)
@@ -368,19 +343,15 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
     spot = torch.zeros(1, 16, 1)
     spot[0, 3] = 1  # the end of the first row
     found = _tensor(function(spot), spot, "box_blur")
-    _want(found[0, 4, 0] == 0,
-          "the value at position 3 reaches position 4, but 3 is the right end of a row of the "
-          "grid, and 4 the left end of the next.")
+    _want(found[0, 4, 0] == 0, "the value at position 3 reaches position 4, but 3 is the right end "
+          "of a row of the grid, and 4 the left end of the next.")
     found = _tensor(_asked(function, logits), logits, "box_blur")
     codes = logits.mean(-1, keepdim=True).expand_as(logits)
-    _want(not _same(found, codes), "you blur over the codes; blur over the places, code by code.")
+    _unlike(found, {"you blur over the codes; blur over the places, code by code": codes})
     flat = function(torch.ones(1, 16, 1)).flatten()
     worst = int((flat - 1).abs().argmax())
-    _want(
-        _same(flat[worst], 1.0),
-        f"where all logits are 1, position {worst} becomes {float(flat[worst]):.2f}: divide by the "
-        "number of positions that exist.",
-    )
+    _want(_same(flat[worst], 1.0), f"where all logits are 1, position {worst} becomes "
+          f"{float(flat[worst]):.2f}: divide by the number of positions that exist.")
     inner = [5, 6, 9, 10]
     _want(_same(found, wanted) or not _same(found[:, inner], wanted[:, inner]),
           "right in the middle, not at the edge: what is outside the grid does not count.")
@@ -395,8 +366,6 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
 
 
 # --- 05 Adapters -------------------------------------------------------------------------------
-
-
 def corrupt(function: Callable) -> None:
     """(tokens (B, N), masked, rate, K, generator) -> tokens, a share of the visible ones wrong."""
     tokens = torch.randint(4, (50, 64), generator=torch.Generator().manual_seed(0))
@@ -424,13 +393,10 @@ def corrupt(function: Callable) -> None:
     _want(bool((answer(codes=5) == 4).any()), "with K = 5 code 4 never comes: use K.")
     for shift in (1, 2, 3):
         part = ((found - tokens) % 4 == shift)[wrong].double().mean().item()
-        _want(0.25 < part < 0.42,
-              f"{part:.0%} of your wrong codes are the true one plus {shift} (mod 4): all three "
-              "other codes must be equally likely.")
-    _want(
-        torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
-        "all chance must come from the generator: equal seeds, equal tokens; other seeds, others.",
-    )
+        _want(0.25 < part < 0.42, f"{part:.0%} of your wrong codes are the true one plus {shift} "
+              "(mod 4): all three other codes must be equally likely.")
+    _want(torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
+          "all chance must come from the generator: equal seeds, equal tokens; others, others.")
     _right("corrupt")
 
 
@@ -438,17 +404,15 @@ def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
     """(x (B, N, D), anchor (B, 1, D)) -> x times its cosine to the anchor, clamped to [0, 1]."""
     x, anchor = _random(2, 5, 4), _random(2, 1, 4, seed=1)
     cosine = F.cosine_similarity(x, anchor, dim=-1)[..., None]  # (2, 5, 1)
-    found = _tensor(_asked(function, x, anchor), x, "select")
-    _want(
-        not _same(found, x * cosine),
-        f"a token with the cosine {cosine.min():.2f} changes its sign; clamp the weight to [0, 1].",
-    )
+    weight, least = cosine.clamp(0, 1), cosine.min()
     dot = (x * anchor).sum(-1, keepdim=True).clamp(0, 1)
-    _want(not _same(found, x * dot),
-          "that is the dot product; the cosine has both lengths divided out.")
-    _want(not _same(found, cosine.clamp(0, 1) * F.normalize(x, dim=-1)),
-          "the tokens have lost their length: scale x itself.")
-    _want(_same(found, x * cosine.clamp(0, 1)), "the result is not x times its clamped cosine.")
+    found = _tensor(_asked(function, x, anchor), x, "select")
+    _unlike(found, {
+        f"a token with the cosine {least:.2f} changes its sign; clamp it to [0, 1]": x * cosine,
+        "that is the dot product; the cosine has both lengths divided out": x * dot,
+        "the tokens have lost their length: scale x itself": weight * F.normalize(x, dim=-1),
+    })
+    _want(_same(found, x * weight), "the result is not x times its clamped cosine.")
     _right("select")
 
 
@@ -460,8 +424,10 @@ def lora(function: Callable) -> None:
     _want(_same(zero, x @ weight.T), "with b = 0 an adapter must change nothing: x @ weight.T.")
     found = _tensor(function(x, weight, a, b, 7.0), zero, "lora")
     low = x @ a.T @ b.T
-    for factor, words in ((1, "alpha is not used"), (7, "alpha must be divided by the rank r")):
-        _want(not _same(found, zero + factor * low), f"you add {factor} x (x a b): {words}.")
+    _unlike(found, {
+        "you add 1 x (x a b): alpha is not used": zero + low,
+        "you add 7 x (x a b): alpha must be divided by the rank r": zero + 7 * low,
+    })
     _want(_same(found, zero + 3.5 * low), "the adapter's part is not alpha / r times x a^T b^T.")
     thin = _tensor(function(x, weight, a[:1], b[:, :1], 2.5), zero, "lora")
     one = 2.5 * x @ a[:1].T @ b[:, :1].T
@@ -474,8 +440,6 @@ def lora(function: Callable) -> None:
 
 
 # --- 06 What guidance costs --------------------------------------------------------------------
-
-
 def passes(function: Callable[[str, int], int]) -> None:
     """(guidance, T) -> network passes for one image."""
     rules = {
@@ -499,34 +463,26 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
         square, pairs = width * width, wanted * length * width
         every, some = 2 * square, 2 * square + 2 * width * wide  # a token's matrices
         right = 2 * (length * every + wanted * some + 2 * pairs)
+        all_tokens = 2 * length * (every + some + 2 * length * width)
+        few_keys = 2 * (wanted * (every + some) + 2 * pairs)
+        few_pairs = right - 4 * wanted * (length - wanted) * width
         found = _number(function(length, wanted, width, wide), "last_layer_flops")
         mistakes = {
             "a multiplication and an addition are two operations": right / 2,
             "attention has products without weights, too": right - 4 * pairs,
-            "scores and weighted sum are two products, and each multiplies and adds": right
-            - 2 * pairs,
-            "that is the layer for all its tokens": 2
-            * length
-            * (every + some + 2 * length * width),
-            "the M tokens look at all L, which need keys and values": 2
-            * (wanted * (every + some) + 2 * pairs),
-            "each of the M tokens is compared with all L": right
-            - 4 * wanted * (length - wanted) * width,
+            "scores and weighted sum are two products, and each multiplies and adds":
+                right - 2 * pairs,
+            "that is the layer for all its tokens": all_tokens,
+            "the M tokens look at all L, which need keys and values": few_keys,
+            "each of the M tokens is compared with all L": few_pairs,
         }
-        for words, value in mistakes.items():
-            ratio = found / right
-            _want(not _same(found, value, 1e-9), f"you get {ratio:.2f} x the number: {words}.")
-        _want(
-            _same(found, right, 1e-9),
-            f"with L = {length}, M = {wanted}, D = {width}, F = {wide} these are {right:,} FLOP, "
-            f"not {found:,.0f}.",
-        )
+        _unlike(found, mistakes, f"you get {found / right:.2f} x the number: ", 1e-9)
+        _want(_same(found, right, 1e-9), f"with L = {length}, M = {wanted}, D = {width}, "
+              f"F = {wide} these are {right:,} FLOP, not {found:,.0f}.")
     _right("last_layer_flops")
 
 
 # --- 07 Evaluation -----------------------------------------------------------------------------
-
-
 def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     """(x (N,), y (M,)) -> the Fréchet distance of two samples of numbers."""
     x, y = 4 * _random(500).double(), 3 + _random(400, seed=1).double()
@@ -539,8 +495,7 @@ def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
         "only the means are compared": mean,
         "the distance is the square, without a root": (mean + spread).sqrt(),
     }
-    for words, value in mistakes.items():
-        _want(not _same(found, value), f"you get {found:.2f}: {words}.")
+    _unlike(found, mistakes, f"you get {found:.2f}: ")
     wanted = float(mean + spread)
     _want(_same(found, wanted, 0.003), f"the distance is {wanted:.2f}, yours is {found:.2f}.")
     _right("frechet_1d")
@@ -551,19 +506,13 @@ def extrapolate(function: Callable[[list, list], float]) -> None:
     counts = [100, 200, 400, 800]
     for limit, slope in ((2.0, 50.0), (0.0, 30.0)):
         found = _number(function(counts, [limit + slope / n for n in counts]), "extrapolate")
-        _want(abs(found - slope) > 1e-3,
-              f"{found:.2f} is the slope; the limit is where 1 / N is 0.")
-        _want(
-            abs(found - limit) < 1e-3,
-            f"the distances are exactly {limit:g} + {slope:g} / N, so the limit is {limit:g}; you "
-            f"get {found:.3f}. Is the line fitted over 1 / N, and read off at 0?",
-        )
+        _want(abs(found - slope) > 1e-3, f"{found:.2f} is the slope; the limit is at 1 / N = 0.")
+        _want(abs(found - limit) < 1e-3, f"the distances are exactly {limit:g} + {slope:g} / N, so "
+              f"the limit is {limit:g}; you get {found:.3f}. Is the line fitted over 1 / N, and "
+              "read off at 0?")
     found = _number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2]), "extrapolate")
-    _want(
-        abs(found + 0.277) < 1e-3,
-        "the best line through four points that are on no line (least squares) ends at -0.277; you "
-        f"get {found:.3f}. Use all points, and let the end be below 0.",
-    )
+    _want(abs(found + 0.277) < 1e-3, "the best line through four points that are on no line (least "
+          f"squares) ends at -0.277, yours at {found:.3f}. Use all points, and let it end below 0.")
     _right("extrapolate")
 
 
@@ -571,27 +520,22 @@ def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
     """(real (N, D), fake (M, D), k) -> the share of balls around reals that hold a fake."""
     real, fake = _random(200, 2).double(), 0.5 * _random(150, 2, seed=1).double()  # fakes alike
     right = {k: precision_recall(real, fake, k) for k in (2, 3, 4)}
+    low, wanted, high = (right[k]["coverage"] for k in (2, 3, 4))
     found = _number(function(real, fake, 3), "coverage")
     mistakes = {
         "that is precision, the share of fakes; count the balls": right[3]["precision"],
         "that is recall; the balls belong around the reals": right[3]["recall"],
-        "your balls reach to neighbour k - 1; the nearest row is the row itself": right[2][
-            "coverage"
-        ],
-        "your balls reach to neighbour k + 1": right[4]["coverage"],
+        "your balls reach to neighbour k - 1; the nearest row is the row itself": low,
+        "your balls reach to neighbour k + 1": high,
     }
-    for words, value in mistakes.items():
-        _want(abs(found - value) > 1e-6, f"you get {found:.3f}: {words}.")
-    wanted = right[3]["coverage"]
-    _want(abs(found - wanted) < 1e-6, f"coverage is {wanted:.3f} here, you get {found:.3f}.")
+    _unlike(found, mistakes, f"you get {found:.3f}: ", 1e-6)
+    _want(_same(found, wanted, 1e-6), f"coverage is {wanted:.3f} here, you get {found:.3f}.")
     found = _number(function(real, fake, 2), "coverage")
-    _want(abs(found - right[2]["coverage"]) < 1e-6, "with k = 2 it is wrong: use k.")
+    _want(_same(found, low, 1e-6), "with k = 2 it is wrong: use k.")
     _right("coverage")
 
 
 # --- 08 Capstone -------------------------------------------------------------------------------
-
-
 def honest(function: Callable[[dict, int], float]) -> None:
     """({setting: {seed: distance}}, tuning seed) -> what may be reported of the best setting."""
     table = {
@@ -604,23 +548,20 @@ def honest(function: Callable[[dict, int], float]) -> None:
     for tuning, value in wanted.items():
         found = _number(function(table, tuning), "honest")
         _want(table == copy, "it changes the table that it was given.")
-        chosen = min(table, key=lambda name: table[name][tuning])
-        rest = [sum(v for s, v in row.items() if s != tuning) / 3 for row in table.values()]
-        _want(
-            not _same(found, min(rest)) or _same(value, min(rest)),
+        best = min(table, key=lambda name: table[name][tuning])
+        chosen = table[best]
+        rest = min(sum(v for s, v in row.items() if s != tuning) / 3 for row in table.values())
+        _unlike(found, {} if _same(value, rest) else {
             "you choose the setting by the seeds that you report, which rewards chance. Choose by "
-            "the tuning seed.",
-        )
-        _want(
-            not _same(found, sum(table[chosen].values()) / 4),
+            "the tuning seed": rest,
+        })
+        _unlike(found, {
             "your mean contains the tuning seed, which chose the setting and is too good: leave it "
-            "out.",
-        )
-        _want(not _same(found, table[chosen][tuning]),
-              "that is the distance on the tuning seed itself: report the others.")
-        _want(_same(found, value),
-              f"tuned on seed {tuning}, {chosen!r} is best, and its other seeds give {value:.3g}; "
-              f"you get {found:g}.")
+            "out": sum(chosen.values()) / 4,
+            "that is the distance on the tuning seed itself: report the others": chosen[tuning],
+        })
+        _want(_same(found, value), f"tuned on seed {tuning}, {best!r} is best, and its other "
+              f"seeds give {value:.3g}; you get {found:g}.")
     _right("honest")
 
 
@@ -636,37 +577,29 @@ def verdict(function: Callable[[list, list], str]) -> None:
         ([1.0, 1.0, 1.9], [1.8, 3.0, 3.0], "A"),  # one stray seed decides nothing
         ([1.0, 3.0, 2.0], [3.1, 3.1, 4.0], "tie"),  # nor does the gap between the nearest two
     ]
+    _returned(function([1.0, 1.1], [2.0, 2.1]), "verdict")
     for a, b, wanted in cases:
-        found = function(list(a), list(b))
-        _want(found is not None, "verdict returns None: write its body, and return the result."
-              if (a, b, wanted) == cases[0]
-              else f"for A = {a}, B = {b} it returns None.")
-        _want(found in ("A", "B", "tie"), f"the answer is 'A', 'B' or 'tie', not {found!r}.")
-        flipped = {"A": "B", "B": "A", "tie": "tie"}[wanted]
-        _want(found != flipped or wanted == "tie",
-              f"A = {a}, B = {b}: a small distance is a good one, so {wanted} wins.")
-        _want(
-            wanted != "tie" or found == "tie",
-            f"A = {a}, B = {b} is a tie: mean +- standard deviation (n - 1) of the two overlap or "
-            "touch.",
-        )
-        _want(found == wanted, f"A = {a}, B = {b}: their spreads do not overlap, so {wanted} wins.")
+        found, case = function(list(a), list(b)), f"A = {a}, B = {b}"
+        _want(found in ("A", "B", "tie"),
+              f"for {case} the answer is 'A', 'B' or 'tie', not {found!r}.")
+        _want(wanted == "tie" or found in (wanted, "tie"),
+              f"{case}: a small distance is a good one, so {wanted} wins.")
+        _want(wanted != "tie" or found == "tie", f"{case} is a tie: mean +- standard deviation "
+              "(n - 1) of the two overlap or touch.")
+        _want(found == wanted, f"{case}: their spreads do not overlap, so {wanted} wins.")
     _right("verdict")
 
 
 def border(function: Callable[[int, int], Tensor]) -> None:
     """(side, width) -> which cells an out-painting masks, bool (side * side,)."""
     for side, width in ((4, 1), (8, 2), (8, 3)):
-        inner = torch.zeros(side, side, dtype=torch.bool)
-        inner[width : side - width, width : side - width] = True
-        like = inner.flatten()
-        masked = _tensor(function(side, width), like, "border")
-        _want(not torch.equal(masked, like), "that is in-painting: the middle must stay visible.")
-        count = int(masked.sum())
-        _want(
-            torch.equal(masked, ~like),
-            f"a border of {width} on a side of {side} masks {int((~like).sum())} cells, all around "
-            f"the middle; yours masks {count}"
-            + (", but other ones." if count == int((~like).sum()) else "."),
-        )
+        wanted = torch.ones(side, side, dtype=torch.bool)
+        wanted[width : side - width, width : side - width] = False
+        wanted = wanted.flatten()
+        masked = _tensor(function(side, width), wanted, "border")
+        _unlike(masked, {"that is in-painting: the middle must stay visible": ~wanted})
+        count, right = int(masked.sum()), int(wanted.sum())
+        other = ", but other ones" if count == right else ""
+        _want(torch.equal(masked, wanted), f"a border of {width} on a side of {side} masks {right} "
+              f"cells, all around the middle; yours masks {count}{other}.")
     _right("border")

@@ -308,7 +308,7 @@ WRONG = {
         (lambda a, b: "A" if max(a) < min(b) else "B" if max(b) < min(a) else "tie", "not overlap"),
         (lambda a, b: a, "the answer is"),
         (lambda a, b: None, "write its body"),
-        (lambda a, b: apart(a, b, stdev) or None, "it returns None"),
+        (lambda a, b: apart(a, b, stdev) or None, "or 'tie', not None"),
         (lambda a, b: apart(a, b, lambda x: (max(x) - min(x)) / 2) or "tie", "is a tie"),
     ],
     "border": [
@@ -396,7 +396,7 @@ WRONG = {
         (lambda s, known, left: s.masked_fill(known, torch.inf).argsort(1) >= left, "rank is the"),
         (lambda s, known, left: torch.ones_like(known).scatter(
             1, s.masked_fill(known, torch.inf).argsort(1)[:, : left or None], False),
-         "in row 0 10 positions stay masked, where left = 0"),
+         "in row 0 10 positions stay masked, but left = 0"),
         (lambda s, known, left: (ranks(s.masked_fill(known, -9e9)) < s.shape[1] - left) | known,
          "low score"),
         (lambda s, known, left: ranks(s.masked_fill(known, torch.inf)) >= left + 1, "5 positions"),
