@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..masking import SCHEDULES, mask_ratio
-from .plots import COLOURS, WIDTH, Plot, new_plot, styled
+from .plots import COLOURS, WIDTH, Plot, new_plot, one_line, styled
 
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
@@ -29,6 +29,13 @@ def ink(i: int) -> dict[str, Any]:
 def look(i: int) -> dict[str, Any]:
     """Colour, marker and dash of the i-th curve."""
     return ink(i) | {"linestyle": DASHES[i % len(DASHES)]}
+
+
+def new_chart(x: str, y: str, alt: str, height: float = 2.9):
+    """A plot and its only axes, whose names are `x` and `y`."""
+    plot, ((axes,),) = new_plot(height, alt)
+    axes.set(xlabel=x, ylabel=y)
+    return plot, axes
 
 
 def log_ticks(axes, ticks: Iterable[float], **options) -> None:
@@ -47,16 +54,13 @@ def log_y_axis(axes) -> None:
     axes.yaxis.set_minor_formatter("{x:g}")
 
 
-# --- curves ----------------------------------------------------------------------------------
-
-
 @styled
 def lines(curves: Curves, x: str, y: str, log_y: bool = False, markers: bool = True) -> Plot:
     """Named curves; `x` and `y` name the axes with their units."""
-    plot, ((axes,),) = new_plot(2.9, f"{y} against {x}: {', '.join(curves)}")
+    plot, axes = new_chart(x, y, f"{y} against {x}: {', '.join(curves)}")
     for i, (name, points) in enumerate(curves.items()):
         axes.plot(*points, label=name, **look(i) | ({} if markers else {"marker": None}))
-    axes.set(xlabel=x, ylabel=y, yscale="log" if log_y else "linear")
+    axes.set_yscale("log" if log_y else "linear")
     if all(float(value).is_integer() for xs, _ in curves.values() for value in xs):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(curves) > 1:
@@ -65,12 +69,7 @@ def lines(curves: Curves, x: str, y: str, log_y: bool = False, markers: bool = T
 
 
 def training_curve(report: dict, terms: dict[str, str], y: str, log_y: bool = False) -> Plot:
-    """The history of a training report (see `training.fit`).
-
-    Args:
-        terms: key in the history -> name in the legend.
-        y: the axis' name, with its unit.
-    """
+    """The history of a training report (see `training.fit`); terms: its key -> the curve's name."""
     history = report["history"]
     steps = [entry["step"] for entry in history]
     curves = {name: (steps, [entry[key] for entry in history]) for key, name in terms.items()}
@@ -81,8 +80,7 @@ def code_use(counts: dict[str, Tensor]) -> Plot:
     """How often each code is chosen, sorted; name -> counts (K,). Unused codes end the line."""
     curves = {}
     for name, count in counts.items():
-        share = (count.float() / count.sum()).sort(descending=True).values
-        share = share[share > 0] * 100
+        share = 100 * (count[count > 0] / count.sum()).sort(descending=True).values
         curves[name] = (range(1, len(share) + 1), share.tolist())
     x, y = "codes, the most used first", "share of all tokens [%]"
     return lines(curves, x, y, log_y=True, markers=False)
@@ -91,20 +89,14 @@ def code_use(counts: dict[str, Tensor]) -> Plot:
 def schedules(n: int) -> Plot:
     """Share of n tokens that is masked against progress, for each schedule."""
     progress = [i / 50 for i in range(51)]
-    curves: Curves = {
-        name: (progress, [100 * mask_ratio(r, name, n) for r in progress]) for name in SCHEDULES
-    }
+    curves = {name: (progress, [100 * mask_ratio(r, name, n) for r in progress])
+              for name in SCHEDULES}  # fmt: skip
     x = "progress r (0 = blank canvas, 1 = finished)"
     return lines(curves, x, "masked tokens [%]", markers=False)
 
 
 @styled
-def panels(
-    charts: dict[str, dict[str, Sequence[float]]],
-    xs: Sequence[float],
-    x: str,
-    log_x: bool = False,
-) -> Plot:
+def panels(charts: dict[str, dict], xs: Sequence[float], x: str, log_x: bool = False) -> Plot:
     """Charts side by side with one legend: name of the y axis -> curve -> a value for each x."""
     first = next(iter(charts.values()))
     alt = f"{'; '.join(charts)} against {x}: {', '.join(first)}"
@@ -123,12 +115,9 @@ def panels(
 def limit(record: dict) -> Plot:
     """A record of `benchmark.benchmark`: images/s and share of the machine's limit, by batch."""
     batches, ways = record["batches"], record["ways"]
-    charts = {
-        "images/s": {w: [each[w]["images_per_second"] for each in batches] for w in ways},
-        "share of the measured limit [%]": {
-            w: [100 * each[w]["share"] for each in batches] for w in ways
-        },
-    }
+    speed = {way: [each[way]["images_per_second"] for each in batches] for way in ways}
+    share = {way: [100 * each[way]["share"] for each in batches] for way in ways}
+    charts = {"images/s": speed, "share of the measured limit [%]": share}
     return panels(charts, [each["batch"] for each in batches], "images in a batch", log_x=True)
 
 
@@ -162,7 +151,8 @@ def trade_off(curves: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
             in the order in which the line joins them.
     """
     alt = "Fréchet distance against inception score: " + "; ".join(curves)
-    plot, ((axes,),) = new_plot(4.2, alt)
+    x, y = "inception score (higher is better)", "Fréchet distance (lower is better)"
+    plot, axes = new_chart(x, y, alt, 4.2)
     colours = dict(zip(("self", "none", "cfg", "auto", "spatial"), COLOURS, strict=False))
     for i, (name, points) in enumerate(curves.items()):
         colour = colours.get(name.split(",")[0], "0.65")
@@ -173,54 +163,39 @@ def trade_off(curves: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
             for score, distance, word in points:
                 place = {"xytext": (3, 3), "textcoords": "offset points"}
                 axes.annotate(word, (score, distance), size=7, color=colour, **place)
-    axes.set_xlabel("inception score (higher is better)")
-    axes.set_ylabel("Fréchet distance (lower is better)")
     log_y_axis(axes)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return plot
 
 
 @styled
-def seed_lines(
-    curves: dict[str, tuple[Sequence[float], Sequence[Sequence[float]]]],
-    x: str,
-    y: str,
-    levels: dict[str, float] | None = None,
-    ticks: Sequence[float] | None = None,
-) -> Plot:
+def seed_lines(curves: dict, x: str, y: str, levels: dict | None = None, *, ticks) -> Plot:
     """Curves that were measured with several seeds: the mean as a line, each seed as a dot.
 
     Args:
         curves: name -> (x values, for each of them the values of all seeds).
         levels: name -> a height to compare with, shown as a thin line across.
-        ticks: the x values to write down; then the axis is logarithmic.
+        ticks: the x values to write down, on a logarithmic axis.
     """
-    plot, ((axes,),) = new_plot(2.9, f"{y} against {x}, each seed a dot: {', '.join(curves)}")
+    plot, axes = new_chart(x, y, f"{y} against {x}, each seed a dot: {', '.join(curves)}")
     for i, (name, (xs, seeds)) in enumerate(curves.items()):
         axes.plot(xs, [sum(values) / len(values) for values in seeds], label=name, **look(i))
         for at, values in zip(xs, seeds, strict=True):
             axes.scatter([at] * len(values), values, s=14, alpha=0.5, **ink(i))
-    if ticks is not None:
-        log_ticks(axes, ticks)
+    log_ticks(axes, ticks)
     for i, (name, height) in enumerate((levels or {}).items()):
         axes.axhline(height, color="0.4", linewidth=1)
         # the first level is the upper one: its name stands above the line, the others' below
-        place: dict[str, Any] = (
-            {"xytext": (0, -2), "va": "top"} if i else {"xytext": (0, 2), "va": "bottom"}
-        )
+        place: dict[str, Any] = {"xytext": (0, -2 if i else 2), "va": "top" if i else "bottom"}
         place |= {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate(name, (0.995 - 0.08 * i, height), color="0.3", size=8, ha="right", **place)
-    axes.set(xlabel=x, ylabel=y)
     if len(curves) > 1:
         axes.legend()
     return plot
 
 
 @styled
-def extrapolation(
-    curves: dict[str, tuple[Sequence[int], Sequence[Sequence[float]], tuple[float, float]]],
-    y: str,
-) -> Plot:
+def extrapolation(curves: dict, y: str) -> Plot:
     """A score against 1 / N, N the number of images, and a line that goes on to N = infinity.
 
     Args:
@@ -228,7 +203,7 @@ def extrapolation(
             limit + slope / N.
     """
     alt = f"{y} against 1 / N with lines to N = infinity: {', '.join(curves)}"
-    plot, ((axes,),) = new_plot(2.9, alt)
+    plot, axes = new_chart("number of images N, on a scale of 1 / N", y, alt)
     for i, (name, (counts, groups, (limit, slope))) in enumerate(curves.items()):
         for n, values in zip(counts, groups, strict=True):
             axes.scatter([1 / n] * len(values), values, s=16, alpha=0.6, **ink(i))
@@ -237,18 +212,14 @@ def extrapolation(
         axes.plot(ends, heights, label=name, markevery=[0], markersize=8, **look(i))
     axes.axhline(0, color="0.4", linewidth=1)
     axes.set_xticks([0, *(1 / n for n in counts)], ["∞", *map(str, counts)])
-    axes.set(xlabel="number of images N, on a scale of 1 / N", ylabel=y)
     axes.legend()
     return plot
-
-
-# --- bars, dots, clouds ----------------------------------------------------------------------
 
 
 @styled
 def bars(groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: str) -> Plot:
     """Bars side by side for each of `names`: group -> its heights."""
-    plot, ((axes,),) = new_plot(2.6, f"{y} of {x}: {', '.join(groups)}")
+    plot, axes = new_chart(x, y, f"{y} of {x}: {', '.join(groups)}", 2.6)
     width = 0.8 / len(groups)
     for i, (group, heights) in enumerate(groups.items()):
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(names))]
@@ -256,7 +227,6 @@ def bars(groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: st
         axes.bar(places, heights, width, label=group, **fill)
     axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 10 else 0)
     axes.grid(axis="x", visible=False)
-    axes.set(xlabel=x, ylabel=y)
     plot.legend(loc="outside upper center", ncols=len(groups))
     return plot
 
@@ -264,15 +234,15 @@ def bars(groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: st
 @styled
 def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str) -> Plot:
     """Horizontal bars, one for each of `names`: part -> its length in every bar."""
-    plot, ((axes,),) = new_plot(0.42 * len(names) + 1.0, f"{x} of {', '.join(names)}, by part")
-    left = [0.0] * len(names)
+    height = 0.42 * len(names) + 1.0
+    plot, axes = new_chart(x, "", f"{x} of {', '.join(names)}, by part", height)
+    left = torch.zeros(len(names))
     for i, (part, lengths) in enumerate(parts.items()):
         fill = {"color": COLOURS[i], "hatch": HATCHES[i % 4], "ec": "white"}
         axes.barh(names, lengths, 0.7, left, label=part, **fill)
-        left = [a + b for a, b in zip(left, lengths, strict=True)]
+        left = left + torch.tensor(lengths)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(x)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(parts))
     return plot
 
@@ -281,33 +251,29 @@ def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str
 def intervals(values: dict[str, tuple[float, float]], x: str) -> Plot:
     """A dot with whiskers for each name: mean and spread, in the order given."""
     found = [f"{name} {mean:.2f} ± {spread:.2f}" for name, (mean, spread) in values.items()]
-    plot, ((axes,),) = new_plot(0.3 * len(values) + 0.8, f"{x}: {'; '.join(found)}")
+    plot, axes = new_chart(x, "", f"{x}: {'; '.join(found)}", 0.3 * len(values) + 0.8)
     means, spreads = zip(*values.values(), strict=True)
     style = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "ms": 5}
     axes.errorbar(means, range(len(values)), xerr=spreads, **style)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
-    axes.set_xlabel(x)
     return plot
 
 
 @styled
 def histogram(values: Tensor, x: str, y: str) -> Plot:
     """How often a number falls where."""
-    plot, ((axes,),) = new_plot(2.2, f"Histogram of {x}")
+    plot, axes = new_chart(x, y, f"Histogram of {x}", 2.2)
     axes.hist(values.tolist(), bins=32, color=COLOURS[0], ec="white", lw=0.3)
-    axes.set(xlabel=x, ylabel=y)
     return plot
 
 
 @styled
 def gaussians(pairs: dict[str, tuple[Tensor, Tensor]]) -> Plot:
     """Pairs of point clouds, (N, 2) and (M, 2), each with its Gaussian's ellipse of two sigma."""
-    titles = "; ".join(" ".join(title.split()) for title in pairs)
-    plot, (row,) = new_plot(
-        WIDTH / len(pairs) + 0.4, f"Pairs of clouds of dots with ellipses: {titles}",
-        columns=len(pairs), sharex=True, sharey=True,
-    )  # fmt: skip
+    alt = f"Pairs of clouds of dots with ellipses: {one_line(pairs)}"
+    grid = {"columns": len(pairs), "sharex": True, "sharey": True}
+    plot, (row,) = new_plot(WIDTH / len(pairs) + 0.4, alt, **grid)
     angle = torch.linspace(0, 2 * math.pi, 100)
     circle = 2 * torch.stack((angle.cos(), angle.sin()))  # (2, 100)
     reach = 0.0

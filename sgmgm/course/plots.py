@@ -6,15 +6,15 @@ with a text for those who cannot see it. Colours are Okabe and Ito's, which colo
 can tell apart.
 """
 
-import functools
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
 import torch
+import torch.nn.functional as F
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "image.cmap": "viridis",  # its lightness rises evenly, so it works in grey
     "image.interpolation": "nearest",
 }
+styled = matplotlib.rc_context(STYLE)  # decorates the functions that make plots
 
 
 class Plot(Figure):
@@ -50,14 +51,14 @@ class Plot(Figure):
 
     alt = "figure"
 
+    @styled
     def png(self) -> bytes:
         """The figure as a PNG file's content."""
-        with matplotlib.rc_context(STYLE):
-            file = io.BytesIO()
-            for text in self.findobj(Text):
-                text.set_text(printable(text.get_text()))
-            small = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
-            self.savefig(file, format="png", dpi=100, **small)
+        file = io.BytesIO()
+        for text in self.findobj(Text):
+            text.set_text(printable(text.get_text()))
+        small = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+        self.savefig(file, format="png", dpi=100, **small)
         return file.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -71,24 +72,16 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or ord(c) in known else f"U+{ord(c):X}" for c in text)
 
 
-def styled(function):
-    """Make a function's plots in this style."""
-
-    @functools.wraps(function)
-    def in_style(*args, **options) -> Plot:
-        with matplotlib.rc_context(STYLE):
-            return function(*args, **options)
-
-    return in_style
-
-
-def new_plot(
-    height: float, alt: str, rows: int = 1, columns: int = 1, width: float = WIDTH, **grid
-):
+def new_plot(height: float, alt: str, rows: int = 1, columns: int = 1, width=WIDTH, **grid):
     """A plot of this height [inches] and its axes, (rows, columns)."""
     plot = Plot(figsize=(width, height), layout="constrained")
     plot.alt = alt
     return plot, plot.subplots(rows, columns, squeeze=False, **grid)
+
+
+def one_line(texts: Iterable[str], between: str = "; ") -> str:
+    """Texts behind each other, their line breaks as spaces."""
+    return between.join(" ".join(text.split()) for text in texts)
 
 
 def pixels(images: Tensor):
@@ -106,37 +99,43 @@ def side_of(count: int) -> int:
     return side
 
 
-def bare(axes) -> None:
+def as_grid(values: Tensor) -> Tensor:
+    """One number a token, (..., N) -> (..., side, side)."""
+    return values.detach().cpu().unflatten(-1, (side_of(values.shape[-1]),) * 2)
+
+
+def enlarge(images: Tensor, zoom: int) -> Tensor:
+    """Images (B, C, H, W) with `zoom` x `zoom` pixels in place of each."""
+    return images.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+
+
+def bare(axes, title: str = "") -> None:
     """No ticks, no frame: an image."""
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], title=title)
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-# --- images ----------------------------------------------------------------------------------
+def write_numbers(axes, numbers: Tensor, dark: Tensor) -> None:
+    """Whole numbers (h, w) in the cells of an image: white where the cell is dark."""
+    middle = {"ha": "center", "va": "center", "size": 8}
+    for row, column in itertools.product(*map(range, numbers.shape)):
+        ink = "white" if dark[row, column] else "black"
+        axes.text(column, row, int(numbers[row, column]), color=ink, **middle)
 
 
 @styled
 def image_rows(rows: dict[str, Tensor], titles: Sequence[str] = ()) -> Plot:
-    """Rows of images under each other, e.g. originals and reconstructions.
-
-    Args:
-        rows: name of each row -> images (B, 3, H, W); the names stand on the left.
-        titles: one for each column.
-    """
+    """Rows of images (B, 3, H, W) under each other, their names on the left, titles above."""
     columns = max(len(images) for images in rows.values())
     label = 0.12 * max(len(line) for name in rows for line in name.split("\n"))
     label = min(label * 0.6 + 0.1, 1.6)
     cell = min((WIDTH - label) / columns, 0.9)
-    alt = f"{columns} images a row: {'; '.join(' '.join(name.split()) for name in rows)}"
-    plot, grid = new_plot(
-        cell * len(rows) + (0.25 if titles else 0.05),
-        alt + (f". Columns: {', '.join(titles)}" if titles else ""),
-        len(rows),
-        columns,
-        width=cell * columns + label,
-    )
+    alt = f"{columns} images a row: {one_line(rows)}"
+    alt += f". Columns: {', '.join(titles)}" if titles else ""
+    height, width = cell * len(rows) + (0.25 if titles else 0.05), cell * columns + label
+    plot, grid = new_plot(height, alt, len(rows), columns, width)
     plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
         for axes in line:
@@ -152,53 +151,40 @@ def image_rows(rows: dict[str, Tensor], titles: Sequence[str] = ()) -> Plot:
 @styled
 def token_grid(image: Tensor, tokens: Tensor) -> Plot:
     """One image (1, 3, H, W) with the grid laid over it, and its tokens (1, N) as numbers."""
-    side = side_of(tokens.shape[-1])
-    numbers = tokens.detach().cpu().view(side, side)
-    plot, ((left, right),) = new_plot(
-        3.4,
-        f"An image under a {side} x {side} grid, and the {side * side} tokens that stand for it",
-        columns=2,
-    )
-    bare(left)
+    numbers = as_grid(tokens[0])
+    side = len(numbers)
+    alt = f"An image under a {side} x {side} grid, and the {side * side} tokens that stand for it"
+    plot, ((left, right),) = new_plot(3.4, alt, columns=2)
+    bare(left, "the image and the grid")
     left.imshow(pixels(image)[0])
     for cut in range(1, side):
         for line in (left.axhline, left.axvline):
             line(cut * image.shape[-1] / side - 0.5, color="white", linewidth=0.7, alpha=0.8)
-    left.set_title("the image and the grid")
-    bare(right)
-    right.imshow(torch.zeros(side, side).numpy(), cmap=ListedColormap(["white"]))
-    for row, column in itertools.product(range(side), repeat=2):
-        right.text(column, row, int(numbers[row, column]), ha="center", va="center", size=8)
-    right.set_title("its tokens")
+    bare(right, "its tokens")
+    nothing = torch.zeros(side, side)
+    right.imshow(nothing.numpy(), cmap=ListedColormap(["white"]))
+    write_numbers(right, numbers, nothing)
     return plot
 
 
 @styled
-def codebook(patches: Tensor, uses: Tensor | None = None) -> Plot:
-    """A codebook's entries as small images (K, 3, h, w), 256 of the most used ones first.
-
-    Args:
-        patches: what the decoder makes of each code.
-        uses: how often each code was chosen, (K,).
-    """
-    order = torch.arange(len(patches)) if uses is None else uses.argsort(descending=True)
-    shown = patches[order[:256].to(patches.device)]
+def codebook(patches: Tensor, uses: Tensor) -> Plot:
+    """A codebook's entries as small images (K, 3, h, w), the 256 most used first; uses is (K,)."""
+    shown = patches[uses.argsort(descending=True)[:256].to(patches.device)].cpu().clamp(0, 1)
     columns = 32 if len(shown) > 128 else 16
-    rows = math.ceil(len(shown) / columns)
-    _, _, high, wide = shown.shape
-    sheet = torch.ones(3, rows * (high + 1), columns * (wide + 1))
-    for i, patch in enumerate(shown.cpu().clamp(0, 1)):
-        top, left = i // columns * (high + 1), i % columns * (wide + 1)
-        sheet[:, top : top + high, left : left + wide] = patch
-    plot, ((axes,),) = new_plot(
-        WIDTH * rows * (high + 1) / (columns * (wide + 1)) + 0.3,
-        f"{len(shown)} of {len(patches)} codebook entries as small images",
-    )
-    bare(axes)
+    sheet = tile(F.pad(shown, (0, 1, 0, 1), value=1.0), columns, 1.0)
+    alt = f"{len(shown)} of {len(patches)} codebook entries as small images"
+    plot, ((axes,),) = new_plot(WIDTH * sheet.shape[1] / sheet.shape[2] + 0.3, alt)
+    bare(axes, f"{len(shown)} of {len(patches)} codes, the most used first")
     axes.imshow(pixels(sheet[None])[0])
-    first = "" if uses is None else ", the most used first"
-    axes.set_title(f"{len(shown)} of {len(patches)} codes{first}")
     return plot
+
+
+def tile(patches: Tensor, columns: int, rest: float) -> Tensor:
+    """Patches (K, 3, h, w) row by row in one image (3, H, W); the last row's rest is grey."""
+    missing = -len(patches) % columns
+    full = F.pad(patches, (0,) * 7 + (missing,), value=rest).unflatten(0, (-1, columns))
+    return full.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
 
 
 @styled
@@ -212,52 +198,39 @@ def colour_codes(image: Tensor, quantised: Tensor, tokens: Tensor, codes: Tensor
     """
     size, part = image.shape[-1], 12
     top = (size - part) // 2
-    plot, (line,) = new_plot(
-        2.6, f"An image, the same image in {len(codes)} colours, and its centre as integers", 1, 3
-    )
-    titles = ("the image", f"in {len(codes)} colours", "the framed part: tokens")
-    for axes, title in zip(line, titles, strict=True):
-        bare(axes)
-        axes.set_title(title)
-    line[0].imshow(pixels(image)[0])
-    line[1].imshow(pixels(quantised)[0])
+    few = f"in {len(codes)} colours"
+    alt = f"An image, the same image {few}, and its centre as integers"
+    plot, (line,) = new_plot(2.6, alt, 1, 3)
+    numbers = tokens.view(size, size)[top : top + part, top : top + part]
+    shown = codes.clamp(0, 1)[numbers].cpu()  # (part, part, 3)
+    contents = (pixels(image)[0], pixels(quantised)[0], shown.numpy())
+    titles = ("the image", few, "the framed part: tokens")
+    for axes, title, content in zip(line, titles, contents, strict=True):
+        bare(axes, title)
+        axes.imshow(content)
     frame: dict[str, Any] = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 2}
     line[1].add_patch(Rectangle((top - 0.5, top - 0.5), part, part, **frame))
-    numbers = tokens.view(size, size)[top : top + part, top : top + part]
-    shown = codes.clamp(0, 1)[numbers]  # (part, part, 3)
-    line[2].imshow(shown.cpu().numpy())
-    for row, column in itertools.product(range(part), repeat=2):
-        ink = "black" if shown[row, column].mean() > 0.45 else "white"
-        place = {"ha": "center", "va": "center", "size": 8, "color": ink}
-        line[2].text(column, row, int(numbers[row, column]), **place)
+    write_numbers(line[2], numbers, shown.mean(-1) <= 0.45)
     return plot
 
 
 def overlay_masked(images: Tensor, masked: Tensor) -> Tensor:
     """A copy of images (B, 3, H, W) with the cells where masked, bool (B, N), is True in grey."""
-    side = side_of(masked.shape[1])
-    cell = images.shape[-1] // side
-    mask = masked.view(-1, 1, side, side)
-    mask = mask.repeat_interleave(cell, 2).repeat_interleave(cell, 3).to(images.device)
-    return torch.where(mask, MASK_GREY, images)
+    grid = as_grid(masked)[:, None].to(images.device)
+    return torch.where(enlarge(grid, images.shape[-1] // grid.shape[-1]), MASK_GREY, images)
 
 
 @styled
 def masks(masked: Tensor, titles: Sequence[str]) -> Plot:
     """Which positions are masked, bool (T, N): one small grid after another."""
-    side = side_of(masked.shape[1])
-    plot, (line,) = new_plot(
-        WIDTH / len(masked) + 0.45,
-        f"{len(masked)} grids of {side} x {side} positions; dark ones are masked. "
-        f"{'; '.join(' '.join(title.split()) for title in titles)}",
-        columns=len(masked),
-    )
-    for axes, mask, title in zip(line, masked.cpu(), titles, strict=True):
-        bare(axes)
-        axes.imshow(
-            mask.view(side, side).numpy(), cmap=ListedColormap(["#F0E442", "0.35"]), vmin=0, vmax=1
-        )
-        axes.set_title(title)
+    grids, count = as_grid(masked), len(masked)
+    side = grids.shape[-1]
+    alt = f"{count} grids of {side} x {side} positions; dark ones are masked. {one_line(titles)}"
+    plot, (line,) = new_plot(WIDTH / count + 0.45, alt, columns=count)
+    colours = ListedColormap(["#F0E442", "0.35"])
+    for axes, mask, title in zip(line, grids, titles, strict=True):
+        bare(axes, title)
+        axes.imshow(mask.numpy(), cmap=colours, vmin=0, vmax=1)
     return plot
 
 
@@ -268,39 +241,30 @@ def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str])
     Args:
         label: what the number is, with its unit; the colours go from 0 to the largest value.
     """
-    side = side_of(values.shape[1])
-    columns = len(images)
-    plot, (upper, lower) = new_plot(
-        2 * (WIDTH - 1) / columns + 0.35,
-        f"Images, and below each a map of: {' '.join(label.split())}",
-        2,
-        columns,
-    )
+    columns, alt = len(images), f"Images, and below each a map of: {one_line([label])}"
+    plot, grid = new_plot(2 * (WIDTH - 1) / columns + 0.35, alt, 2, columns)
     top = float(values[~values.isnan()].max())
-    for above, below, image, numbers, title in zip(
-        upper, lower, pixels(images), values.detach().cpu(), titles, strict=True
+    for axes, image, numbers, title in zip(
+        grid.T, pixels(images), as_grid(values), titles, strict=True
     ):
-        bare(above)
-        bare(below)
-        above.imshow(image)
-        above.set_title(title)
-        shown = below.imshow(numbers.view(side, side).numpy(), vmin=0, vmax=top)
-    plot.colorbar(shown, ax=[*upper, *lower], label=label, shrink=0.9)
+        bare(axes[0], title)
+        bare(axes[1])
+        axes[0].imshow(image)
+        shown = axes[1].imshow(numbers.numpy(), vmin=0, vmax=top)
+    plot.colorbar(shown, ax=grid, label=label, shrink=0.9)
     return plot
 
 
 def frame_cells(images: Tensor, cells: Tensor, zoom: int = 6) -> Tensor:
     """Images (B, 3, H, W) enlarged `zoom` times, the cells where bool (B, N) is True framed."""
-    side = side_of(cells.shape[1])
+    grid = as_grid(cells)[:, None]
+    side = grid.shape[-1]
     cell = images.shape[-1] // side * zoom
-    large = images.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     edge = torch.ones(cell, cell, dtype=torch.bool)
     edge[zoom // 2 : -(zoom // 2), zoom // 2 : -(zoom // 2)] = False
-    chosen = cells.cpu().view(-1, 1, side, side)
-    chosen = chosen.repeat_interleave(cell, 2).repeat_interleave(cell, 3)
-    frame = (chosen & edge.repeat(side, side)).to(images.device)
+    frame = (enlarge(grid, cell) & edge.repeat(side, side)).to(images.device)
     ink = torch.tensor([0xD5, 0x5E, 0x00], device=images.device).view(1, 3, 1, 1) / 255
-    return torch.where(frame, ink, large)
+    return torch.where(frame, ink, enlarge(images, zoom))
 
 
 @styled
@@ -313,27 +277,25 @@ def decoding(seen: Tensor, sampled: Tensor, confidence: Tensor, kept: Tensor) ->
         confidence: the score that each sampled token was ranked by, (T, N); +inf is known.
         kept: bool (T, N), which positions are known after the step.
     """
-    side, steps = side_of(kept.shape[1]), len(kept)
-    names = ("canvas", "sampled", "confi-\ndence", "kept")
+    steps, kept, scores = len(kept), kept.cpu(), confidence.detach().cpu()
     alt = f"{steps} decoding steps; each one's canvas, sampled tokens, confidence and kept tokens"
     plot, grid = new_plot(4 * (WIDTH - 0.6) / steps + 0.3, alt, 4, steps)
     plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    scores = confidence.detach().cpu().clone()
-    scores[~scores.isfinite()] = float("nan")
-    rank = scores.nan_to_num(math.inf).argsort(1).argsort(1).float()  # 0 is the least confident
-    rank /= (~scores.isnan()).sum(1, keepdim=True).sub(1).clamp(min=1)
-    rank[scores.isnan()] = float("nan")
-    fates = torch.where(kept.cpu(), 1, 0) + (kept.cpu() & ~scores.isnan())
-    colours = ListedColormap(["0.35", "0.85", "#F0E442"])  # masked, known before, new
-    for k, column in enumerate(grid.T):
+    ranked = scores.isfinite()
+    rank = scores.where(ranked, math.inf).argsort(1).argsort(1)  # 0 is the least confident
+    rank = (rank / ranked.sum(1, keepdim=True).sub(1).clamp(min=1)).where(ranked, torch.nan)
+    fates = kept.int() + (kept & ranked)  # masked, known before, new
+    colours = ListedColormap(["0.35", "0.85", "#F0E442"])
+    images = zip(pixels(seen), pixels(sampled), as_grid(rank), as_grid(fates), strict=True)
+    for k, (column, (canvas, sample, ranks, fate)) in enumerate(zip(grid.T, images, strict=True)):
         for axes in column:
             bare(axes)
         column[0].set_title(f"step {k + 1}")
-        column[0].imshow(pixels(seen[k : k + 1])[0])
-        column[1].imshow(pixels(sampled[k : k + 1])[0])
-        column[2].imshow(rank[k].view(side, side).numpy(), vmin=0, vmax=1)
-        column[3].imshow(fates[k].view(side, side).numpy(), cmap=colours, vmin=0, vmax=2)
-    for axes, name in zip(grid[:, 0], names, strict=True):
+        column[0].imshow(canvas)
+        column[1].imshow(sample)
+        column[2].imshow(ranks.numpy(), vmin=0, vmax=1)
+        column[3].imshow(fate.numpy(), cmap=colours, vmin=0, vmax=2)
+    for axes, name in zip(grid[:, 0], ("canvas", "sampled", "confi-\ndence", "kept"), strict=True):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return plot
 
@@ -341,17 +303,12 @@ def decoding(seen: Tensor, sampled: Tensor, confidence: Tensor, kept: Tensor) ->
 @styled
 def fields(maps: dict[str, Tensor], label: str) -> Plot:
     """Numbers over a plane, (h, w) each, side by side in the same colours; 0 is the darkest."""
-    plot, (line,) = new_plot(
-        (WIDTH - 0.8) / len(maps) + 0.35,
-        f"Heat maps of {' '.join(label.split())}: {', '.join(' '.join(n.split()) for n in maps)}",
-        columns=len(maps),
-    )
-    top = max(float(values.max()) for values in maps.values())
+    alt = f"Heat maps of {one_line([label])}: {one_line(maps, ', ')}"
+    plot, (line,) = new_plot((WIDTH - 0.8) / len(maps) + 0.35, alt, columns=len(maps))
+    colours: dict[str, Any] = {"vmin": 0, "vmax": max(float(each.max()) for each in maps.values())}
+    colours |= {"cmap": "magma", "origin": "lower"}
     for axes, (name, values) in zip(line, maps.items(), strict=True):
-        bare(axes)
-        shown = axes.imshow(
-            values.detach().cpu().numpy(), vmin=0, vmax=top, cmap="magma", origin="lower"
-        )
-        axes.set_title(name)
+        bare(axes, name)
+        shown = axes.imshow(values.detach().cpu().numpy(), **colours)
     plot.colorbar(shown, ax=list(line), label=label, shrink=0.8, ticks=MaxNLocator(4))
     return plot
