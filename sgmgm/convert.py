@@ -1,16 +1,14 @@
 """Weights that others published, in this package's classes, with every name accounted for.
 
-The paper's own checkpoints (JiwanHur/UnlockMGM on GitHub): a folder or zip with `config.json` and
-one state dict that holds generator and smoother; `load_released`, `load_released_tokenizer`.
-MaskGIT's original ones (google-research/maskgit): flax msgpack files, read here without JAX;
-`load_maskgit_jax`. `published_pipeline` puts the parts together. Nothing here runs code from a
-file, and what does not fit exactly is a CheckpointError that names it.
+The paper's checkpoints (JiwanHur/UnlockMGM on GitHub) are a folder or zip with `config.json` and
+one state dict of generator and smoother; MaskGIT's (google-research/maskgit) are flax msgpack
+files, read here without JAX. Nothing here runs code from a file, and what does not fit exactly is
+a CheckpointError that names it.
 """
 
 import math
 import pickle
 import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -39,34 +37,25 @@ WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin"
 SMOOTHER = ("cls_anchor_gen.", "decoders.", "top_down_transform")
 OPTIONAL = {"dropout", "keep_class", "commitment_cost", "norm_groups"}  # their defaults are right
 
-# -------------------------------------------------------------------------- the authors' layout
-
 
 def load_released(path: str | Path) -> tuple[MaskedTransformer, ToastSmoother | None]:
-    """Generator and smoother from the authors' checkpoint folder or zip, ready to use.
+    """Generator and smoother (None if the file has none) of the authors' checkpoint folder or zip.
 
-    The weights are `model.safetensors`, `pytorch_model.safetensors` or `pytorch_model.bin` (read
-    as plain tensors, never as code). A file without any of the smoother's names is a generator
-    alone: the smoother is then None. `config.json` may lack what the tensors' shapes give; keys
-    that are not sizes of ours are ignored.
-
-    Raises:
-        CheckpointError: missing, damaged or hostile files, unknown sizes, or names and shapes that
-            do not fit.
+    `config.json` may lack what the tensors' shapes give; keys that are not sizes of ours are
+    ignored. CheckpointError at missing, damaged or hostile files and at what does not fit.
     """
     with _read(path) as (config, tensors):
         sizes = _transformer_sizes(tensors, config)
         has_smoother = any(name.startswith(SMOOTHER) for name in tensors)
         kinds = (MaskedTransformer, ToastSmoother) if has_smoother else (MaskedTransformer,)
-        models = _fill([_make(kind, sizes, tensors, path) for kind in kinds], tensors, path)
+        models = _build(kinds, sizes, tensors, path)
     return models[0], models[1] if has_smoother else None
 
 
 def load_released_tokenizer(path: str | Path) -> VQTokenizer:
     """The VQGAN tokenizer from a folder or zip in the authors' layout; see `load_released`."""
     with _read(path) as (config, tensors):
-        sizes = _tokenizer_sizes(tensors, config)
-        return _fill([_make(VQTokenizer, sizes, tensors, path)], tensors, path)[0]
+        return _build((VQTokenizer,), _tokenizer_sizes(tensors, config), tensors, path)[0]
 
 
 @contextmanager
@@ -82,10 +71,8 @@ def _read(path: str | Path) -> Iterator[tuple[dict, dict[str, Tensor]]]:
             else:
                 tensors = torch.load(weights_file, "cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError:
-            raise CheckpointError(
-                f"{path}: {weights_file.name} is damaged or holds more than plain tensors; "
-                "nothing in it was executed."
-            ) from None
+            found = f"{weights_file.name} is damaged or holds more than plain tensors"
+            raise CheckpointError(f"{path}: {found}; nothing in it was executed.") from None
         except Exception as error:  # a damaged file can fail anywhere in torch's reader
             why = reason(error)
             raise CheckpointError(f"{path}: {weights_file.name} is damaged: {why}.") from None
@@ -105,14 +92,11 @@ def _unpacked(path: Path) -> Iterator[tuple[Path, Path]]:
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is neither a folder nor a whole zip file.")
     with tempfile.TemporaryDirectory(prefix="sgmgm-") as folder:
-        files = []
         try:
             with zipfile.ZipFile(path) as archive:
                 _check_archive(archive, path)
-                for name in _choose(archive.namelist(), path):
-                    files.append(Path(folder, PurePosixPath(name).name))
-                    with archive.open(name) as source, open(files[-1], "wb") as target:
-                        shutil.copyfileobj(source, target)
+                chosen = _choose(archive.namelist(), path)
+                files = [Path(archive.extract(name, folder)) for name in chosen]
         except CheckpointError:
             raise
         except Exception as error:  # a damaged archive can fail anywhere in zipfile
@@ -145,9 +129,6 @@ def _choose(names: list[str], path: Path) -> tuple[str, str]:
         several = listed(config for config, _ in pairs)
         raise CheckpointError(f"{path} holds several models ({several}): name one of them.")
     return pairs[0]
-
-
-# ------------------------------------------------------------------------------ sizes and names
 
 
 def _axis(tensors: dict, name: str, axis: int) -> int | None:
@@ -212,13 +193,12 @@ def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) 
         raise CheckpointError(f"{path} has impossible sizes: {reason(error)}.") from None
 
 
-def _fill(models: list, tensors: dict, path: str | Path) -> list:
-    """Give the models memory and weights; every name and shape must fit, none may be left."""
+def _build(kinds: tuple, sizes: dict, tensors: dict, path: str | Path) -> list:
+    """Models with these weights; every name and shape must fit, none may be left."""
+    models = [_make(kind, sizes, tensors, path) for kind in kinds]
     want = {k: tuple(v.shape) for model in models for k, v in model.state_dict().items()}
-    have = {
-        k: tuple(v.shape) if isinstance(v, Tensor) and v.is_floating_point() else "no real numbers"
-        for k, v in tensors.items()
-    }
+    real = {k for k, v in tensors.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    have = {k: tuple(tensors[k].shape) if k in real else "no real numbers" for k in tensors}
     unfit = sorted(k for k in want.keys() & have.keys() if want[k] != have[k])
     problems = {
         "missing": sorted(want.keys() - have.keys()),
@@ -260,17 +240,14 @@ def load_maskgit_jax(
     """MaskGIT's original transformer or tokenizer from its flax msgpack file, without JAX.
 
     Such a file gives all sizes but two: how the transformer's vocabulary of K codes, C classes and
-    [MASK] = K + C divides (`num_classes`), and the tokenizer's `resolution`.
+    [MASK] = K + C divides (`num_classes`), and the tokenizer's `resolution`. CheckpointError if it
+    is damaged or does not fit.
 
     Verified in public sources: names and shapes of both ImageNet-256 files (convert_*_weights.ipynb
-    of hmorimitsu/maskgit-torch); which layer each is, LayerNorm's 1e-12 and [MASK] = 2024
-    (google-research/maskgit); the output matrix is the token embeddings plus `mlm_bias`
-    (scripts/convert_maskgit_*.py of JiwanHur/UnlockMGM). The 512 px files are held to the same
-    names, unverified. One difference stays: JAX's GELU is the tanh approximation by default, that
+    of hmorimitsu/maskgit-torch); layers, LayerNorm's 1e-12 and [MASK] = 2024 (google-research/
+    maskgit); the output matrix is the token embeddings plus `mlm_bias` (JiwanHur/UnlockMGM). The
+    512 px files are held to the same names, unverified. JAX's GELU is the tanh approximation; that
     of the paper's PyTorch model, and so of this one, is exact.
-
-    Raises:
-        CheckpointError: a damaged file, or names and shapes that do not fit.
     """
     params = _read_flax(Path(path))
     is_tokenizer = "quantizer.codebook" in params
@@ -283,14 +260,14 @@ def load_maskgit_jax(
         tensors[f"{name} (twice)" if ours in tensors else ours] = _turned(name, value)
     if is_tokenizer:
         sizes = _tokenizer_sizes(tensors, {"resolution": resolution})
-        return _fill([_make(VQTokenizer, sizes, tensors, path)], tensors, path)[0]
+        return _build((VQTokenizer,), sizes, tensors, path)[0]
     table = tensors.get("embed.word_embeddings.weight")
     if table is not None:  # the output matrix is tied to it
         tensors.setdefault("mlm_layer.to_logits.weight", table)
     heads = _axis(params, "TransformerLayer_0.Attention_0.self_attention.query.kernel", 1)
     config = {"num_classes": num_classes, "num_attention_heads": heads, "layer_norm_eps": 1e-12}
     sizes = _transformer_sizes(tensors, config)
-    return _fill([_make(MaskedTransformer, sizes, tensors, path)], tensors, path)[0]
+    return _build((MaskedTransformer,), sizes, tensors, path)[0]
 
 
 def _turned(name: str, value: Tensor) -> Tensor:
@@ -328,8 +305,7 @@ def _read_flax(path: Path) -> dict[str, Tensor]:
     """The parameters of a flax msgpack file under dotted names.
 
     The format (flax.serialization): a tree of maps; extension 1 is an array, a packed (shape,
-    dtype name, bytes in C order), extension 3 a scalar in the same form; an array above 1 GB is a
-    map of `shape`, `chunks` and `__msgpack_chunked_array__`, its tuples maps from "0", "1", ...
+    dtype name, bytes in C order), extension 3 a scalar in the same form.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -343,9 +319,8 @@ def _read_flax(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError,
             msgpack.UnpackException) as error:  # fmt: skip
-        raise CheckpointError(
-            f"{path} is no flax checkpoint, or damaged: {reason(error)}."
-        ) from None
+        why = reason(error)
+        raise CheckpointError(f"{path} is no flax checkpoint, or damaged: {why}.") from None
 
 
 def _array(code: int, data: bytes) -> Tensor:
@@ -361,11 +336,7 @@ def _array(code: int, data: bytes) -> Tensor:
 def _leaves(tree: dict, prefix: str) -> Iterator[tuple[str, Tensor]]:
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and "__msgpack_chunked_array__" in value:
-            shape, chunks = ([value[k][str(i)] for i in range(len(value[k]))]
-                             for k in ("shape", "chunks"))  # fmt: skip
-            yield name, torch.cat(chunks).reshape(shape)
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             yield from _leaves(value, f"{name}.")
         elif isinstance(value, Tensor):
             yield name, value
@@ -373,17 +344,13 @@ def _leaves(tree: dict, prefix: str) -> Iterator[tuple[str, Tensor]]:
             raise ValueError(f"{name} is no array")
 
 
-# ------------------------------------------------------------------------------- all together
-
 PUBLISHED = {  # the settings of the authors' sampling scripts, evaluations/sample_sg_*.py
     "imagenet256": Sampling(steps=18, temperature=25.0, anneal="compounding", guidance="self"),
     "imagenet512": Sampling(steps=18, temperature=45.0, anneal="compounding", guidance="self"),
 }
-LAYOUT = (
-    "the authors' UnlockMGM_imagenet_{0}.zip (linked from https://github.com/JiwanHur/UnlockMGM) "
-    "and MaskGIT's tokenizer_imagenet{0}_checkpoint (linked from "
-    "https://github.com/google-research/maskgit)"
-)
+LAYOUT = ("UnlockMGM_imagenet_{0}.zip (linked from https://github.com/JiwanHur/UnlockMGM) and "
+          "tokenizer_imagenet{0}_checkpoint (linked from "
+          "https://github.com/google-research/maskgit)")  # fmt: skip
 
 
 def published_pipeline(
@@ -396,10 +363,7 @@ def published_pipeline(
     MaskGIT's flax file (no suffix, or .msgpack). Entries named after the other resolution are
     ignored, so both systems can share a folder. Classes go by number, "0" to "999". From a
     transformer without a smoother, sampling is unguided with MaskGIT's temperature (4.5, linear).
-
-    Raises:
-        InputError: no such model, or no folder given; the sentence says what to get from where.
-        CheckpointError: the folder lacks a part, or a part does not fit.
+    InputError without a folder says what to get from where; CheckpointError if a part does not fit.
     """
     check_choice("published model", model, PUBLISHED)
     layout = LAYOUT.format(model[-3:])
@@ -416,10 +380,9 @@ def published_pipeline(
             entries["tokenizer" if token else "transformer"].append(entry)
     for part, found in entries.items():
         if len(found) != 1:
-            what = listed(entry.name for entry in found) or "none"
-            raise CheckpointError(
-                f"{weights} must hold one {part} for {model}, not {what}: put there {layout}."
-            )
+            names = listed(entry.name for entry in found) or "none"
+            what = f"must hold one {part} for {model}, not {names}"
+            raise CheckpointError(f"{weights} {what}: put there {layout}.")
     transformer, smoother = _part(entries["transformer"][0], load_released, MaskedTransformer)
     tokenizer, _ = _part(entries["tokenizer"][0], load_released_tokenizer, VQTokenizer)
     # Convolutions fit every size, and the authors leave this number to be set by hand.

@@ -6,11 +6,13 @@ labels. Downloads land in `data_root()`.
 
 import contextlib
 import hashlib
+import math
 import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,18 +30,14 @@ SPRITE_SPLITS = {"train": (0, 20_000), "test": (1, 5_000)}  # seed, images
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One split of a data set, in memory.
-
-    images is uint8 (N, 3, H, W), labels int64 (N,) in 0..C-1, classes the C names; flip says
-    whether a mirrored image could have come from the set too, so that training may use it.
-    """
+    """One split of a data set, in memory."""
 
     name: str
     split: str
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # uint8 (N, 3, H, W)
+    labels: Tensor  # int64 (N,) in 0..C-1
     classes: tuple[str, ...]
-    flip: bool = True
+    flip: bool = True  # whether a mirrored image could have come from the set too
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,8 +64,8 @@ def load(
     """Load a data set by its name (see `NAMES`), or its first `count` images.
 
     `folder:PATH` (see `folders`) has a `resolution`, a split "all", and may hold fewer than `count`
-    images; the other sets have 32 x 32 pixels. Raises InputError for a wrong argument and
-    DataError for data that are absent or damaged.
+    images; the other sets have 32 x 32 pixels. InputError for a wrong argument, DataError for data
+    that are absent or damaged.
     """
     own = isinstance(name, str) and name.startswith("folder:")
     check_choice("split", split, (*SPLITS, "all") if own else SPLITS)
@@ -75,14 +73,13 @@ def load(
     if count is not None:
         check_count("count", count)  # before anything is downloaded
     if own:
-        whole = ImageSet(canonical(name), split, *folders.load(name, split, resolution), flip=False)
-        return whole.subset(min(count or len(whole), len(whole)))
+        found = folders.load(name, split, resolution)
+        whole = ImageSet(canonical(name), split, *found, flip=False)
+        return whole if count is None else whole.subset(min(count, len(whole)))
     check_name(name)
     if resolution != RESOLUTION:
-        raise InputError(
-            f"{name} has {RESOLUTION} x {RESOLUTION} pixels, not {resolution} x {resolution}; only "
-            "folder:PATH takes another resolution."
-        )
+        fixed = f"{name} has {RESOLUTION} x {RESOLUTION} pixels"
+        raise InputError(f"{fixed}; only folder:PATH takes another resolution.")
     whole = DATASETS[name](split, count)
     return whole if count is None else whole.subset(count)
 
@@ -98,13 +95,10 @@ def data_root() -> Path:
     return Path(os.path.expanduser(os.environ.get("SGMGM_DATA") or Path("data", "raw")))
 
 
-def augment(
-    images: Tensor, generator: torch.Generator, flip: bool = True, shift: int = 0
-) -> Tensor:
-    """Mirror half of the images and move each by up to `shift` pixels, edges repeated.
+def augment(images: Tensor, generator: torch.Generator, flip=True, shift: int = 0) -> Tensor:
+    """Mirror half of the images (B, C, H, W); move each by up to `shift` pixels, edges repeated.
 
-    images is (B, C, H, W); the result is new, of the same shape, and depends on the images and
-    on the generator's state alone.
+    The result is new and depends on the images and on the generator's state alone.
     """
     if images.dim() != 4:
         raise InputError(f"images have shape (B, C, H, W), not {tuple(images.shape)}.")
@@ -135,17 +129,12 @@ def _check_within(count: int | None, total: int, name: str, split: str) -> None:
 def _load_sprites(split: str, count: int | None) -> ImageSet:
     seed, total = SPRITE_SPLITS[split]
     _check_within(count, total, "sprites", split)
-    images = torch.empty(count or total, 3, sprites.SIZE, sprites.SIZE, dtype=torch.uint8)
-    labels = torch.empty(len(images), dtype=torch.int64)
-    for start in range(0, len(images), sprites.CHUNK):
-        part = slice(start, min(start + sprites.CHUNK, len(images)))
-        rendered, labels[part] = sprites.render(range(part.start, part.stop), seed)
-        images[part] = (rendered * 255).round()
+    images, labels = sprites.render(range(count or total), seed)
+    images = images.mul_(255).round_().to(torch.uint8)
     return ImageSet("sprites", split, images, labels, sprites.CLASSES)
 
 
-# The two public sets. torchvision downloads and reads them; what it would say in tracebacks or
-# skip is said here in one sentence.
+# torchvision downloads and reads the public sets; its tracebacks become one sentence here.
 
 
 def _load_cifar10(split: str, count: int | None) -> ImageSet:
@@ -155,34 +144,28 @@ def _load_cifar10(split: str, count: int | None) -> ImageSet:
 
     sums = [*CIFAR10.train_list, *CIFAR10.test_list]
     sums.append([CIFAR10.meta["filename"], CIFAR10.meta["md5"]])
-    _download_if_absent(
-        CIFAR10,
-        [folder / file for file, _ in sums],
-        [(data_root() / CIFAR10.filename, CIFAR10.tgz_md5)],
-        f"put {CIFAR10.filename} (from {CIFAR10.url}) into {data_root()}",
-    )
-    # The batches are pickles, which could run code: torchvision compares each file with its
-    # known checksum before it opens it. Doing so here first lets us name the bad one.
+    archives = [(data_root() / CIFAR10.filename, CIFAR10.tgz_md5)]
+    remedy = f"put {CIFAR10.filename} (from {CIFAR10.url}) into {data_root()}"
+    _download_if_absent(CIFAR10, [folder / file for file, _ in sums], archives, remedy)
+    # The batches are pickles, which could run code: only files with the known checksums are opened.
     for file, checksum in sums:
         if not check_integrity(folder / file, checksum):
             raise DataError(f"{folder / file} is damaged: delete it and get CIFAR-10 again.")
     data = _read(CIFAR10, split, folder)
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # a view: torchvision's own memory
-    labels, classes = torch.tensor(data.targets), tuple(data.classes)
-    return ImageSet("cifar10", split, images.contiguous(), labels, classes)
+    labels = torch.tensor(data.targets)
+    return ImageSet("cifar10", split, images.contiguous(), labels, tuple(data.classes))
 
 
 def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
     folder = data_root() / DOWNLOADED["fashion-mnist"]
     from torchvision.datasets import FashionMNIST
 
-    archives = [name for name, _ in FashionMNIST.resources]
-    _download_if_absent(
-        FashionMNIST,
-        [folder / name.removesuffix(".gz") for name in archives],
-        [(folder / name, checksum) for name, checksum in FashionMNIST.resources],
-        f"put {', '.join(archives)} (from {FashionMNIST.mirrors[0]}) into {folder}",
-    )
+    names = [name for name, _ in FashionMNIST.resources]
+    archives = [(folder / name, checksum) for name, checksum in FashionMNIST.resources]
+    remedy = f"put {', '.join(names)} (from {FashionMNIST.mirrors[0]}) into {folder}"
+    files = [folder / name.removesuffix(".gz") for name in names]
+    _download_if_absent(FashionMNIST, files, archives, remedy)
     start = "train" if split == "train" else "t10k"
     image_file = folder / f"{start}-images-idx3-ubyte"
     label_file = folder / f"{start}-labels-idx1-ubyte"
@@ -194,8 +177,7 @@ def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
         raise DataError(f"{label_file} is damaged: it holds labels above 9.")
     images = F.pad(data.data, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
     # All shoes point to the left, so a mirrored one would be a new kind of image.
-    classes = tuple(FashionMNIST.classes)
-    return ImageSet("fashion-mnist", split, images, data.targets, classes, flip=False)
+    return ImageSet("fashion-mnist", split, images, data.targets, tuple(data.classes), flip=False)
 
 
 def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) -> None:
@@ -203,7 +185,7 @@ def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) ->
     try:
         missing = [file for file in files if not file.is_file()]
         if missing:
-            with _quiet():
+            with contextlib.redirect_stdout(sys.stderr):  # progress is no result
                 kind(data_root(), download=True)
     except Exception as error:  # torchvision lets through whatever the network or disk raises
         from torchvision.datasets.utils import check_integrity
@@ -212,51 +194,32 @@ def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) ->
             if archive.is_file() and not check_integrity(archive, checksum):
                 raise DataError(f"{archive} is damaged or incomplete: get it again.") from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
-        raise DataError(
-            f"{missing[0]} is absent and could not be downloaded ({reason}): {remedy}."
-        ) from error
+        what = f"is absent and could not be downloaded ({reason})"
+        raise DataError(f"{missing[0]} {what}: {remedy}.") from error
 
 
 def _read(kind, split: str, folder: Path):
     try:
-        with _quiet():
-            return kind(data_root(), train=split == "train", download=False)
+        return kind(data_root(), train=split == "train", download=False)
     except Exception as error:  # damage shows as any error of numpy, pickle or torch
-        raise DataError(
-            f"{folder} cannot be read as {kind.__name__}: {error}; delete it and get it again."
-        ) from error
-
-
-def _quiet():
-    """Standard output belongs to results: torchvision's progress goes to the other channel."""
-    return contextlib.redirect_stdout(sys.stderr)
+        what = f"cannot be read as {kind.__name__}: {error}"
+        raise DataError(f"{folder} {what}; delete it and get it again.") from error
 
 
 def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The shape that an idx file declares, if the file has the size that follows from it.
-
-    torchvision checks the archives' checksums when it downloads them, and the files never.
-    """
-    header = 4 + 4 * dimensions
+    """The shape that an idx file declares, if it has that size: torchvision does not check it."""
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(header)
+        header, size = np.fromfile(path, ">u4", 1 + dimensions).tolist(), path.stat().st_size
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    shape = tuple(int.from_bytes(start[i : i + 4], "big") for i in range(4, header, 4))
-    pixels = 1
-    for length in shape:
-        pixels *= length
-    if start[:4] != bytes([0, 0, 8, dimensions]) or size != header + pixels:
+    shape = tuple(header[1:])
+    magic = 0x800 + dimensions  # bytes, of so many dimensions
+    if header[:1] != [magic] or size != 4 + 4 * dimensions + math.prod(shape):
         raise DataError(f"{path} is truncated or damaged: delete it and get it again.")
     return shape
 
 
-# name -> (split, count) -> an `ImageSet` of 32 x 32 pixels, with at least its first `count` images
-DATASETS = {
-    "sprites": _load_sprites,
-    "cifar10": _load_cifar10,
-    "fashion-mnist": _load_fashion_mnist,
-}
+# name -> (split, count or None for all) -> an `ImageSet` of 32 x 32 pixels; more images are cut
+DATASETS = {"sprites": _load_sprites, "cifar10": _load_cifar10}
+DATASETS["fashion-mnist"] = _load_fashion_mnist
 NAMES = (*DATASETS, "folder:PATH")

@@ -133,10 +133,9 @@ def examine(folder: Path, device: str | None = None, names=tuple(CHECKS)) -> lis
 
 def describe(findings: list[Finding]) -> str:
     """A line for each finding, and one for its remedy."""
-    lines = [
-        f"{state:<6}{what:<11}{found}" + (f"\n{'':<17}-> {remedy}" if remedy else "")
-        for what, state, found, remedy in findings
-    ]
+    lines = []
+    for what, state, found, remedy in findings:
+        lines += [f"{state:<6}{what:<11}{found}"] + [f"{'':<17}-> {remedy}"] * bool(remedy)
     return "\n".join(lines)
 
 

@@ -38,17 +38,11 @@ class Pictures(NamedTuple):
     unused: list[str]  # folders beside the splits
 
 
-def folder_of(name: str) -> Path:
-    """The folder of `folder:PATH`."""
+def survey(name: str) -> Pictures:
+    """The classes and the picture files of `folder:PATH`; DataError if it is laid out otherwise."""
     root = Path(canonical(name).removeprefix("folder:"))
     if name == "folder:" or not os.path.isdir(root):
         raise DataError(f"{name}: there is no such folder; write folder:PATH.")
-    return root
-
-
-def survey(name: str) -> Pictures:
-    """The classes and the picture files of `folder:PATH`; DataError if it is laid out otherwise."""
-    root = folder_of(name)
     inside = {each.casefold(): each for each in _folders(root)}
     given = [next((inside[n] for n in names if n in inside), "") for names in (TRAIN, TEST)]
     places = {split: root / each for split, each in zip(("train", "test"), given, strict=True)}
@@ -60,18 +54,14 @@ def survey(name: str) -> Pictures:
         if not classes[split]:
             raise DataError(f"{place} has no class folders: make one folder for each class.")
         if other := set(names) ^ set(classes[split]):
-            first, second = places.values()
-            raise DataError(
-                f"{first} and {second} must have the same class folders; only one of them has "
-                f"{listed(sorted(other))}."
-            )
-    starts = [
-        ((split, label), place / each)
-        for split, place in places.items()
-        for label, each in enumerate(names)
-    ]
+            both, only = " and ".join(map(str, places.values())), listed(sorted(other))
+            what = "must have the same class folders; only one of them has"
+            raise DataError(f"{both} {what} {only}.")
+    starts = [((split, label), place / each) for split, place in places.items()
+              for label, each in enumerate(names)]  # fmt: skip
     found: dict = {key: [] for key, _ in starts}
-    left_out = Counter(_ending(each) for p in {root, *places.values()} for each in _loose(p))
+    loose = [each for p in {root, *places.values()} for each in _scan(p) if not each.is_dir()]
+    left_out = Counter(_ending(each.path) for each in loose)
     for key, path in _files(starts, {root, *root.parents, *places.values()}):
         if _ending(path) in readable():
             found[key].append(path)
@@ -79,17 +69,14 @@ def survey(name: str) -> Pictures:
             left_out[_ending(path)] += 1
     for key, place in starts:
         if not found[key]:
-            raise DataError(
-                f"{place} holds no pictures of its own (that Pillow reads: {listed(readable())})."
-            )
+            kinds = listed(readable())
+            raise DataError(f"{place} holds no pictures of its own (that Pillow reads: {kinds}).")
     deep = [p for key, p in starts if not any(os.path.dirname(f) == str(p) for f in found[key])]
     wrong = [place for place in deep if place.name.casefold() in TRAIN + TEST]
     if wrong or len(deep) == len(starts):
         place = (wrong or deep)[0]
-        raise DataError(
-            f"{place} holds only folders: are those the classes? Then name folder:{place}, or move "
-            "the pictures one folder up."
-        )
+        remedy = f"are those the classes? Then name folder:{place}, or move the pictures up"
+        raise DataError(f"{place} holds only folders: {remedy}.")
     ranked: dict = {"train": [], "test": []}
     for (split, label), paths in found.items():
         for rank, path in enumerate(sorted(paths)):
@@ -102,23 +89,28 @@ def survey(name: str) -> Pictures:
 def load(name: str, split: str, resolution: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Images uint8 (N, 3, R, R), labels int64 (N,) and the class names of a split ("all": both).
 
-    All pictures of both splits are decoded whichever is asked for, so that a training does not
-    find a damaged one at its end. DataError names all that cannot be used, and classes that are
-    too small to spare a picture for testing.
+    All pictures of both splits are decoded, so that a training does not find a damaged one at its
+    end. DataError names all that cannot be used, and classes too small to spare one for testing.
     """
     found = survey(name)
     if split != "all":
         check_sizes(name, found)
     files = [*found.files["train"], *found.files["test"]]
-    stamps = [_stamp(path) for _, path in files]
+    stamps = tuple(_stamp(path) for _, path in files)
     small = len(files) * 3 * resolution**2 <= MAX_KEPT
-    images = (_decode if small else _decode.__wrapped__)(tuple(stamps), resolution)
+    images = (_decode if small else _decode.__wrapped__)(stamps, resolution)
     labels = torch.tensor([label for label, _ in files])
-    if split == "all":
-        return images.clone(), labels, found.classes
     middle = len(found.files["train"])
-    part = slice(middle) if split == "train" else slice(middle, None)
+    part = {"train": slice(middle), "test": slice(middle, None), "all": slice(None)}[split]
     return images[part].clone(), labels[part], found.classes
+
+
+def _stamp(path: str) -> tuple[str, int, int]:
+    """A path with the size and time of its file, which change when the file does."""
+    with contextlib.suppress(OSError):  # a link that leads nowhere
+        status = os.stat(path)
+        return path, status.st_size, status.st_mtime_ns
+    return path, 0, 0
 
 
 def check_sizes(name: str, found: Pictures) -> None:
@@ -127,10 +119,8 @@ def check_sizes(name: str, found: Pictures) -> None:
     tested = Counter(label for label, _ in found.files["test"])
     small = [f"{each} ({counts[i]})" for i, each in enumerate(found.classes) if not tested[i]]
     if small:
-        raise DataError(
-            f"{name}: every fifth picture of a class is kept for testing, so a class needs 5; too "
-            f"few are in {listed(small)}."
-        )
+        rule = "every fifth picture of a class is kept for testing, so a class needs 5"
+        raise DataError(f"{name}: {rule}; too few are in {listed(small)}.")
     if sum(tested.values()) < 2:
         raise DataError(f"{name} has one picture to test with; scores need 2: add pictures.")
 
@@ -149,10 +139,8 @@ def describe(name: str) -> str:
     if found.unused:
         lines.append(f"left out: the folders {listed(found.unused)}")
     if len(each) == 1:
-        lines.append(
-            "one class only: there is nothing to tell apart, so no classifier is trained, accuracy "
-            "is not reported, and scores use the classifier that ships for cifar10"
-        )
+        lines.append("one class only: no classifier is trained, accuracy is not reported, and "
+                     "scores use the classifier that ships for cifar10")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -167,8 +155,7 @@ def readable() -> tuple[str, ...]:
 def read_picture(path: str | Path, resolution: int) -> Tensor:
     """The centre square of a picture file as uint8 (3, resolution, resolution), RGB on white.
 
-    Raises DataError for a file that is not a picture, is damaged, has over 64 megapixels, or
-    whose pixels have no known range.
+    DataError if it is no picture, damaged, too large, or if its pixels have no known range.
     """
     with _opened(path) as picture:
         pixels = np.array(_centre_square(picture, path, resolution))  # (H, W, 3)
@@ -180,9 +167,8 @@ def read_samples(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """All pictures below a folder, in the order of their paths, as images uint8 (N, H, W, 3).
 
-    Labels int64 (N,) are the numbers of their folders' names among `classes`, or None if one of
-    the folders is no class. DataError if there are none, or if they are not square and of one
-    size (of `resolution` pixels, if given).
+    Labels int64 (N,) are the numbers of their folders' names among `classes`, or None if one is no
+    class. DataError unless there are some, square and of one size (`resolution`, if given).
     """
     root = Path(folder).resolve()
     files = sorted(path for _, path in _files([(0, root)]) if _ending(path) in readable())
@@ -193,10 +179,8 @@ def read_samples(
     for path in files:
         with _opened(path) as picture:
             if picture.size != (side, side):
-                raise DataError(
-                    f"{path} has {picture.width} x {picture.height} pixels where {side} x {side} "
-                    "are needed: sample at that size."
-                )
+                size = f"{picture.width} x {picture.height} pixels where {side} x {side} are needed"
+                raise DataError(f"{path} has {size}: sample at that size.")
     images = _decode.__wrapped__(tuple((path, 0, 0) for path in files), side)
     numbers = {name: number for number, name in enumerate(classes)}
     labels = [numbers.get(os.path.relpath(path, root).split(os.sep)[0], -1) for path in files]
@@ -214,13 +198,12 @@ def _decode(stamps: tuple[tuple[str, int, int], ...], resolution: int) -> Tensor
             images[i] = read_picture(path, resolution)
         except DataError as error:
             bad[path] = error
-    if len(bad) == 1:
-        raise next(iter(bad.values()))
     if bad:
-        raise DataError(
-            f"{len(bad)} of {len(stamps)} pictures cannot be used; remove or replace them: "
-            f"{listed(bad)}. The first: {next(iter(bad.values()))}"
-        )
+        first = next(iter(bad.values()))
+        if len(bad) == 1:
+            raise first
+        what = f"{len(bad)} of {len(stamps)} pictures cannot be used; remove or replace them"
+        raise DataError(f"{what}: {listed(bad)}. The first: {first}")
     return images
 
 
@@ -251,26 +234,22 @@ def _centre_square(picture: Image.Image, path: str | Path, resolution: int) -> I
     picture = picture.crop((left, top, left + side, top + side))
     wide = picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM"))
     if picture.mode in ("I", "F") and not wide:
-        raise DataError(
-            f"{path} holds {'whole numbers' if picture.mode == 'I' else 'fractions'} of 32 bits, "
-            "whose black and white are not known: save it with 8 or 16 bits."
-        )
+        what = f"{'whole numbers' if picture.mode == 'I' else 'fractions'} of 32 bits"
+        raise DataError(f"{path} holds {what}, of no known range: save it with 8 or 16 bits.")
     if wide:  # 16-bit grey, which convert() would clip at 255
         grey = np.asarray(picture).astype(np.int64)
         opaque = grey != picture.info.get("transparency", -1)
         both = np.stack([grey >> 8, opaque * 255], -1).astype(np.uint8)
         picture = Image.fromarray(both, "LA")
-    picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
-    picture = Image.alpha_composite(white, picture).convert("RGB")
+    picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
     return picture.resize((resolution, resolution), Image.Resampling.BICUBIC)  # antialiases
 
 
 def _files(starts: list, seen: Iterable[Path] = ()) -> Iterator[tuple]:
     """(key, path) of the files below the folders `starts`, [(key, folder)].
 
-    Each real folder and file comes once, however many links lead to it, and those in `seen` never
-    do; links come last. Hidden ones are some tool's, and a model's folder holds our own pictures.
+    Each real folder and file comes once, however many links lead to it; those in `seen` never do.
     """
     known = {os.path.realpath(each) for each in seen}
     here = [(key, str(path)) for key, path in starts if not os.path.islink(path)]
@@ -291,7 +270,7 @@ def _files(starts: list, seen: Iterable[Path] = ()) -> Iterator[tuple]:
 
 
 def _scan(folder: str | Path) -> list[os.DirEntry]:
-    """What a folder holds but for hidden files; nothing if it is a model's."""
+    """What a folder holds but for hidden files; nothing if it is a model's, with our own images."""
     try:
         with os.scandir(folder) as entries:
             inside = [each for each in entries if each.name[0] != "."]
@@ -305,16 +284,6 @@ def _folders(root: Path) -> list[str]:
     own = ("pipeline.json", "*/pipeline.json", "*/report.json")
     names = [each.name for each in _scan(root) if each.is_dir()]
     return sorted(n for n in names if not any(any((root / n).glob(each)) for each in own))
-
-
-def _loose(root: Path) -> list[str]:
-    """The files beside the folders in `root`."""
-    return [each.path for each in _scan(root) if not each.is_dir()]
-
-
-def _stamp(path: str) -> tuple[str, int, int]:
-    status = os.stat(path) if os.path.exists(path) else None  # a link may lead nowhere
-    return (path, status.st_size, status.st_mtime_ns) if status else (path, 0, 0)
 
 
 def _ending(path: str) -> str:

@@ -41,25 +41,17 @@ def _check_same_width(a: int, b: int) -> None:
 
 
 def _subset(features: Tensor, count: int) -> Tensor:
-    """At most `count` rows, chosen at random with a fixed seed.
-
-    Neither the first rows nor every n-th would do: data sets are often sorted by class, and a
-    stride can fall in step with labels that repeat in order.
-    """
+    """At most `count` rows, at random with a fixed seed: rows are often sorted by class."""
     if len(features) <= count:
         return features
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
     return features[order[:count].sort().values]
 
 
-# --- the scores ------------------------------------------------------------------------------
-
-
 class GaussianStats:
     """Mean and covariance of feature rows that arrive in batches, in float64.
 
-    Batches are joined by the pairwise update of Chan, Golub & LeVeque 1979, which does not
-    lose digits the way sum(x^2) - sum(x)^2 / N does.
+    Batches are joined by the pairwise update of Chan, Golub & LeVeque 1979, which keeps digits.
     """
 
     def __init__(self):
@@ -68,11 +60,10 @@ class GaussianStats:
         self._scatter: Any = None  # (D, D) sum of (x - mean)(x - mean)^T
 
     def update(self, features) -> "GaussianStats":
-        """Add a batch (B, D) and return self; InputError if it is empty, of another width or
-        not finite, and nothing is added then."""
+        """Add a batch (B, D) and return self; InputError, and nothing added, if it does not fit."""
         features = check_rows("features", features)
         width = features.shape[1]
-        if self._mean is None:
+        if not self.count:
             self._mean = torch.zeros(width, dtype=torch.float64)
             self._scatter = torch.zeros(width, width, dtype=torch.float64)
         _check_same_width(width, len(self._mean))
@@ -105,23 +96,21 @@ class GaussianStats:
 
     def state(self) -> dict[str, Tensor]:
         """Tensors for safetensors; `from_state` takes them back."""
-        self._check_count(1)
-        tensors = torch.tensor(self.count), self._mean.clone(), self._scatter.clone()
-        return dict(zip(("count", "mean", "scatter"), tensors, strict=True))
+        count, scatter = torch.tensor(self.count), self._scatter
+        return {"count": count, "mean": self.mean, "scatter": scatter.clone()}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "GaussianStats":
         """The inverse of `state`; InputError if tensors are missing, misshapen or not finite."""
-        try:
-            count, mean, scatter = int(state["count"]), state["mean"], state["scatter"]
-        except (KeyError, RuntimeError, ValueError):
-            raise InputError("the state of GaussianStats needs count, mean and scatter.") from None
-        if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)) or count < 1:
-            raise InputError("the state of GaussianStats has shapes that do not agree.")
-        if not (mean.isfinite().all() and scatter.isfinite().all()):
-            raise InputError("the state of GaussianStats holds NaN or infinite values.")
         stats = cls()
-        stats.count = count
+        try:
+            stats.count, mean, scatter = int(state["count"]), state["mean"], state["scatter"]
+            sound = mean.ndim == 1 and scatter.shape == 2 * mean.shape and stats.count > 0
+            sound = sound and mean.isfinite().all() and scatter.isfinite().all()
+        except (KeyError, RuntimeError, ValueError):
+            sound = False
+        if not sound:
+            raise InputError("the state of GaussianStats needs a count, mean and scatter that fit.")
         stats._mean, stats._scatter = mean.double().clone(), scatter.double().clone()
         return stats
 
@@ -129,10 +118,9 @@ class GaussianStats:
 def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two Gaussians (FID on Inception features).
 
-    Heusel et al. 2017 (arXiv 1706.08500), eq. 6. With A = R R^T, (A B)^(1/2) has the trace of
-    the symmetric (R^T B R)^(1/2), so that two symmetric eigendecompositions suffice, and
-    directions in which A is singular simply drop out. InputError if the widths differ or a side
-    has fewer than two rows.
+    Heusel et al. 2017 (arXiv 1706.08500), eq. 6. With A = R R^T, (A B)^(1/2) has the trace of the
+    symmetric (R^T B R)^(1/2); directions in which A is singular drop out. InputError if the widths
+    differ or a side has fewer than two rows.
     """
     cov_a, cov_b = a.cov, b.cov
     _check_same_width(len(cov_a), len(cov_b))
@@ -147,9 +135,9 @@ def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
 def kid(x, y, degree: int = 3, block: int = BLOCK) -> float:
     """Unbiased MMD^2 of rows (N, D) and (M, D) under the kernel (x.y / D + 1)^degree.
 
-    Binkowski et al. 2018 (arXiv 1801.01401), sections 3 and 4, over all rows at once instead of
-    random subsets. Unbiased: it is around 0, and at times below, for two samples of one
-    distribution. InputError on bad rows or fewer than two of them.
+    Binkowski et al. 2018 (arXiv 1801.01401), sections 3 and 4, over all rows instead of random
+    subsets. Around 0, at times below, for two samples of one distribution. InputError on bad rows
+    or fewer than two.
     """
     x, y = check_rows("x", x, least=2), check_rows("y", y, least=2)
     _check_same_width(x.shape[1], y.shape[1])
@@ -170,21 +158,17 @@ def kid(x, y, degree: int = 3, block: int = BLOCK) -> float:
     return mean_of_pairs(x) + mean_of_pairs(y) - 2 * kernel_sum(x, y) / (len(x) * len(y))
 
 
-def inception_score(
-    probabilities_or_logits, splits: int = 10, seed: int | None = 2020
-) -> tuple[float, float]:
+def inception_score(rows, splits: int = 10, seed: int | None = 2020) -> tuple[float, float]:
     """(mean, standard deviation) over `splits` of exp(E_x KL(p(y|x) || p(y))).
 
-    Salimans et al. 2016 (arXiv 1606.03498), section 4, in the form exp(H(y) - H(y|x)). Rows
-    (N, C) that are non-negative and sum to 1 are probabilities, all others are logits. Rows are
-    shuffled first as torch-fidelity does, because samples are often sorted by class; seed=None
-    leaves them in order. InputError on bad rows or fewer rows than splits.
+    Salimans et al. 2016 (arXiv 1606.03498), section 4, in the form exp(H(y) - H(y|x)). Rows (N, C)
+    that are non-negative and sum to 1 are probabilities, all others logits. They are shuffled first
+    as torch-fidelity does, unless seed is None. InputError on bad rows or fewer than splits.
     """
-    rows = check_rows("logits", probabilities_or_logits, least=check_count("splits", splits))
+    rows = check_rows("logits", rows, least=check_count("splits", splits))
     is_probability = bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < 1e-3).all())
     if seed is not None:
-        order = np.random.RandomState(seed).permutation(len(rows))
-        rows = rows[torch.from_numpy(order)]
+        rows = rows[torch.from_numpy(np.random.RandomState(seed).permutation(len(rows)))]
     scores = []
     for i in range(splits):
         split = rows[i * len(rows) // splits : (i + 1) * len(rows) // splits]
@@ -226,11 +210,11 @@ def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, fl
 
     precision: share of fakes inside a real ball; recall: share of reals inside a fake ball
     (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2; the ball is closed).
-    density: real balls around a fake, over k, 1 in expectation where fakes are as good as
-    reals; coverage: share of real balls with a fake inside (Naeem et al. 2020, arXiv
-    2002.09797, eq. 3-4; the ball is open, as in the authors' `prdc`).
-    All depend on N and M: compare only scores with equal numbers. Time grows as
-    (N + M)^2 D, memory does not grow. InputError on bad rows or fewer than k + 1 of them.
+    density: real balls around a fake, over k, 1 in expectation where fakes are as good as reals;
+    coverage: share of real balls with a fake inside (Naeem et al. 2020, arXiv 2002.09797, eq. 3-4;
+    the ball is open, as in the authors' `prdc`).
+    All depend on N and M: compare only scores with equal numbers. Time grows as (N + M)^2 D.
+    InputError on bad rows or fewer than k + 1 of them.
     """
     least = check_count("k", k) + 1
     real, fake = check_rows("real features", real, least), check_rows("fake features", fake, least)
@@ -238,9 +222,7 @@ def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, fl
     centre = real.mean(0, dtype=torch.float64)  # distances keep more digits around the origin
     real_radius, fake_radius = _radii(real, k, centre, block), _radii(fake, k, centre, block)
 
-    precise = torch.zeros(len(fake), dtype=torch.bool)
-    recalled = torch.zeros(len(real), dtype=torch.bool)
-    covered = torch.zeros_like(recalled)
+    precise, recalled, covered = (torch.zeros(len(x), dtype=torch.bool) for x in (fake, real, real))
     balls_around = 0
     for rows, columns, tile in _distance_tiles(real, fake, centre, block):
         radius = real_radius[rows, None]
@@ -249,22 +231,9 @@ def precision_recall(real, fake, k: int = 3, block: int = BLOCK) -> dict[str, fl
         inside = tile < radius
         covered[rows] |= inside.any(1)
         balls_around += inside.sum().item()
-    return {
-        "precision": precise.double().mean().item(),
-        "recall": recalled.double().mean().item(),
-        "density": balls_around / (k * len(fake)),
-        "coverage": covered.double().mean().item(),
-    }
-
-
-# --- the report ------------------------------------------------------------------------------
-
-
-def _compact(rows: Tensor) -> Tensor:
-    """Half the bytes where that moves the rows by less than 1e-3 of their spread."""
-    half = rows.half()
-    error, spread = (half.double() - rows).norm(), (rows - rows.mean(0)).double().norm()
-    return half if error < 1e-3 * spread else rows.float()
+    hits = {"precision": precise, "recall": recalled, "coverage": covered}
+    shares = {name: hit.double().mean().item() for name, hit in hits.items()}
+    return shares | {"density": balls_around / (k * len(fake))}
 
 
 @dataclass
@@ -286,7 +255,10 @@ class Reference:
     def from_features(cls, features, dataset: str, extractor: str) -> "Reference":
         """From all feature rows (N, D); which rows are kept is fixed by a seed."""
         features = check_rows("reference features", features, least=2)
-        kept = _compact(_subset(features, MAX_ROWS))
+        kept = _subset(features, MAX_ROWS)
+        error = (kept.half().double() - kept).norm()
+        spread = (kept - kept.mean(0)).double().norm()
+        kept = kept.half() if error < 1e-3 * spread else kept.float()  # half the bytes, if harmless
         return cls(GaussianStats().update(features), kept, dataset, extractor)
 
     def save(self, path: str | Path) -> None:
@@ -299,9 +271,7 @@ class Reference:
     def load(cls, path: str | Path) -> "Reference":
         """Read what `save` wrote; DataError if the file is absent, damaged or something else."""
         if not Path(path).is_file():
-            raise DataError(
-                f"there is no file {path}: Reference.from_features(...).save writes it."
-            )
+            raise DataError(f"there is no file {path}: write it with Reference.save.")
         try:
             tensors, notes = read_tensors(Path(path))
             metadata = json.loads(notes["sgmgm.reference"])
@@ -312,8 +282,8 @@ class Reference:
             _check_same_width(features.shape[1], len(stats.mean))
             return cls(stats, features, *names)
         except (CheckpointError, TypeError, KeyError, ValueError) as error:
-            wrong = "is damaged or holds no reference statistics"
-            raise DataError(f"{path} {wrong}: make them anew.") from error
+            what = "damaged or holds no reference statistics"
+            raise DataError(f"{path} is {what}: make them anew.") from error
 
 
 @dataclass(frozen=True)
@@ -355,12 +325,10 @@ def evaluate(
 ) -> Scores:
     """All scores of samples (features (N, D), logits (N, C), labels (N,) or None) as `Scores`.
 
-    The Frechet distance uses all N samples and the whole reference set. KID uses at most
-    MAX_ROWS rows of each (it is unbiased, so that only its spread grows). Precision, recall,
-    density and coverage depend on the number of rows, so they use equally many of each:
-    min(N, reference rows, MAX_ROWS), stated in `prc_rows`. Pass labels=None for an extractor
-    whose `labels_known` is False. InputError on fewer than k + 1 samples, other widths,
-    labels out of range, or values that are not finite.
+    The Frechet distance uses all samples and the whole reference set, KID at most MAX_ROWS rows of
+    each. Precision, recall, density and coverage depend on the number of rows, so they use equally
+    many of each: min(N, reference rows, MAX_ROWS), stated in `prc_rows`. Without labels there is no
+    accuracy. InputError on fewer than k + 1 samples and on rows or labels that do not fit.
     """
     features = check_rows("sample features", sample_features, least=check_count("k", k) + 1)
     logits = check_rows("sample logits", sample_logits)
@@ -378,14 +346,15 @@ def evaluate(
         accuracy = (logits.argmax(1) == labels).double().mean().item()
 
     some = _subset(features, MAX_ROWS)
-    rows, fewer = min(len(some), len(reference.features)), min(count, reference.count)
+    rows = min(len(some), len(reference.features))
+    few, notes = min(count, reference.count), []
+    if few <= width:
+        notes.append(f"Only {few:,} images for {width:,} feature dimensions: the covariance is "
+                     "singular and the Frechet distance too large.")  # fmt: skip
     splits, classes = min(10, count), logits.shape[1]
-    notes = {
-        f"Only {fewer:,} images for {width:,} feature dimensions: the covariance is singular "
-        "and the Frechet distance too large.": fewer <= width,
-        f"The inception score is too low: each of its {splits} splits has {count // splits:,} "
-        f"images for {classes:,} classes.": count // splits < classes,
-    }
+    if count // splits < classes:
+        notes.append(f"The inception score is too low: each of its {splits} splits has "
+                     f"{count // splits:,} images for {classes:,} classes.")  # fmt: skip
     return Scores(
         count=count,
         frechet=frechet_distance(GaussianStats().update(features), reference.stats),
@@ -397,5 +366,5 @@ def evaluate(
         prc_rows=rows,
         extractor=reference.extractor,
         reference=reference.dataset,
-        note="\n".join(note for note, applies in notes.items() if applies),
+        note="\n".join(notes),
     )

@@ -1,8 +1,7 @@
 """Smoothing: predictions with the fine detail taken out, on the grid or in meaning.
 
-Spatial smoothing blurs over the h x w grid. Semantic smoothing (Hur et al. 2024, section 3 and
-appendix A) asks a fine-tuned adapter for a prediction that does not trust single tokens: TOAST,
-the paper's, or LoRA.
+Spatial smoothing blurs over the grid. Semantic smoothing (Hur et al. 2024, section 3 and appendix
+A) asks a fine-tuned adapter, TOAST or LoRA, for a prediction that does not trust single tokens.
 """
 
 import copy
@@ -34,10 +33,7 @@ def gaussian_kernel(sigma: float) -> Tensor:
 
 
 def blur(grid: Tensor, sigma: float = 1.0) -> Tensor:
-    """Gaussian blur of (B, N, C) over the square grid of its N = h x h positions, edges repeated.
-
-    M x M^T for each channel: much cheaper than a convolution with one channel per code.
-    """
+    """Gaussian blur M x M^T of (B, N, C) over its N = h x h positions, edges repeated."""
     side = math.isqrt(grid.shape[1])  # h
     if side * side != grid.shape[1]:
         raise InputError(f"blurring needs a square grid; {grid.shape[1]} positions are none.")
@@ -56,16 +52,11 @@ def blur_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
 
 
 def blur_ids(tokens: Tensor) -> Tensor:
-    """Blur token *ids* (B, N) as if they were grey values, int64 (B, N).
-
-    Meaningless, and here to show it: code 417 is no brighter than code 12.
-    """
+    """Blur token *ids* (B, N) as if they were grey values: meaningless, and here to show it."""
     return blur(tokens.float()[..., None])[..., 0].round().long()
 
 
-def blur_embeddings(
-    model: MaskedTransformer, canvas: Tensor, labels: Tensor, sigma: float = 1.0
-) -> Prediction:
+def blur_embeddings(model, canvas: Tensor, labels: Tensor, sigma: float = 1.0) -> Prediction:
     """Prediction of a canvas whose token embeddings are blurred over the grid (one pass)."""
     tokens = model.embed_tokens(canvas, labels)  # (B, N + 1, D)
     tokens = torch.cat((tokens[:, :1], blur(tokens[:, 1:], sigma)), 1)  # (B, N + 1, D)
@@ -88,10 +79,7 @@ class ToastConfig:
 
 
 class ClassAnchor(nn.Module):
-    """The anchor xi_c = W LayerNorm(sum_f f (p + e_c)) over F factors (appendix A, step 1).
-
-    It says what of an image matters for its class: a vector (D,) for each class.
-    """
+    """The anchor xi_c = W LayerNorm(sum_f f (p + e_c)) of each class (appendix A, step 1)."""
 
     def __init__(self, c: ToastConfig):
         super().__init__()
@@ -132,8 +120,7 @@ class Smoothed(NamedTuple):
 class ToastSmoother(Pretrained):
     """H_phi of the paper: select features of pass 1, feed them back down into a blank pass 2.
 
-    The parameter names are the released ones. The transformer itself is not part of it and stays
-    frozen; a freshly made smoother has an identity for its channel selection.
+    The parameter names are the released ones. The transformer is no part of it and stays frozen.
     """
 
     config_class = ToastConfig
@@ -143,9 +130,8 @@ class ToastSmoother(Pretrained):
         self.config = config
         self.cls_anchor_gen = ClassAnchor(config)
         self.top_down_transform = nn.Parameter(torch.eye(config.hidden_size))
-        self.decoders = nn.ModuleList(
-            TopDown(config.hidden_size) for _ in range(config.num_hidden_layers)
-        )
+        layers = range(config.num_hidden_layers)
+        self.decoders = nn.ModuleList(TopDown(config.hidden_size) for _ in layers)
 
     @classmethod
     def for_transformer(cls, model: MaskedTransformer, **options) -> "ToastSmoother":
@@ -167,9 +153,7 @@ class ToastSmoother(Pretrained):
             raise CheckpointError(f"the smoother in {folder} was made for another transformer.")
         return smoother
 
-    def inputs(
-        self, model: MaskedTransformer, canvas: Tensor, labels: Tensor, hidden: Tensor | None = None
-    ) -> tuple:
+    def inputs(self, model, canvas: Tensor, labels: Tensor, hidden=None) -> tuple:
         """What `forward` takes; `hidden` are the states of pass 1, if that has run already."""
         if hidden is None:
             with torch.no_grad():
@@ -177,19 +161,13 @@ class ToastSmoother(Pretrained):
         return model, hidden, labels
 
     def select(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Token and channel selection of pass 1's hidden states (B, N + 1, D), same shape.
-
-        Appendix A, steps 2 and 3: x <- x clamp(cos(x, xi_c), 0, 1), then x <- x P.
-        """
+        """Of hidden states x (B, N + 1, D): x clamp(cos(x, xi_c), 0, 1) P (appendix A)."""
         anchor = self.cls_anchor_gen(labels)  # (B, 1, D)
         similarity = F.cosine_similarity(hidden, anchor, dim=-1)  # (B, N + 1)
         return (hidden * similarity.clamp(0, 1)[..., None]) @ self.top_down_transform
 
     def signals(self, hidden: Tensor, labels: Tensor) -> list[Tensor]:
-        """The top-down signal td_l (B, N + 1, D) of every layer, first layer first.
-
-        Appendix A, step 4: from the last layer to the first, x <- A_l x and td_l <- B_l x.
-        """
+        """The top-down signals td_l (B, N + 1, D), first layer first (appendix A, step 4)."""
         x, signals = self.select(hidden, labels), []  # (B, N + 1, D)
         for decoder in reversed(self.decoders):
             x = decoder.linear(x)  # A_l x
@@ -201,11 +179,8 @@ class ToastSmoother(Pretrained):
     ) -> Smoothed:
         """Pass 2 (appendix A, steps 5 and 6): a blank canvas, and the signals in the values.
 
-        Args:
-            model: the transformer whose pass 1 gave `hidden`.
-            hidden: its last hidden states, (B, N + 1, D).
-            labels: int64 (B,), 0..C-1, or C for "no class".
-            only: bool (B, N), the M positions whose logits (M, K) are wanted; None for all.
+        `hidden` (B, N + 1, D) are pass 1's last states, labels int64 (B,) are 0..C-1, or C for "no
+        class"; `only`, bool (B, N), selects the M positions whose logits (M, K) are wanted.
         """
         canvas = model.blank.expand(len(labels), -1)  # (B, N)
         no_class = torch.full_like(labels, model.config.num_classes)
@@ -229,10 +204,9 @@ CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"  # peft's n
 class LoraSmoother(nn.Module):
     """The smoother as a LoRA adapter on the attention projections (Hu et al. 2021; peft).
 
-    One set of weights serves both predictions: with the adapter it is smoothed, without it plain.
-    The transformer's weights are shared, not copied. They stay as they are, and are frozen: train
-    the transformer before it gets an adapter, not after. Merging the adapter would change the
-    plain prediction as well, so a merged one is refused.
+    With the adapter a prediction is smoothed, without it plain. The transformer's weights are
+    shared, not copied, and frozen: train it before it gets an adapter. Merging the adapter would
+    change the plain prediction as well, so a merged one is refused.
     """
 
     TARGETS = r".*attention\.(query|key|value|out)"
@@ -254,8 +228,7 @@ class LoraSmoother(nn.Module):
     def load(cls, folder: Path, model: MaskedTransformer) -> "LoraSmoother":
         """The adapter kept in a folder; CheckpointError unless it fits `model`.
 
-        Of peft's configuration, which can ask for other methods, sizes and files, only the rank
-        counts, and only if the weights have it too.
+        Of peft's configuration only the rank counts, and only if the weights have it too.
         """
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -290,9 +263,8 @@ class LoraSmoother(nn.Module):
         """InputError if the adapter has been merged into the shared weights, or taken out."""
         adapted = [module.merged for module in self.peft.modules() if hasattr(module, "lora_A")]
         if not adapted or any(adapted):
-            shared = "the weights that the plain prediction uses too"
-            again = "load transformer and smoother again"
-            raise InputError(f"the LoRA adapter was merged into {shared}, or removed: {again}.")
+            what = "the LoRA adapter was merged into the weights of the transformer, or removed"
+            raise InputError(f"{what}: load transformer and smoother again.")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Keep the adapter in peft's own format."""
@@ -311,10 +283,9 @@ SMOOTHERS: dict[str, Any] = {"toast": ToastSmoother, "lora": LoraSmoother}
 
 
 def smoother_kind(folder: str | Path) -> str:
-    """The name in `SMOOTHERS` of the smoother in a folder. Released ones say none: they are TOAST.
+    """The name in `SMOOTHERS` of the smoother in a folder; CheckpointError if it is unknown here.
 
-    Raises:
-        CheckpointError: it was trained as a kind that is not known here.
+    Released smoothers name no kind: they are TOAST.
     """
     if (Path(folder) / CONFIG).is_file():
         return "lora"

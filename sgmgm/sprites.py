@@ -1,16 +1,18 @@
 """Sprites: ten classes of 32 x 32 pictograms, rendered from random numbers alone.
 
-In every image one *accent* colour occurs twice: on a part in the top half and on a part in
-the bottom half. A model that samples distant tokens independently breaks this agreement, and
-`coherence` counts from the pixels alone how often it holds.
+In every image one *accent* colour occurs twice: on a part in the top half and on one in the bottom
+half. A model that samples distant tokens independently breaks this agreement; `coherence` counts
+how often it holds.
 
 Every shape is a signed distance function (negative inside), so a whole batch is rendered with
 a few tensor operations and each edge is anti-aliased by `clamp(0.5 - distance, 0, 1)`.
 """
 
+from functools import reduce
+
 import torch
 
-from .utils.errors import InputError
+from .utils.errors import InputError, check_count
 
 SIZE = 32
 CLASSES = ("house", "tree", "fish", "flower", "rocket", "boat", "balloon", "person", "umbrella",
@@ -30,11 +32,10 @@ def render(indices, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
     indices: whole numbers >= 0, as an int64 tensor (B,), a range or a list.
     Returns images float32 (B, 3, 32, 32) in [0, 1] and labels int64 (B,), label = index % 10.
-    Raises InputError for indices of another kind and for a seed that is not a whole number.
+    InputError for indices of another kind and for a seed that is not a whole number.
     """
     indices = _check_indices(indices)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}.")
+    seed = check_count("seed", seed, least=0, most=2**63 - 1)
     labels = indices % len(CLASSES)
     images = torch.empty(len(indices), 3, SIZE, SIZE)
     for start in range(0, len(indices), CHUNK):
@@ -54,7 +55,11 @@ def accents(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Returns top and bottom, int64 (B,) in 0..5, or -1 where fewer than 8 pixels are saturated or
     fewer than 75 % of those agree on a hue. Raises InputError for another shape or dtype.
     """
-    _check_images(images)
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise InputError(f"sprites are read from a floating point tensor in [0, 1], not {kind}.")
+    if images.dim() != 4 or images.shape[1:] != (3, SIZE, SIZE):
+        raise InputError(f"sprites have shape (B, 3, 32, 32), not {tuple(images.shape)}.")
     votes = torch.cat([_votes(part) for part in images.split(4096)])  # (B, 2, 6)
     most, hue = votes.max(-1)
     readable = (most >= LEAST_PIXELS) & (most >= PURITY * votes.sum(-1))
@@ -65,13 +70,11 @@ def accents(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def coherence(images: torch.Tensor) -> float:
     """The share of images, in 0..1, whose two accents can be read and agree.
 
-    Above 0.99 for sprites, about 1/6 when the halves come from different sprites. Raises
-    InputError for an empty batch and for what `accents` refuses.
+    Above 0.99 for sprites, about 1/6 when the halves come from different sprites.
     """
-    _check_images(images)
+    top, bottom = accents(images)
     if not len(images):
         raise InputError("coherence needs at least one image.")
-    top, bottom = accents(images)
     return ((top == bottom) & (top >= 0)).double().mean().item()
 
 
@@ -82,21 +85,11 @@ def _check_indices(indices) -> torch.Tensor:
         raise InputError(f"sprite indices must be whole numbers: {error}.") from None
     whole = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
     if indices.dim() != 1 or not (whole or indices.numel() == 0):
-        raise InputError(
-            "sprite indices must be a one-dimensional tensor of whole numbers, "
-            f"not {indices.dtype} of shape {tuple(indices.shape)}."
-        )
+        found = f"{indices.dtype} {tuple(indices.shape)}"
+        raise InputError(f"sprite indices must be whole numbers in one dimension, not {found}.")
     if indices.numel() and indices.min() < 0:
         raise InputError(f"sprite indices start at 0, not at {indices.min().item()}.")
     return indices.long().cpu()
-
-
-def _check_images(images) -> None:
-    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
-        raise InputError(f"sprites are read from a floating point tensor in [0, 1], not {kind}.")
-    if images.dim() != 4 or images.shape[1:] != (3, SIZE, SIZE):
-        raise InputError(f"sprites have shape (B, 3, 32, 32), not {tuple(images.shape)}.")
 
 
 def _votes(images: torch.Tensor) -> torch.Tensor:
@@ -105,19 +98,15 @@ def _votes(images: torch.Tensor) -> torch.Tensor:
     high, low = images.amax(1), images.amin(1)
     chroma = high - low
     safe = chroma.clamp(min=1e-6)
-    turn = torch.where(
-        high == red,
-        (green - blue) / safe,
-        torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )  # the hue in units of 60 degrees
+    turn = torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+    turn = torch.where(high == red, (green - blue) / safe, turn)  # in units of 60 degrees
     hue = (turn - FIRST_HUE / 60).round() % HUES
     hue[chroma < LEAST_CHROMA] = -1
     halves = hue.unflatten(1, (2, SIZE // 2)).flatten(2)  # (B, 2, 512)
     return torch.stack([(halves == k).sum(-1) for k in range(HUES)], -1)
 
 
-# Randomness. A hash of (seed, index, k) instead of a generator's state: any image can be
-# rendered without those before it.
+# A hash of (seed, index, k), no generator's state: any image is rendered without those before it.
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # written as a signed number: int64 wraps as uint64 does
 
@@ -148,7 +137,6 @@ class _Dice:
 # Rendering. Only + - * / sqrt, min and max touch the pixels: these round the same way alone and
 # in a batch, which sin, exp or a fused multiply-add do not promise.
 
-
 _ACCENT_VALUES = (0.9, 0.95, 0.74, 0.82, 0.9, 0.82)  # by hue: a full green is glaring, a blue not
 
 
@@ -161,22 +149,29 @@ def _colour(hue, chroma, value) -> torch.Tensor:
 class _Sheet:
     """A batch of canvases of one class with its pose, colours and shapes.
 
-    Shapes have the sprite's own coordinates: x to the right, y down, the origin in the
-    middle, about 14 units to each edge. Their accents keep |y| > 3, so that no pose moves them
-    into the other half.
+    Shapes have the sprite's own coordinates: x to the right, y down, the origin in the middle,
+    about 14 units to each edge. Accents keep |y| > 3: no pose moves them into the other half.
     """
 
     def __init__(self, indices: torch.Tensor, seed: int):
         self.dice = dice = _Dice(indices, seed)
         self._mix_colours()
-        self._lay_background()
+        pixel = torch.arange(SIZE) - (SIZE - 1) / 2
+        # Background: plain, a vertical gradient, a horizon or a disc behind the sprite.
+        kind, row = dice(0, 4), torch.arange(SIZE).view(-1, 1)
+        distance = (pixel * pixel + pixel[:, None] * pixel[:, None]).sqrt()
+        gradient = (row / (SIZE - 1)).expand(1, SIZE, SIZE)
+        horizon = (row - dice(21, 27)).clamp(0, 1)
+        disc = (dice(12.5, 15.5) - distance).clamp(0, 1)
+        share = torch.where(kind < 1, torch.zeros(()), gradient)
+        share = torch.where(kind < 2, share, torch.where(kind < 3, horizon, disc))
+        self.canvas = self.sky + share[:, None] * (self.ground - self.sky)
+        # Pose: a size, a mirror image, a shift, and a turn of up to 5 degrees by its tangent.
         self.scale = dice(0.88, 1.05)
         mirror = torch.where(dice() < 0.5, -1.0, 1.0)
-        # A rotation of up to 5 degrees, by its tangent.
         tangent = dice(-0.09, 0.09)
         cos = 1 / (1 + tangent * tangent).sqrt()
         sin = tangent * cos
-        pixel = torch.arange(SIZE) - (SIZE - 1) / 2
         across = pixel - dice(-1.5, 1.5)  # (B, 1, 32)
         down = pixel[:, None] - dice(-0.8, 0.8)  # (B, 32, 1)
         self.x = (across * cos + down * sin) * (mirror / (self.scale * dice(0.92, 1.08)))
@@ -201,18 +196,6 @@ class _Sheet:
         below = torch.where(night, dice(0.3, 0.4), dice(0.76, 0.86))
         self.sky = _colour(sky, dice(0.03, 0.12), above)
         self.ground = _colour(sky + dice(-60, 60), dice(0.05, 0.14), below)
-
-    def _lay_background(self) -> None:
-        """Plain, a vertical gradient, a horizon or a disc behind the sprite."""
-        kind, row = self.dice(0, 4), torch.arange(SIZE).view(-1, 1)
-        middle = torch.arange(SIZE) - (SIZE - 1) / 2
-        distance = (middle * middle + middle[:, None] * middle[:, None]).sqrt()
-        gradient = (row / (SIZE - 1)).expand(1, SIZE, SIZE)
-        horizon = (row - self.dice(21, 27)).clamp(0, 1)
-        disc = (self.dice(12.5, 15.5) - distance).clamp(0, 1)
-        share = torch.where(kind < 1, torch.zeros(()), gradient)
-        share = torch.where(kind < 2, share, torch.where(kind < 3, horizon, disc))
-        self.canvas = self.sky + share[:, None] * (self.ground - self.sky)
 
     def paint(self, distance: torch.Tensor, colour: torch.Tensor) -> None:
         cover = (0.5 - distance * self.scale).clamp_(0, 1)[:, None]
@@ -255,18 +238,12 @@ class _Sheet:
 
 def inside(*distances):
     """What is in all of the shapes."""
-    result = distances[0]
-    for distance in distances[1:]:
-        result = torch.maximum(result, distance)
-    return result
+    return reduce(torch.maximum, distances)
 
 
 def union(*distances):
     """All that is in any of the shapes."""
-    result = distances[0]
-    for distance in distances[1:]:
-        result = torch.minimum(result, distance)
-    return result
+    return reduce(torch.minimum, distances)
 
 
 def _house(s: _Sheet) -> None:
@@ -287,12 +264,10 @@ def _tree(s: _Sheet) -> None:
     crown = union(s.disc(0, -8, 6), s.disc(-spread, -4, 5), s.disc(spread, -4, 5))
     s.paint(crown, s.leaf)
     sway = s.dice(-1, 1)
-    fruit = union(
-        s.disc(sway, -10.2, 2.2), s.disc(-5.2, -5.5, 2.2), s.disc(5, -5.8 + sway / 2, 2.2)
-    )
-    s.paint(fruit, s.accent)
-    fallen = union(s.disc(-7, 10.5, 2.2), s.disc(sway + 0.5, 11.5, 2.2), s.disc(7, 10.5, 2.2))
-    s.paint(fallen, s.accent)
+    ripe = [(sway, -10.2), (-5.2, -5.5), (5, -5.8 + sway / 2)]
+    fallen = [(-7, 10.5), (sway + 0.5, 11.5), (7, 10.5)]
+    for fruit in (ripe, fallen):
+        s.paint(union(*(s.disc(x, y, 2.2) for x, y in fruit)), s.accent)
 
 
 def _fish(s: _Sheet) -> None:
@@ -313,8 +288,8 @@ def _fish(s: _Sheet) -> None:
 def _flower(s: _Sheet) -> None:
     """Blossom and pot."""
     s.paint(s.line(0, -5, 0, 8, 0.9), s.leaf)
-    left, right = s.dice(0, 3), s.dice(0, 3)
-    s.paint(union(s.oval(-4, left, 3.6, 1.6), s.oval(4, right, 3.6, 1.6)), s.leaf)
+    left, right = s.oval(-4, s.dice(0, 3), 3.6, 1.6), s.oval(4, s.dice(0, 3), 3.6, 1.6)
+    s.paint(union(left, right), s.leaf)
     centre = -8.2
     petals = [(0, -3.9), (3.7, -1.2), (2.3, 3.2), (-2.3, 3.2), (-3.7, -1.2)]  # on a circle of 3.9
     s.paint(union(*(s.disc(x, centre + y, 2.9) for x, y in petals)), s.accent)
@@ -340,10 +315,9 @@ def _boat(s: _Sheet) -> None:
     """Tops of the sails and hull."""
     s.paint(s.box(-0.7, -14, 0.7, 7), s.wood)
     top = s.y + s.dice(4, 5.5)
-    for sail in (
-        s.polygon((1.4, -14), (11, 3.5), (1.4, 3.5)),
-        s.polygon((-1.4, -13), (-1.4, 3.5), (-9.5, 3.5)),
-    ):
+    right, left = ((1.4, -14), (11, 3.5), (1.4, 3.5)), ((-1.4, -13), (-1.4, 3.5), (-9.5, 3.5))
+    for corners in (right, left):
+        sail = s.polygon(*corners)
         s.paint(sail, s.body)
         s.paint(inside(sail, top), s.accent)
     s.paint(s.polygon((-13, 5), (13, 5), (8.5, 11.5), (-9, 11.5)), s.accent)
@@ -355,8 +329,7 @@ def _balloon(s: _Sheet) -> None:
     s.paint(union(s.line(-6, 2, -2.6, 9, 0.45), s.line(6, 2, 2.6, 9, 0.45)), s.dark)
     envelope = union(s.disc(0, -4.5, 9.5), s.polygon((-8.6, -0.5), (8.6, -0.5), (3, 6), (-3, 6)))
     s.paint(envelope, s.body)
-    gore = s.dice(2.4, 4)
-    s.paint(inside(envelope, s.oval(0, -4, gore, 11)), s.trim)
+    s.paint(inside(envelope, s.oval(0, -4, s.dice(2.4, 4), 11)), s.trim)
     s.paint(inside(envelope, s.y + s.dice(4, 6)), s.accent)
     s.paint(s.box(-3.8, 8.4, 3.8, 14, corner=0.8), s.accent)
 
@@ -387,8 +360,7 @@ def _umbrella(s: _Sheet) -> None:
     s.paint(canopy, s.accent)
     s.paint(inside(canopy, s.oval(0, -1.5, s.dice(3.6, 5), 12)), s.body)
     s.paint(s.box(-1.3, 4, 1.3, 10.5), s.accent)
-    hook = inside(s.disc(3.2, 10.2, 4.5), -s.disc(3.2, 10.2, 1.9), 10.2 - s.y)
-    s.paint(hook, s.accent)
+    s.paint(inside(s.disc(3.2, 10.2, 4.5), -s.disc(3.2, 10.2, 1.9), 10.2 - s.y), s.accent)
 
 
 def _butterfly(s: _Sheet) -> None:

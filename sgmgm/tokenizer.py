@@ -1,12 +1,12 @@
 """VQ tokenizer: an image becomes a grid of tokens, and back.
 
 The VQGAN of Esser et al. 2021 (arXiv 2012.09841) as MaskGIT (Chang et al. 2022) and the
-self-guidance paper use it: a convolutional encoder, a codebook, a convolutional decoder.
-Sizes come from `TokenizerConfig`; the released ImageNet tokenizer and the course's toys are
-this one class with the released parameter names.
+self-guidance paper use it: a convolutional encoder, a codebook, a convolutional decoder. The
+released ImageNet tokenizer and the course's are this one class with the released parameter names.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -37,13 +37,16 @@ class TokenizerConfig:
         check_sizes(self)
         if self.z_channels != self.quantized_embed_dim:
             raise InputError("z_channels and quantized_embed_dim must be equal.")
-        times, groups = len(self.channel_mult) - 1, self.norm_groups
-        if self.resolution % 2**times:
-            raise InputError(f"resolution {self.resolution} cannot be halved {times} times.")
-        if any(self.hidden_channels * m % groups for m in self.channel_mult):
-            raise InputError(
-                f"hidden_channels x channel_mult must be multiples of norm_groups ({groups})."
-            )
+        halvings = len(self.channel_mult) - 1
+        if self.resolution % 2**halvings:
+            raise InputError(f"resolution {self.resolution} cannot be halved {halvings} times.")
+        if any(width % self.norm_groups for width in self.widths):
+            raise InputError(f"widths {self.widths} are not multiples of {self.norm_groups}.")
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, the finest first."""
+        return [self.hidden_channels * m for m in self.channel_mult]
 
     @property
     def grid(self) -> int:
@@ -85,14 +88,17 @@ class ResBlock(nn.Module):
         return h + (self.nin_shortcut(h) if hasattr(self, "nin_shortcut") else x)
 
 
+def res_blocks(width_in: int, width: int, count: int, groups: int) -> nn.Sequential:
+    widths = [width_in] + [width] * count
+    return nn.Sequential(*(ResBlock(*pair, groups) for pair in pairwise(widths)))
+
+
 class Level(nn.Module):
     """The residual blocks at one resolution."""
 
     def __init__(self, width_in: int, width: int, blocks: int, groups: int, upsample: bool = False):
         super().__init__()
-        self.block = nn.Sequential(
-            *(ResBlock(width if i else width_in, width, groups) for i in range(blocks))
-        )
+        self.block = res_blocks(width_in, width, blocks, groups)
         if upsample:
             self.upsample_conv = nn.Conv2d(width, width, 3, padding=1)
 
@@ -109,13 +115,11 @@ class Encoder(nn.Module):
 
     def __init__(self, c: TokenizerConfig):
         super().__init__()
-        widths = [c.hidden_channels * m for m in c.channel_mult]
         self.conv_in = nn.Conv2d(c.num_channels, c.hidden_channels, 3, padding=1, bias=False)
-        inputs = [c.hidden_channels, *widths[:-1]]
-        pairs = zip(inputs, widths, strict=True)
+        pairs = pairwise([c.hidden_channels, *c.widths])
         self.down = nn.ModuleList(Level(*pair, c.num_res_blocks, c.norm_groups) for pair in pairs)
-        top = widths[-1]
-        self.mid = mid_blocks(c, top)
+        top = c.widths[-1]
+        self.mid = res_blocks(top, top, c.num_res_blocks, c.norm_groups)
         self.norm_out = nn.GroupNorm(c.norm_groups, top, eps=1e-6)
         self.conv_out = nn.Conv2d(top, c.z_channels, 1)
 
@@ -126,24 +130,17 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))  # (B, D, h, w)
 
 
-def mid_blocks(c: TokenizerConfig, width: int) -> nn.Sequential:
-    """The residual blocks at the lowest resolution."""
-    return nn.Sequential(*(ResBlock(width, width, c.norm_groups) for _ in range(c.num_res_blocks)))
-
-
 class Decoder(nn.Module):
     """Code vectors (B, D, h, w) -> pixels (B, 3, H, W)."""
 
     def __init__(self, c: TokenizerConfig):
         super().__init__()
-        widths = [c.hidden_channels * m for m in c.channel_mult]
-        top = widths[-1]
+        widths, top = c.widths, c.widths[-1]
         self.conv_in = nn.Conv2d(c.z_channels, top, 3, padding=1)
-        self.mid = mid_blocks(c, top)
-        inputs = [*widths[1:], top]
+        self.mid = res_blocks(top, top, c.num_res_blocks, c.norm_groups)
         self.up = nn.ModuleList(  # up.0 is the finest level, as in the released names
-            Level(i, o, c.num_res_blocks, c.norm_groups, upsample=index > 0)
-            for index, (i, o) in enumerate(zip(inputs, widths, strict=True))
+            Level(wider, width, c.num_res_blocks, c.norm_groups, upsample=index > 0)
+            for index, (width, wider) in enumerate(pairwise([*widths, top]))
         )
         self.norm_out = nn.GroupNorm(c.norm_groups, widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], c.num_channels, 3, padding=1)
@@ -183,12 +180,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def revive(self, unused: Tensor, encoded: Tensor, generator: torch.Generator) -> None:
-        """Move codes that no image has used lately onto random encoder outputs.
-
-        Args:
-            unused: bool (K,), the codes to move.
-            encoded: (B, D, h, w) recent encoder outputs.
-        """
+        """Move the codes `unused`, bool (K,), onto random vectors of `encoded` (B, D, h, w)."""
         z = encoded.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, D)
         pick = torch.randint(len(z), (int(unused.sum()),), generator=generator)  # (U,)
         self.embedding.weight[unused] = z[pick.to(z.device)].to(self.embedding.weight)
@@ -215,15 +207,24 @@ class VQTokenizer(Pretrained):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Tokens int64 (B, N) of images (B, 3, H, W) in [0, 1]."""
-        self.check_images(images)
+        """Tokens int64 (B, N) of float images (B, 3, H, W) in [0, 1]."""
+        channels, side = self.config.num_channels, self.config.resolution
+        if images.shape[1:] != (channels, side, side) or not images.is_floating_point():
+            want = f"float images of shape (B, {channels}, {side}, {side})"
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise InputError(f"the tokenizer takes {want}, not {found}.")
         return self.quantize(self.encoder(images)).tokens
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Images float32 (B, 3, H, W) in [0, 1] of tokens int64 (B, N) in 0..K-1."""
-        self.check_tokens(tokens)
-        grid = self.config.grid
+        grid, n = self.config.grid, self.config.num_tokens
+        if tokens.ndim != 2 or tokens.shape[1] != n or tokens.dtype != torch.int64:
+            found = f"{tokens.dtype} {tuple(tokens.shape)}"
+            raise InputError(f"the tokenizer takes int64 tokens of shape (B, {n}), not {found}.")
+        if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.num_codes:
+            found = f"{tokens.min().item()}..{tokens.max().item()} (is a [MASK] left?)"
+            raise InputError(f"tokens must be in 0..{self.num_codes - 1}; found {found}.")
         states = self.quantize.embedding(tokens)  # (B, N, D)
         states = states.view(len(tokens), grid, grid, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
         most = max(1, self.LARGEST // (self.config.hidden_channels * self.config.resolution**2))
@@ -234,25 +235,6 @@ class VQTokenizer(Pretrained):
     def num_codes(self) -> int:
         """Size of the codebook, K."""
         return self.config.num_embeddings
-
-    def check_images(self, images: Tensor) -> None:
-        """InputError unless these are images (B, 3, H, W) as floats; see `encode`."""
-        side, channels = self.config.resolution, self.config.num_channels
-        if images.shape[1:] != (channels, side, side) or not images.is_floating_point():
-            wanted = f"of shape (B, {channels}, {side}, {side}) as floats in [0, 1]"
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise InputError(f"the tokenizer takes images {wanted}, not {found}.")
-
-    def check_tokens(self, tokens: Tensor) -> None:
-        """InputError unless these are tokens (B, N) in 0..K-1; see `decode`."""
-        n = self.config.num_tokens
-        if tokens.ndim != 2 or tokens.shape[1] != n or tokens.dtype != torch.int64:
-            found = f"{tokens.dtype} {tuple(tokens.shape)}"
-            raise InputError(f"the tokenizer takes int64 tokens of shape (B, {n}), not {found}.")
-        least, most = map(int, tokens.aminmax()) if tokens.numel() else (0, 0)
-        if not 0 <= least <= most < self.num_codes:
-            found = f"{least}..{most} (is a [MASK] left?)"
-            raise InputError(f"tokens must be in 0..{self.num_codes - 1}; found {found}.")
 
 
 def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:

@@ -146,10 +146,10 @@ def test_many_at_once_take_less_time_than_one_by_one():
 @pytest.mark.parametrize(
     "call, fragment",
     [
-        (lambda: sprites.render([0.5]), "one-dimensional tensor of whole numbers"),
-        (lambda: sprites.render([True]), "one-dimensional tensor of whole numbers"),
-        (lambda: sprites.render([[1, 2]]), "shape (1, 2)"),
-        (lambda: sprites.render(3), "shape ()"),
+        (lambda: sprites.render([0.5]), "must be whole numbers in one dimension"),
+        (lambda: sprites.render([True]), "must be whole numbers in one dimension"),
+        (lambda: sprites.render([[1, 2]]), "(1, 2)"),
+        (lambda: sprites.render(3), "torch.int64 ()"),
         (lambda: sprites.render("house"), "must be whole numbers"),
         (lambda: sprites.render([3, -1]), "start at 0, not at -1"),
         (lambda: sprites.render([0], seed=-1), "seed must be a whole number"),

@@ -162,7 +162,7 @@ def test_psnr_is_for_each_image_and_finite():
         (lambda t: t.decode(torch.full((1, 16), -1)), "found -1..-1 (is a [MASK] left?)"),
         (lambda t: TokenizerConfig(z_channels=8), "z_channels and quantized_embed_dim"),
         (lambda t: TokenizerConfig(resolution=100), "resolution 100 cannot be halved 4 times"),
-        (lambda t: TokenizerConfig(norm_groups=7), "must be multiples of norm_groups (7)"),
+        (lambda t: TokenizerConfig(norm_groups=7), "are not multiples of 7"),
         (lambda t: TokenizerConfig(norm_groups=0), "norm_groups cannot be 0"),
         (lambda t: TokenizerConfig(channel_mult=()), "channel_mult cannot be ()"),
         (lambda t: TokenizerConfig(num_embeddings=0), "num_embeddings cannot be 0"),

@@ -43,9 +43,8 @@ sys.exit(done)
 def requirements(root: Path) -> list[str]:
     """What pip needs to build and install the course of a folder."""
     data = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    project = data["project"]
-    extra = project["optional-dependencies"]["course"]
-    return [*data["build-system"]["requires"], *project["dependencies"], *extra]
+    project, build = data["project"], data["build-system"]["requires"]
+    return [*build, *project["dependencies"], *project["optional-dependencies"]["course"]]
 
 
 def bundle(out: str | Path) -> Path:

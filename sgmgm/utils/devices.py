@@ -43,9 +43,8 @@ def check_device(name: str | torch.device) -> torch.device:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says, in one of torch's many ways, that memory is used up."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
-    )
+    named = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+    return named or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def describe_device(device: torch.device) -> str:
@@ -69,17 +68,12 @@ def peak_memory(device: torch.device) -> int:
 
 @lru_cache  # so that it is said once
 def has_bf16(device: str) -> bool:
-    """Whether this kind of device, "cpu", "cuda" or "mps", multiplies in bfloat16 by itself.
-
-    Where it does not, torch does so in software, slower than in float32; float32 is used then.
-    """
+    """Whether this kind of device, "cpu", "cuda" or "mps", multiplies in bfloat16 by itself."""
     if device == "cpu":
         able = torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
-        if platform.machine() in ("x86_64", "AMD64"):
+        if able and platform.machine() in ("x86_64", "AMD64"):
             # AVX-512 without bfloat16 is "supported" too, but emulated: slower than float32
-            able = able and (
-                torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            )
+            able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:
         able = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if not able:

@@ -17,10 +17,7 @@ LOST = re.compile(r"gloo|connection|by peer|broken pipe|remote|time[sd]? ?out", 
 
 
 def launched() -> bool:
-    """Whether a launcher started this process together with others.
-
-    WORLD_SIZE alone may be left over from another program.
-    """
+    """Whether a launcher started this process with others; WORLD_SIZE alone may be a leftover."""
     size = os.environ.get("WORLD_SIZE", "")
     return size.isdigit() and int(size) > 1 and {"RANK", "MASTER_ADDR"} <= os.environ.keys()
 
@@ -57,10 +54,9 @@ def main_first() -> AbstractContextManager:
 
 def in_turn(x: Tensor) -> Tensor:
     """Equal parts (B, ...) of all processes as (P B, ...): row i came from process i mod P."""
-    size = rank_and_size()[1]
-    if size == 1:
+    if rank_and_size()[1] == 1:
         return x
-    parts = [torch.empty_like(x) for _ in range(size)]
+    parts = [torch.empty_like(x) for _ in range(rank_and_size()[1])]
     dist.all_gather(parts, x.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
 

@@ -28,10 +28,9 @@ class CheckpointError(SgmgmError):
 def listed(names: Iterable, most: int = 10) -> str:
     """Names for a sentence: "a, b, c", and of many the first ten and how many more there are."""
     names = [str(name) for name in names]
+    names = [name if len(name) <= 200 else f"{name[:200]}..." for name in names]
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return (
-        ", ".join(name if len(name) <= 200 else f"{name[:200]}..." for name in names[:most]) + more
-    )
+    return ", ".join(names[:most]) + more
 
 
 def reason(error: Exception, most: int = 500) -> str:
@@ -47,21 +46,14 @@ def check_choice(what: str, value: str, choices) -> str:
     return value
 
 
-def as_int(value) -> int | None:
-    """A whole number of Python, numpy or torch as an int; None for all else, bools included."""
-    if type(value) is int:
-        return value
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
-        return None
-    try:
-        return operator.index(value)
-    except (TypeError, ValueError, RuntimeError):  # torch's, for tensors of several numbers
-        return None
-
-
 def check_count(what: str, value: int, least: int = 1, most: int | None = None) -> int:
-    """`value` as an int if it is a whole number of at least `least`, else an InputError."""
-    number = as_int(value)
+    """A whole number of Python, numpy or torch as an int, if it is in range; else an InputError."""
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # torch's, for tensors of several numbers
+        number = None
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        number = None
     if number is None or number < least:
         raise InputError(f"{what} must be a whole number of at least {least}, not {value!r}.")
     if most is not None and number > most:

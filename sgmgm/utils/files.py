@@ -28,30 +28,25 @@ def canonical(dataset: str) -> str:
 def atomic_path(path: str | Path):
     """Yield a temporary path beside `path`; on success it replaces `path` in one step.
 
-    The content is flushed to disk before the rename, so that a crash leaves either the old
-    file or the new one. An unwritable place raises InputError.
+    A crash leaves either the old file or the new one. An unwritable place raises InputError.
     """
     path = Path(path)
     if not path.name or "\0" in path.name:
         raise InputError(f"cannot write {str(path)!r}: that is no file's name.")
-    partial = None
+    # The suffix stays last: writers such as numpy and Pillow read the format from it.
+    partial = path.with_name(f".{path.stem[:200]}.{os.getpid()}.partial{path.suffix}")
     try:
-        # The suffix stays last: writers such as numpy and Pillow read the format from it.
-        partial = path.with_name(f".{path.stem[:200]}.{os.getpid()}.partial{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; choose another "
-            "place or make room."
-        ) from error
+        why = f"{getattr(error, 'strerror', None) or error}; choose another place or make room"
+        raise InputError(f"cannot write {path}: {why}.") from error
     finally:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def clear_partials(folder: str | Path, of: Path | None = None) -> None:
@@ -76,10 +71,7 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def sole_writer(place: str | Path):
-    """A block for one process of this machine at a time; InputError while another is in it.
-
-    The lock is a temporary file, not one beside the result, and ends with its process.
-    """
+    """A block for one process of this machine at a time; InputError while another is in it."""
     place = Path(place).resolve()
     name = f"sgmgm-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
     lock, note = (Path(tempfile.gettempdir(), name + end) for end in (".lock", ".pid"))
@@ -89,9 +81,8 @@ def sole_writer(place: str | Path):
             yield
     except Timeout:
         holder = note.read_text() if note.is_file() else "another one"
-        raise InputError(
-            f"process {holder} is writing to {place}: wait for it or choose another place."
-        ) from None
+        what = f"process {holder} is writing to {place}"
+        raise InputError(f"{what}: wait for it or choose another place.") from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

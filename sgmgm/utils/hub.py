@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import re
 import warnings
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from safetensors.torch import load, save
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from .errors import CheckpointError, InputError, listed, reason
+from .errors import CheckpointError, InputError, is_finite, listed, reason
 from .files import read_json, write_bytes, write_json
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
@@ -31,9 +30,7 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     config_class: type
     config: Any
 
-    def save_pretrained(  # type: ignore[override]
-        self, folder: str | Path, dtype: torch.dtype | None = None, **_
-    ) -> None:
+    def save_pretrained(self, folder, dtype=None, **_) -> None:  # type: ignore[override]
         """Write `config.json` and `model.safetensors`; `dtype` narrows the floating weights."""
         weights = {}
         for name, value in self.state_dict().items():
@@ -44,17 +41,19 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub):  # type: ignore[override]
-        """The model kept in a folder, or in the hub's repository "owner/name", ready to use.
-
-        Raises:
-            CheckpointError: a file is absent or damaged, or the weights do not fit the sizes.
-        """
+        """The model kept in a folder or in the hub's repository "owner/name"; CheckpointError if a
+        file is absent or damaged, or the weights do not fit the sizes."""
         folder = Path(source)
         if not folder.is_dir():
             owner = folder.parent  # that is here: a mistyped folder, no one's repository
             if isinstance(source, Path) or owner.is_dir() or not REPOSITORY.fullmatch(source):
                 raise CheckpointError(f"there is no folder {source}: train its model first.")
-            folder = download(source, **hub)
+            wanted = ["*.json", "*.safetensors"]
+            try:
+                folder = Path(snapshot_download(source, allow_patterns=wanted, **hub))
+            except Exception as error:  # network, name and cache errors of many kinds
+                what = f"neither a folder here nor a hub repository within reach ({reason(error)})"
+                raise CheckpointError(f"{source} is {what}.") from None
         return load_weights(cls(cls.read_config(folder)), folder / "model.safetensors")
 
     @classmethod
@@ -73,17 +72,16 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
             raise CheckpointError(f"{path} holds impossible sizes: {reason(error)}.") from None
         unfit = sorted(k for k in declared | stored if declared.get(k) != stored.get(k))
         if unfit:
-            raise CheckpointError(
-                f"model.safetensors in {folder} does not fit its config.json: {listed(unfit)}."
-            )
+            what = f"model.safetensors in {folder} does not fit its config.json"
+            raise CheckpointError(f"{what}: {listed(unfit)}.")
         return config
 
 
 def from_fields(kind: type, data, path: Path) -> Any:
     """A dataclass from what a file says: the one reader of configurations.
 
-    A missing field takes its default. An unknown one, of a later version, is left out with a
-    warning. ValueError if nothing fits.
+    A missing field takes its default, an unknown one is left out with a warning. ValueError if
+    nothing fits.
     """
     names = {field.name for field in fields(kind)}
     if not isinstance(data, dict) or (data and not names & data.keys()):
@@ -97,17 +95,15 @@ def check_sizes(config) -> None:
     """InputError unless every field of a configuration has its type, and every size is >= 1."""
     for field in fields(config):
         value = getattr(config, field.name)
-        whole = [value]
         if field.type is float:
-            good = isinstance(value, int | float) and not isinstance(value, bool)
-            good, whole = good and math.isfinite(value), []
+            good = type(value) is not bool and is_finite(value)
         elif field.type is bool:
-            good, whole = isinstance(value, bool), []
-        elif field.type is not int:  # tuple[int, ...]
-            good, whole = isinstance(value, tuple) and len(value) > 0, value
-        else:
-            good = True
-        if not good or any(type(v) is not int or v < 1 for v in whole):
+            good = isinstance(value, bool)
+        else:  # int or tuple[int, ...]
+            many = isinstance(value, tuple) and field.type is not int
+            whole = value if many else [value] * (field.type is int)
+            good = bool(whole) and all(type(v) is int and v >= 1 for v in whole)
+        if not good:
             raise InputError(f"{field.name} cannot be {value!r}.")
 
 
@@ -127,19 +123,6 @@ def at_most(count: int):
         hook.remove()
 
 
-def download(source: str | Path, **hub) -> Path:
-    """A hub repository's files in the local cache."""
-    try:
-        return Path(
-            snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors"], **hub)
-        )
-    except Exception as error:  # network, name and cache errors of many kinds
-        raise CheckpointError(
-            f"{source} is neither a folder here nor a hub repository within reach "
-            f"({reason(error)})."
-        ) from None
-
-
 @contextmanager
 def sound(path: Path):
     """CheckpointError if the file is missing, or turns out to be damaged inside."""
@@ -152,9 +135,8 @@ def sound(path: Path):
             raise SafetensorError(f"its header of {header:,} bytes is no model's")
         yield
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is damaged: {reason(error)}; get or train it again."
-        ) from None
+        why = reason(error)
+        raise CheckpointError(f"{path} is damaged: {why}; get or train it again.") from None
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -204,10 +186,7 @@ def _one_bit_off(name: str, other: str) -> bool:
 
 
 def fingerprint(*things) -> str:
-    """A digest, 16 hexadecimal digits, of tensors, bytes and plain data: for all new comparisons.
-
-    `digest`, `weights_digest` and others stand in files that were written before, and stay.
-    """
+    """A digest, 16 hexadecimal digits, of tensors, bytes and plain data: for new comparisons."""
     sha = hashlib.sha256()
     for thing in things:
         if isinstance(thing, torch.Tensor):
@@ -262,7 +241,5 @@ def check_manifest(folder: Path) -> None:
     """CheckpointError if a file that the folder's manifest names is missing or was changed."""
     for name, expected in read_manifest(folder).items() if is_packed(folder) else ():
         if not (folder / name).is_file() or digest(folder / name) != expected:
-            raise CheckpointError(
-                f"{folder / name} is missing or was changed (SHA-256 differs from manifest.json): "
-                "get it again."
-            )
+            what = "is missing or was changed (SHA-256 differs from manifest.json)"
+            raise CheckpointError(f"{folder / name} {what}: get it again.")

@@ -13,30 +13,22 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .errors import DataError, InputError, check_count, listed
+from .errors import DataError, InputError, listed
 from .files import atomic_path
 
-UNREADABLE = (  # what numpy and zipfile raise at damaged files
-    *(OSError, EOFError, ValueError, RuntimeError, MemoryError, SyntaxError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, SyntaxError,
+              tokenize.TokenError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 def _is_images(array) -> bool:
-    return (
-        isinstance(array, np.ndarray)
-        and array.dtype == np.uint8
-        and array.ndim == 4
-        and array.shape[-1] == 3
-        and array.size > 0
-    )
+    good = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.size > 0
+    return good and array.ndim == 4 and array.shape[-1] == 3
 
 
 def save_samples(path: str | Path, images: np.ndarray, labels: np.ndarray) -> None:
     """Write images uint8 (N, H, W, 3) and labels int (N,) as ADM's `.npz`, atomically.
 
-    `arr_0` holds the images, `arr_1` the labels as int64, uncompressed (Dhariwal & Nichol 2021,
-    guided-diffusion/evaluations). InputError on other shapes or types, or an unwritable place.
+    `arr_0` holds the images, `arr_1` the labels as int64, uncompressed (Dhariwal & Nichol 2021).
     """
     labels = np.asarray(labels)
     if not _is_images(images):
@@ -47,14 +39,11 @@ def save_samples(path: str | Path, images: np.ndarray, labels: np.ndarray) -> No
         np.savez(file, images, labels.astype(np.int64))
 
 
-def load_samples(
-    path: str | Path, resolution: int | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
+def load_samples(path, resolution: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Images uint8 (N, H, W, 3) and labels int64 (N,), or None, of an ADM `.npz`.
 
-    Labels may be whole numbers, one-hot rows or absent. Nothing is ever unpickled, and the
-    images are read once, straight into the array that is returned. DataError if the file is
-    absent, damaged or holds something else, or if the images are not `resolution` wide and high.
+    Labels may be whole numbers, one-hot rows or absent. DataError if the file is absent, damaged or
+    holds something else, or if the images are not `resolution` wide and high.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,8 +54,7 @@ def load_samples(
             raise ValueError
         with archive:
             keys = archive.files
-            entries = archive.zip.infolist() if archive.zip else []
-            unpacked = sum(entry.file_size for entry in entries)
+            unpacked = sum(entry.file_size for entry in archive.zip.infolist())
             if unpacked > 2**30 + 100 * path.stat().st_size:  # images hardly compress
                 raise ValueError
             images = archive["arr_0"] if "arr_0" in keys else None
@@ -79,15 +67,11 @@ def load_samples(
         held = listed(keys) or "nothing"
         raise DataError(f"{path} holds {held} and no arr_0: save the images under that name.")
     if not _is_images(images):
-        raise DataError(
-            f"{path} holds {images.dtype} {images.shape} in arr_0: save images as a non-empty "
-            "uint8 array (N, H, W, 3)."
-        )
+        held = f"{images.dtype} {images.shape} in arr_0"
+        raise DataError(f"{path} holds {held}: save images as non-empty uint8 (N, H, W, 3).")
     if resolution is not None and images.shape[1:3] != (resolution, resolution):
-        raise DataError(
-            f"{path} holds images of {images.shape[1]} x {images.shape[2]} pixels where "
-            f"{resolution} x {resolution} are needed: sample at that size."
-        )
+        held, size = "{1} x {2} pixels".format(*images.shape), f"{resolution} x {resolution}"
+        raise DataError(f"{path} holds {held} where {size} are needed: sample at that size.")
     return images, None if labels is None else _class_numbers(path, labels, len(images))
 
 
@@ -99,17 +83,12 @@ def _class_numbers(path: Path, labels: np.ndarray, count: int) -> np.ndarray:
             return labels.argmax(1)
     elif labels.dtype.kind in "iu" and labels.shape == (count,) and (labels >= 0).all():
         return labels.astype(np.int64)
-    raise DataError(
-        f"{path} holds {labels.dtype} {labels.shape} in arr_1: save {count} class numbers "
-        "(whole, from 0), or leave arr_1 out."
-    )
+    held, wanted = f"{labels.dtype} {labels.shape} in arr_1", f"{count} class numbers from 0"
+    raise DataError(f"{path} holds {held}: save {wanted}, or leave arr_1 out.")
 
 
 def sample_batches(images: np.ndarray, batch_size: int = 64) -> Iterator[Tensor]:
     """Images uint8 (N, H, W, 3) as batches float32 (B, 3, H, W) in [0, 1], for `extract`."""
-    check_count("batch_size", batch_size)
-    if not _is_images(images):
-        raise InputError("images must be a non-empty uint8 array (N, H, W, 3).")
     for start in range(0, len(images), batch_size):
         yield to_float(images[start : start + batch_size])
 

@@ -65,8 +65,6 @@ BAD_INPUT = {
         lambda: save_samples("/proc/no/s.npz", pictures(), np.zeros(6, int)),
         "cannot write",
     ),
-    "batches shape": (lambda: next(sample_batches(pictures()[0])), "(N, H, W, 3)"),
-    "batches size": (lambda: next(sample_batches(pictures(), 0)), "batch_size"),
 }
 
 
