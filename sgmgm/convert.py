@@ -220,8 +220,6 @@ def _build(kinds: tuple, sizes: dict, tensors: dict, path: str | Path) -> list:
     return models
 
 
-# ------------------------------------------------------------------------ MaskGIT's flax files
-
 FLAX_LAYERS = {  # replaced in this order
     "Embed_0.": "embed.", "TransformerLayer_": "transformer_layers.",
     "Attention_0.self_attention.": "attention.",

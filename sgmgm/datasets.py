@@ -67,7 +67,8 @@ def load(
     images; the other sets have 32 x 32 pixels. InputError for a wrong argument, DataError for data
     that are absent or damaged.
     """
-    own = isinstance(name, str) and name.startswith("folder:")
+    check_name(name)
+    own = name.startswith("folder:")
     check_choice("split", split, (*SPLITS, "all") if own else SPLITS)
     check_count("resolution", resolution)
     if count is not None:
@@ -76,7 +77,6 @@ def load(
         found = folders.load(name, split, resolution)
         whole = ImageSet(canonical(name), split, *found, flip=False)
         return whole if count is None else whole.subset(min(count, len(whole)))
-    check_name(name)
     if resolution != RESOLUTION:
         fixed = f"{name} has {RESOLUTION} x {RESOLUTION} pixels"
         raise InputError(f"{fixed}; only folder:PATH takes another resolution.")

@@ -1,7 +1,6 @@
 """Preflight: is this machine ready for the course, and how long will it take?
 
-At its top this module imports the standard library alone, because it also reports a broken
-installation.
+Its top imports the standard library alone, because it also reports a broken installation.
 """
 
 import importlib.metadata as metadata
@@ -27,8 +26,7 @@ class Finding(NamedTuple):
     remedy: str
 
 
-# Each check returns its state and what it found. `folder` is where the lessons live, `device`
-# the one asked for, or None.
+# Each check returns its state and what it found, given the lessons' folder and the wanted device.
 
 
 def check_python(folder: Path, device: str | None) -> tuple[str, str]:

@@ -20,8 +20,6 @@ from .utils.errors import CheckpointError, InputError, listed
 from .utils.files import read_json, write_json
 from .utils.hub import Pretrained, read_tensors, save_tensors
 
-# ------------------------------------------------------------------------------------ on the grid
-
 
 def gaussian_kernel(sigma: float) -> Tensor:
     """Weights (k,) of a Gaussian of `sigma` grid cells, cut at 3 sigma, with sum 1."""
@@ -62,9 +60,6 @@ def blur_embeddings(model, canvas: Tensor, labels: Tensor, sigma: float = 1.0) -
     tokens = torch.cat((tokens[:, :1], blur(tokens[:, 1:], sigma)), 1)  # (B, N + 1, D)
     hidden = model.encode(tokens)  # (B, N + 1, D)
     return Prediction(model.logits(hidden), hidden)
-
-
-# ------------------------------------------------------------------------------------ in meaning
 
 
 @dataclass

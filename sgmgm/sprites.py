@@ -32,7 +32,6 @@ def render(indices, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
     indices: whole numbers >= 0, as an int64 tensor (B,), a range or a list.
     Returns images float32 (B, 3, 32, 32) in [0, 1] and labels int64 (B,), label = index % 10.
-    InputError for indices of another kind and for a seed that is not a whole number.
     """
     indices = _check_indices(indices)
     seed = check_count("seed", seed, least=0, most=2**63 - 1)
@@ -49,11 +48,10 @@ def render(indices, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def accents(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read the accent hue of the top half and of the bottom half, whatever the class.
+    """The accent hues of the top and of the bottom half of images, float (B, 3, 32, 32) in [0, 1].
 
-    images: floating point (B, 3, 32, 32) in [0, 1].
-    Returns top and bottom, int64 (B,) in 0..5, or -1 where fewer than 8 pixels are saturated or
-    fewer than 75 % of those agree on a hue. Raises InputError for another shape or dtype.
+    Both are int64 (B,) in 0..5, or -1 where fewer than 8 pixels are saturated or fewer than 75 % of
+    those agree on a hue. InputError for another shape or dtype.
     """
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__

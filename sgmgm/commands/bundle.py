@@ -48,10 +48,9 @@ def requirements(root: Path) -> list[str]:
 
 
 def bundle(out: str | Path) -> Path:
-    """Collect everything in the folder `out`; whoever gets it runs `install.py` in there.
+    """Collect everything, for this system and Python, in a new folder `out` with an `install.py`.
 
-    It is for this machine's system and Python version. InputError if `out` exists, or if a package
-    is not available.
+    InputError if `out` exists or a package is not available.
     """
     out = Path(out)
     if out.exists():

@@ -23,10 +23,7 @@ def default_device() -> str:
 
 
 def check_device(name: str | torch.device) -> torch.device:
-    """The device of this name, ready to be used; InputError unless torch can compute on it.
-
-    A GPU of a number becomes the current one: graphs, streams and launchers ask for that.
-    """
+    """The device of this name; InputError unless torch can compute on it."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -35,7 +32,7 @@ def check_device(name: str | torch.device) -> torch.device:
             raise
         raise InputError(f"no device {str(name)!r} here: try {default_device()!r}.") from None
     if device.type == "cuda":
-        if device.index is not None:
+        if device.index is not None:  # graphs, streams and launchers need the current one
             torch.cuda.set_device(device)
         torch.backends.cudnn.allow_tf32 = False  # what is called float32 has its 24 bits
     return device

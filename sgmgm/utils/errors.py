@@ -1,7 +1,6 @@
 """What can go wrong at a user's hands: one clear sentence each.
 
-Every error that bad input, a missing file or a damaged file can cause derives from
-`SgmgmError`. The command line prints its sentence and ends with exit code 2.
+All derive from `SgmgmError`. The command line prints the sentence and ends with exit code 2.
 """
 
 import math

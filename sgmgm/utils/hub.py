@@ -59,9 +59,10 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
     @classmethod
     def read_config(cls, folder: str | Path):
         """The sizes in a folder's `config.json`, as `config_class`."""
-        path = Path(folder) / "config.json"
+        path, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
         data = read_json(path)
-        stored = _shapes(path.with_name("model.safetensors"))
+        with sound(weights), safe_open(weights, "pt") as file:
+            stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
         try:
             config = from_fields(cls.config_class, data, path)
             check_sizes(config)
@@ -137,11 +138,6 @@ def sound(path: Path):
     except (OSError, SafetensorError) as error:
         why = reason(error)
         raise CheckpointError(f"{path} is damaged: {why}; get or train it again.") from None
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    with sound(path), safe_open(path, "pt") as file:
-        return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
