@@ -78,7 +78,7 @@ def load(
         whole = ImageSet(canonical(name), split, *found, flip=False)
         return whole if count is None else whole.subset(min(count, len(whole)))
     if resolution != RESOLUTION:
-        fixed = f"{name} has {RESOLUTION} x {RESOLUTION} pixels"
+        fixed = f"{name} has {RESOLUTION} x {RESOLUTION} pixels, not {resolution} x {resolution}"
         raise InputError(f"{fixed}; only folder:PATH takes another resolution.")
     whole = DATASETS[name](split, count)
     return whole if count is None else whole.subset(count)
