@@ -68,7 +68,7 @@ def load_samples(path, resolution: int | None = None) -> tuple[np.ndarray, np.nd
         raise DataError(f"{path} holds {held} and no arr_0: save the images under that name.")
     if not _is_images(images):
         held = f"{images.dtype} {images.shape} in arr_0"
-        raise DataError(f"{path} holds {held}: save images as non-empty uint8 (N, H, W, 3).")
+        raise DataError(f"{path} holds {held}: save a non-empty uint8 array (N, H, W, 3).")
     if resolution is not None and images.shape[1:3] != (resolution, resolution):
         held, size = "{1} x {2} pixels".format(*images.shape), f"{resolution} x {resolution}"
         raise DataError(f"{path} holds {held} where {size} are needed: sample at that size.")
