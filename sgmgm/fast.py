@@ -87,9 +87,8 @@ class FastLayer(nn.Module):
         weight = torch.cat((a.query.weight * scale, a.key.weight, a.value.weight))
         bias = torch.cat((a.query.bias * scale, a.key.bias, a.value.bias))
         self.qkv = FusedLinear(weight, bias, dtype)
-        self.q, self.kv = (
-            FusedLinear(weight[p], bias[p], dtype) for p in (slice(d), slice(d, None))
-        )
+        self.q = FusedLinear(weight[:d], bias[:d], dtype)
+        self.kv = FusedLinear(weight[d:], bias[d:], dtype)
         self.out = FusedLinear(a.out.weight, a.out.bias, dtype)
         self.up = FusedLinear(f.intermediate_output.weight, f.intermediate_output.bias, dtype)
         self.down = FusedLinear(f.layer_output.weight, f.layer_output.bias, dtype)
@@ -99,9 +98,7 @@ class FastLayer(nn.Module):
         """(B, L, D) -> (B, heads, L, d), d = D / heads"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def forward(
-        self, x: Tensor, top_down: Tensor | None = None, at: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, top_down: Tensor | None = None, at=None) -> Tensor:
         """The output at positions `at` (B, M), or all; `top_down` (B, L, D) adds to the values.
 
         x is (B, L, D), or (1, L, D) if it is the same for all images.
@@ -112,21 +109,18 @@ class FastLayer(nn.Module):
             some = gather_positions(x, at)  # (B, M, D)
             q, (k, v) = self.q(some), self.kv(x).chunk(2, -1)  # (B, M, D); (B, L, D) each
         v = v if top_down is None else v + top_down
-        y = attend(self.split(q), self.split(k), self.split(v))  # (B, heads, M or L, d)
+        q, k, v = self.split(q), self.split(k), self.split(v)  # (B, heads, M or L, d) each
+        if v.is_cuda:
+            q, k = (x.expand(len(v), -1, -1, -1) for x in (q, k))
+            y = F.scaled_dot_product_attention(q, k, v, scale=1.0)  # q is scaled already
+        else:
+            y = (q @ k.transpose(-1, -2)).softmax(-1) @ v  # (B, heads, M or L, d)
         return self.finish(y, some)
 
     def finish(self, y: Tensor, x: Tensor) -> Tensor:
         """Attention's y (B, heads, M, d) and the layer's input x (B or 1, M, D) -> output."""
         x = self.norms[0](self.out(y.transpose(1, 2).flatten(2), plus=x))  # (B, M, D)
         return self.norms[1](self.down(self.up(x, gelu=True), plus=x))  # (B, M, D)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T) v for (B, heads, L, d); q is scaled already."""
-    if v.is_cuda:
-        q, k = (x.expand(len(v), -1, -1, -1) for x in (q, k))
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-    return (q @ k.transpose(-1, -2)).softmax(-1) @ v  # (B, heads, L, d)
 
 
 class FastTransformer:
@@ -159,7 +153,9 @@ class FastTransformer:
         """The prediction for canvas (B, N) and labels (B,), at the positions `at`."""
         at = self.positions(len(canvas))  # (B, M)
         x = self.first_input(canvas, labels)  # (B, N + 1, D)
-        hidden = self.run_layers(x, None if self.all_hidden else at)  # (B, N + 1 or M, D)
+        for layer in self.layers[:-1]:
+            x = layer(x)  # (B, N + 1, D)
+        hidden = self.layers[-1](x, at=None if self.all_hidden else at)  # (B, N + 1 or M, D)
         chosen = gather_positions(hidden, at) if self.all_hidden else hidden  # (B, M, D)
         return Prediction(self.predict(chosen), hidden)
 
@@ -176,12 +172,6 @@ class FastTransformer:
         ids = torch.cat((classes, canvas), 1)  # (B, N + 1)
         return self.embeddings(self.embeddings.word_embeddings(ids))
 
-    def run_layers(self, x: Tensor, at: Tensor | None = None) -> Tensor:
-        """Last hidden states (B, M, D) at `at` (B, M), or (B, N + 1, D)."""
-        for layer in self.layers[:-1]:
-            x = layer(x)
-        return self.layers[-1](x, at=at)  # (B, M, D)
-
     def predict(self, hidden: Tensor) -> Tensor:
         """Hidden states (B, M, D) -> logits float32 (B, M, K), or features (B, M, D)."""
         features = self.norm(self.dense(hidden, gelu=True))  # (B, M, D)
@@ -195,9 +185,7 @@ class FastTransformer:
 class FastLora(FastTransformer):
     """A `LoraSmoother`: its adapter merged into a copy of the weights."""
 
-    def inputs(self, model, canvas: Tensor, labels: Tensor, hidden=None) -> tuple:
-        """What `__call__` takes."""
-        return canvas, labels
+    inputs = LoraSmoother.inputs
 
 
 class FastToast:
@@ -223,17 +211,11 @@ class FastToast:
             weights = first.split(q) @ first.split(k).transpose(-1, -2)  # (1, heads, L, L)
             self.weights = weights.softmax(-1)
 
-    def inputs(self, model, canvas: Tensor, labels: Tensor, hidden: Tensor) -> tuple:
-        """What `__call__` takes."""
-        return hidden, labels
+    inputs = ToastSmoother.inputs
 
-    def __call__(self, hidden: Tensor, labels: Tensor) -> Prediction:
+    def __call__(self, model, hidden: Tensor, labels: Tensor) -> Prediction:
         """Pass 2 from pass 1's hidden states (B, N + 1, D), at the net's positions."""
-        states = self.run_layers(hidden, labels, self.net.positions(len(labels)))  # (B, M, D)
-        return Prediction(self.net.predict(states), states)
-
-    def run_layers(self, hidden: Tensor, labels: Tensor, at: Tensor) -> Tensor:
-        """Pass 2's last hidden states (B, M, D) at `at` (B, M)."""
+        at = self.net.positions(len(labels))  # (B, M)
         anchor = self.smoother.cls_anchor_gen(labels)  # (B, 1, D)
         similarity = F.cosine_similarity(hidden.float(), anchor.float(), dim=-1)  # (B, N + 1)
         selected = hidden * similarity.clamp(0, 1)[..., None].to(hidden.dtype)  # (B, N + 1, D)
@@ -244,11 +226,10 @@ class FastToast:
         else:
             first, v = layers.pop(0), self.values + top_downs.pop(0)  # (B, N + 1, D)
             x = first.finish(self.weights @ first.split(v), self.blank)  # (B, N + 1, D)
-        if not layers:
-            return gather_positions(x, at)
         for layer, top_down in zip(layers[:-1], top_downs, strict=False):
             x = layer(x, top_down)
-        return layers[-1](x, top_downs[-1], at)
+        x = layers[-1](x, top_downs[-1], at) if layers else gather_positions(x, at)  # (B, M, D)
+        return Prediction(self.net.predict(x), x)
 
 
 def exact(weight: Tensor) -> Tensor:
@@ -373,21 +354,14 @@ class FastGuidance:
 
 @torch.no_grad()
 def decode(
-    guided: FastGuidance,
-    labels: Tensor,
-    canvas: Tensor,
-    steps: int = 18,
-    schedule: str = "cosine",
-    temperature: float = 6.0,
-    anneal: str = "linear",
-    order: str = "confidence",
-    generators: Sequence[torch.Generator] | None = None,
+    guided: FastGuidance, labels: Tensor, canvas: Tensor,
+    steps: int = 18, schedule: str = "cosine", temperature: float = 6.0, anneal: str = "linear",
+    order: str = "confidence", generators: Sequence[torch.Generator] | None = None,
     remask_known: bool = False,
-) -> Trajectory:
+) -> Trajectory:  # fmt: skip
     """`sampling.decode`, with the same arguments but for the first, and the same result."""
-    taus, keys, counts = prepare(
-        labels, canvas, steps, schedule, temperature, anneal, order, generators
-    )
+    rest = steps, schedule, temperature, anneal, order, generators
+    taus, keys, counts = prepare(labels, canvas, *rest)
     to_fill = (canvas >= guided.codes).sum(1)  # (B,)
     widths = torch.cat((to_fill.max()[None], counts[:-1, to_fill].amax(1))).clamp_min(1)  # (T,)
     settings = tuple(widths.tolist()), tuple(taus), order, remask_known
@@ -397,9 +371,7 @@ def decode(
     return check_finite(*run(guided, *inputs, *settings))
 
 
-def run(
-    guided, labels, first, keys, counts, widths, taus, order, remask_known
-) -> tuple[Trajectory, Tensor]:
+def run(guided, labels, first, keys, counts, widths, *rest) -> tuple[Trajectory, Tensor]:
     """`sampling.fill`, asking for the masked positions only: `widths` many at each step."""
 
     def propose(canvas: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -410,4 +382,4 @@ def run(
         some = torch.zeros(canvas.shape, device=canvas.device)
         return masked, canvas.scatter(1, at, tokens), some.scatter(1, at, log_p)
 
-    return fill(propose, first, keys, counts, taus, order, remask_known)
+    return fill(propose, first, keys, counts, *rest)

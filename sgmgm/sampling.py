@@ -34,17 +34,11 @@ class Trajectory(NamedTuple):
 
 @torch.no_grad()
 def decode(
-    guided_logits: Callable[[Tensor, Tensor], Tensor],
-    labels: Tensor,
-    canvas: Tensor,
-    steps: int = 18,
-    schedule: str = "cosine",
-    temperature: float = 6.0,
-    anneal: str = "linear",
-    order: str = "confidence",
-    generators: Sequence[torch.Generator] | None = None,
+    guided_logits: Callable[[Tensor, Tensor], Tensor], labels: Tensor, canvas: Tensor,
+    steps: int = 18, schedule: str = "cosine", temperature: float = 6.0, anneal: str = "linear",
+    order: str = "confidence", generators: Sequence[torch.Generator] | None = None,
     remask_known: bool = False,
-) -> Trajectory:
+) -> Trajectory:  # fmt: skip
     """Fill the masked positions of a canvas in `steps` steps.
 
     Each step predicts, samples a token for every masked position from the guided distribution,
@@ -75,12 +69,14 @@ def decode(
         InputError: an unknown name, a number out of range, shapes that do not fit, or logits
             that are not finite (with the step).
     """
-    taus, keys, counts = prepare(
-        labels, canvas, steps, schedule, temperature, anneal, order, generators
-    )
+    rest = steps, schedule, temperature, anneal, order, generators
+    taus, keys, counts = prepare(labels, canvas, *rest)
 
     def propose(canvas: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        logits = check_logits(guided_logits(canvas, labels), canvas).float()  # (B, N, K)
+        logits = guided_logits(canvas, labels).float()  # (B, N, K)
+        if logits.ndim != 3 or logits.shape[:2] != canvas.shape:
+            shape, found = tuple(canvas.shape), tuple(logits.shape)
+            raise InputError(f"the logits must be (B, N, K) with (B, N) = {shape}, not {found}.")
         tokens, log_p = sample_tokens(logits, keys[step, 0])  # (B, N) each
         return canvas >= logits.shape[-1], tokens, log_p  # (B, N) each
 
@@ -89,13 +85,9 @@ def decode(
 
 def fill(
     propose: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]],
-    first: Tensor,
-    keys: Tensor,
-    counts: Tensor,
-    taus: list[float],
-    order: str,
-    remask_known: bool,
-) -> tuple[Trajectory, Tensor]:
+    first: Tensor, keys: Tensor, counts: Tensor,
+    taus: Sequence[float], order: str, remask_known: bool,
+) -> tuple[Trajectory, Tensor]:  # fmt: skip
     """The loop of `decode` (and of `fast.decode`); it looks at no value, so a GPU never waits.
 
     Args:
@@ -117,9 +109,14 @@ def fill(
         sampled = torch.where(masked, tokens, canvas)  # (B, N)
         log_probs = torch.where(masked, log_p, log_probs)  # (B, N)
         num_masked = counts[step][to_fill.sum(1)]  # (B,)
-        score, kept = rank(  # (B, N) each
-            log_probs, keys[step, 1], masked, to_fill, num_masked, tau, order, remask_known
-        )
+        gumbel = -exponential(keys[step, 1], 1)[..., 0].log()  # (B, N)
+        score = ORDERS[order](log_probs, tau, gumbel)  # (B, N); MaskGIT's: log p + tau_k Gumbel
+        if order != "remask":
+            known = 88.7 + tau * gumbel if remask_known else math.inf  # (B, N), or one number
+            score = torch.where(masked, score, known)  # (B, N)
+        score = torch.where(to_fill, score, math.inf)  # (B, N); what was given is always kept
+        place = score.argsort(dim=1, stable=True).argsort(1)  # (B, N), 0 is the least confident
+        kept = place >= num_masked[:, None]  # (B, N)
         trace.append((canvas, sampled, score, kept))
         # what is not kept is masked again: there the first canvas holds [MASK]
         canvas = torch.where(kept, sampled, first)  # (B, N)
@@ -143,37 +140,6 @@ def sample_tokens(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(tokens).view(keys.shape), torch.cat(log_p).view(keys.shape)
 
 
-def rank(
-    log_probs: Tensor,
-    keys: Tensor,
-    masked: Tensor,
-    to_fill: Tensor,
-    num_masked: Tensor,
-    tau: float,
-    order: str,
-    remask_known: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Score the sampled tokens and say which are kept: float32 (B, N) and bool (B, N).
-
-    MaskGIT's score is log p + tau_k Gumbel; all but the `num_masked` lowest are kept.
-
-    Args:
-        log_probs: float32 (B, N), the log-probabilities that the tokens were sampled with.
-        keys: int32 (B, N), for the noise.
-        masked, to_fill: bool (B, N), what is masked now, and what was at the start.
-        num_masked: int64 (B,), how many positions of each image stay masked.
-        tau, order, remask_known: see `decode`.
-    """
-    gumbel = -exponential(keys, 1)[..., 0].log()  # (B, N)
-    score = ORDERS[order](log_probs, tau, gumbel)  # (B, N)
-    if order != "remask":
-        known = 88.7 + tau * gumbel if remask_known else math.inf  # (B, N), or one number
-        score = torch.where(masked, score, known)  # (B, N)
-    score = torch.where(to_fill, score, math.inf)  # (B, N); what was given is always kept
-    place = score.argsort(dim=1, stable=True).argsort(1)  # (B, N), 0 is the least confident
-    return score, place >= num_masked[:, None]  # (B, N) each
-
-
 # Orders that rank by confidence, and so depend on the temperature.
 TEMPERED = ("confidence", "remask")
 # An order scores the sampled tokens (B, N); the best are kept. `gumbel` (B, N) is new each step.
@@ -181,7 +147,7 @@ ORDERS = {
     "confidence": lambda log_p, tau, gumbel: log_p + tau * gumbel,
     "random": lambda log_p, tau, gumbel: gumbel,
     "remask": lambda log_p, tau, gumbel: log_p + tau * gumbel,
-    "halton": lambda log_p, tau, gumbel: -_halton(log_p.shape[1], log_p.device).expand_as(log_p),
+    "halton": lambda p, *_: -halton_ranks(p.shape[1], p.device).float().expand_as(p),
 }
 
 
@@ -220,21 +186,10 @@ def mask_counts(n: int, steps: int, schedule: str) -> Tensor:
 
 
 def prepare(
-    labels: Tensor,
-    canvas: Tensor,
-    steps: int,
-    schedule: str,
-    temperature: float,
-    anneal: str,
-    order: str,
-    generators: Sequence[torch.Generator] | None,
-) -> tuple[list[float], Tensor, Tensor]:
-    """Check what `decode` was given.
-
-    Returns:
-        The T temperatures, the noise keys int32 (T, 2, B, N) of `noise_keys`, and the table
-        (T, N + 1) of `mask_counts`.
-    """
+    labels: Tensor, canvas: Tensor, steps: int, schedule: str, temperature: float, anneal: str,
+    order: str, generators: Sequence[torch.Generator] | None,
+) -> tuple[list[float], Tensor, Tensor]:  # fmt: skip
+    """Check what `decode` was given: its `temperatures` (T), `noise_keys` and `mask_counts`."""
     check_choice("order", order, ORDERS)
     taus = temperatures(temperature, steps, anneal)
     if canvas.ndim != 2 or labels.shape != canvas.shape[:1]:
@@ -248,14 +203,6 @@ def prepare(
         raise InputError(f"{batch} images need {batch} generators, not {len(generators)}.")
     counts = mask_counts(n, steps, schedule)
     return taus, noise_keys(generators, steps, n).to(canvas.device), counts.to(canvas.device)
-
-
-def check_logits(logits: Tensor, canvas: Tensor) -> Tensor:
-    """Logits (B, N, K), if they fit the canvas (B, N); else an InputError."""
-    if logits.ndim != 3 or logits.shape[:2] != canvas.shape:
-        shape, found = tuple(canvas.shape), tuple(logits.shape)
-        raise InputError(f"the logits must be (B, N, K) with (B, N) = {shape}, not {found}.")
-    return logits
 
 
 def check_finite(trajectory: Trajectory, finite: Tensor) -> Trajectory:
@@ -315,7 +262,8 @@ def exponential(keys: Tensor, codes: int) -> Tensor:
     return uniform.log_().neg_()
 
 
-def halton_ranks(n: int) -> Tensor:
+@lru_cache  # a copy to the device is no part of a step
+def halton_ranks(n: int, device: torch.device | None = None) -> Tensor:
     """Rank of each of n = h x h positions in the Halton order, int64 (n,); 0 goes first.
 
     The 2-D low-discrepancy sequence of bases 2 and 3 spreads every step's tokens over the grid
@@ -330,12 +278,7 @@ def halton_ranks(n: int) -> Tensor:
         index += 1
         row, column = (int(_radical_inverse(index, base) * side) for base in (2, 3))
         ranks.setdefault(row * side + column, len(ranks))
-    return torch.tensor([ranks[position] for position in range(n)])
-
-
-@lru_cache  # a copy to the device is no part of a step
-def _halton(n: int, device: torch.device) -> Tensor:
-    return halton_ranks(n).float().to(device)
+    return torch.tensor([ranks[position] for position in range(n)], device=device)
 
 
 def _radical_inverse(index: int, base: int) -> float:
