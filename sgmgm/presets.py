@@ -7,6 +7,7 @@ in an hour for the simplest data, `gpu` is for a GPU.
 from dataclasses import dataclass, replace
 
 from .classifier import ClassifierConfig
+from .extractor import SecondConfig
 from .settings import Sampling, updated
 from .smoothing import SMOOTHERS
 from .tasks import LOSS_ON, WRONG_TOKENS
@@ -50,9 +51,11 @@ class Preset:
     """Everything that `sgmgm train` needs besides the data."""
 
     classifier: ClassifierConfig
+    second: SecondConfig
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
     classifier_training: TrainingConfig
+    second_training: TrainingConfig
     tokenizer_training: TrainingConfig
     transformer_training: TrainingConfig
     weak_training: TrainingConfig  # an undertrained transformer, for autoguidance
@@ -69,6 +72,7 @@ def get(dataset: str, preset: str, num_classes: int) -> Preset:
     return replace(
         found,
         classifier=replace(found.classifier, num_classes=num_classes),
+        second=replace(found.second, num_classes=num_classes),
         transformer=replace(found.transformer, num_classes=num_classes),
     )
 
@@ -103,9 +107,11 @@ def _transformer(
 
 SMOKE = Preset(
     classifier=ClassifierConfig(widths=(8, 16, 32)),
+    second=SecondConfig(widths=(16, 32), blocks=(1, 1), kernel=3),
     tokenizer=_tokenizer(8, (1, 1, 2), 1, 64, 8),
     transformer=_transformer(48, 2, 4, 64),
     classifier_training=TrainingConfig(40, 64, 3e-3, warmup=10, ema=0.9),
+    second_training=TrainingConfig(40, 64, 3e-3, warmup=10, ema=0.9),
     tokenizer_training=TrainingConfig(40, 32, 3e-3, warmup=10, ema=0.9),
     transformer_training=TrainingConfig(60, 64, 2e-3, warmup=10, ema=0.9),
     weak_training=TrainingConfig(12, 64, 2e-3, warmup=4, ema=0.9),
@@ -114,11 +120,14 @@ SMOKE = Preset(
     images=2000,
 )
 CLASSIFIER = TrainingConfig(1500, 128, 3e-3, 200, betas=(0.9, 0.99), weight_decay=0.05, ema=0.998)
+SECOND = TrainingConfig(2500, 64, 5e-3, 300, betas=(0.9, 0.99), weight_decay=0.05, ema=0.998)
 LAPTOP = Preset(
     classifier=ClassifierConfig(),
+    second=SecondConfig(),
     tokenizer=_tokenizer(16, (1, 2, 4), 1, 1024, 8),
     transformer=_transformer(192, 4, 4, 1024),
     classifier_training=CLASSIFIER,
+    second_training=SECOND,
     tokenizer_training=TrainingConfig(8000, 32, 1.7e-3, warmup=50, ema=0.998),
     transformer_training=TrainingConfig(4000, 64, 2e-3, warmup=200, weight_decay=0.05, ema=0.998),
     weak_training=TrainingConfig(400, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
@@ -127,9 +136,11 @@ LAPTOP = Preset(
 )
 GPU = Preset(
     classifier=ClassifierConfig(widths=(64, 128, 256, 512)),
+    second=SecondConfig(widths=(64, 128, 256), blocks=(3, 3, 3)),
     tokenizer=_tokenizer(64, (1, 2, 4), 2, 1024, 32),
     transformer=_transformer(384, 8, 6, 1024, dropout=0.1),
     classifier_training=TrainingConfig(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
+    second_training=TrainingConfig(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
     tokenizer_training=TrainingConfig(30_000, 256, 1e-3, warmup=500),
     transformer_training=TrainingConfig(
         80_000, 256, 1e-3, warmup=2000, weight_decay=0.05, ema=0.9998
@@ -151,11 +162,14 @@ TABLE = {
         smoothing=Smoothing(rate=0.6),
     ),
     ("fashion-mnist", "laptop"): replace(
-        LAPTOP, transformer_training=replace(LAPTOP.transformer_training, steps=5000)
+        LAPTOP,
+        second=SecondConfig(blocks=(1, 2, 1)),  # easier than photographs
+        transformer_training=replace(LAPTOP.transformer_training, steps=5000),
     ),
     ("cifar10", "laptop"): replace(
         LAPTOP,
         classifier_training=replace(CLASSIFIER, steps=5470),
+        second_training=replace(SECOND, steps=8000),
         transformer_training=replace(LAPTOP.transformer_training, steps=10_000),
     ),
 }

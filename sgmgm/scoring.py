@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from . import datasets, folders, sprites
 from .classifier import Classifier, Features
 from .datasets import RESOLUTION, ImageSet
+from .extractor import SecondExtractor
 from .metrics import GaussianStats, Reference, Scores, check_rows, evaluate, frechet_distance
 from .pipeline import SHIPPED, Pipeline, read_card
 from .tokenizer import VQTokenizer, psnr
@@ -26,6 +27,8 @@ from .utils.errors import CheckpointError, DataError, InputError, listed
 from .utils.files import canonical
 from .utils.hub import check_manifest, digest, is_packed
 from .utils.samples import load_samples, sample_batches, to_float, to_uint8
+
+EXTRACTORS = ("classifier", "second", "inception")
 
 
 class Extractor(Protocol):
@@ -139,30 +142,42 @@ def one_class(dataset: str) -> bool:
 
 
 def find_classifier(dataset: str, folder: Path | None = None) -> Classifier:
-    """The classifier in a pipeline folder, or else the shipped one of this data set.
+    """The classifier of a data set (see `find_extractor`)."""
+    return find_extractor("classifier", dataset, folder)
+
+
+def find_extractor(part: str, dataset: str, folder: Path | None = None) -> Any:
+    """The "classifier" or "second" extractor in a pipeline folder, or else the shipped one.
 
     For a set of one class it is the one that ships for CIFAR-10, which knows nothing of its label.
-    Its `name` carries a digest of its weights, so that scores of two classifiers are not mixed up.
+    Its `name` carries a digest of its weights, so that scores of two networks are not mixed up.
     """
     dataset = canonical(dataset)
-    places = [p / "classifier" for p in (folder, SHIPPED / dataset) if p]
-    if one_class(dataset):
-        places = [SHIPPED / "cifar10" / "classifier"]
+    one = one_class(dataset)
+    shipped = _shipped(part, "cifar10" if one else dataset)
+    places = [folder / part, shipped] if folder and not one else [shipped]
     for place in places:
         if (place / "model.safetensors").is_file():
             check_manifest(place.parent)
-            classifier = Classifier.from_pretrained(place)
-            classifier.name = f"classifier {digest(place / 'model.safetensors')[:8]}"
+            kind = SecondExtractor if part == "second" else Classifier
+            extractor = kind.from_pretrained(place)
+            extractor.name = f"{part} {digest(place / 'model.safetensors')[:8]}"
+            alone = place.parent == SHIPPED / "second"
+            made_for = place.name if alone else read_card(place.parent).dataset
             # another data set's classes say nothing about these labels
-            made_for = read_card(place.parent).dataset
-            classifier.labels_known = made_for == dataset
-            if one_class(dataset):
-                classifier.name += f" of {made_for}"
-            return classifier
+            extractor.labels_known = made_for == dataset
+            if one:
+                extractor.name += f" of {made_for}"
+            return extractor
     raise CheckpointError(
-        f"no classifier for {dataset}: run `sgmgm train classifier --dataset {dataset}` first "
+        f"no {part} for {dataset}: run `sgmgm train {part} --dataset {dataset}` first "
         f"(looked in {listed(places)})."
     )
+
+
+def _shipped(part: str, dataset: str) -> Path:
+    """Where an extractor ships: second extractors have a folder of their own."""
+    return SHIPPED / part / dataset if part == "second" else SHIPPED / dataset / part
 
 
 def _device_of(extractor) -> torch.device:
@@ -194,7 +209,11 @@ def reference_for(
         features, _ = extract(extractor, (b.to(device) for b in sample_batches(pixels, 250)))
         return Reference.from_features(features, dataset, extractor.name)
     usual = resolution == RESOLUTION and split == "train"
-    places = [p / "reference.safetensors" for p in (folder, SHIPPED / dataset) if p and usual]
+    second = extractor.name.startswith("second")  # each extractor keeps its own
+    name = "reference-second.safetensors" if second else "reference.safetensors"
+    shipped = _shipped("second", dataset) if second else SHIPPED / dataset
+    places = [folder / name] if folder and usual else []
+    places += [shipped / "reference.safetensors"] if usual else []
     images, data = None, ""
     if dataset.startswith("folder:") and not (folder and is_packed(folder)):
         with suppress(DataError):  # without its images the kept statistics have to do
@@ -253,7 +272,7 @@ def float_batches(images: ImageSet, progress: str):
 
 
 @torch.no_grad()
-def accuracy(classifier: Classifier, images: ImageSet) -> float:
+def accuracy(classifier: Classifier | SecondExtractor, images: ImageSet) -> float:
     """Share of an image set that the classifier assigns to the right class."""
     device = next(classifier.parameters()).device
     right = 0

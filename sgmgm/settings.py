@@ -15,6 +15,7 @@ PARTS = (
     "smoother",
     *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"),
 )
+TRAINABLE = (*PARTS, "second")  # the second extractor is no part of a pipeline: it only scores
 
 
 @dataclass(frozen=True)

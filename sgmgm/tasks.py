@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
+from .extractor import SecondExtractor
 from .masking import corrupt, drop_labels, random_mask
 from .tokenizer import VQTokenizer
 from .transformer import MaskedTransformer
@@ -51,11 +52,10 @@ class Task:
 class ClassifierTask(Task):
     """Cross-entropy with label smoothing on flipped and shifted images."""
 
-    name = "classifier"
-
-    def __init__(self, model: Classifier, images: ImageSet):
+    def __init__(self, model: Classifier | SecondExtractor, images: ImageSet):
         super().__init__()
         self.model, self.images, self.size = model, images, len(images)
+        self.name = type(model).name
 
     def losses(self, model, indices, shard, generator):
         images, labels = self.images.batch(indices)  # (B, 3, H, W), (B,)

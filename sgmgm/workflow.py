@@ -17,10 +17,11 @@ from torch import Tensor
 from . import presets
 from .classifier import Classifier
 from .datasets import ImageSet
+from .extractor import SecondExtractor
 from .pipeline import Card, check_part, find_pipeline, read_card, write_card
 from .presets import Preset, Smoothing
 from .scoring import accuracy, evaluate_tokenizer, find_classifier, load_data, reference_for
-from .settings import CORE_PARTS, PARTS
+from .settings import CORE_PARTS, TRAINABLE
 from .smoothing import SMOOTHERS, smoother_kind
 from .tasks import ClassifierTask, SmootherTask, Task, TokenizerTask, TransformerTask, tokenize
 from .tokenizer import VQTokenizer
@@ -65,7 +66,8 @@ def train(
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
 
     Args:
-        part: one of `PARTS`; "weak" is an undertrained transformer for autoguidance.
+        part: one of `TRAINABLE`; "weak" is an undertrained transformer for autoguidance, "second"
+            a feature extractor that only scores.
         name: the part's folder; the part's own name if not given.
         steps: another training length than the preset's.
         start: a trained part's folder, whose weights to begin with: a further round of training.
@@ -83,7 +85,7 @@ def train(
             the weights to begin with do not fit.
         InputError: another process trains this part, or an option has no effect on it.
     """
-    check_choice("part", part, PARTS)
+    check_choice("part", part, TRAINABLE)
     seed = check_count("seed", seed, least=0)
     if steps is not None and minutes is not None:
         raise InputError("give a number of steps or of minutes, not both.")
@@ -108,9 +110,9 @@ def train(
             f"{folder} was made for the classes {listed(card.classes)}, and {dataset} has "
             f"{listed(data.classes)}: choose another --out."
         )
-    if part == "classifier" and len(data.classes) == 1:
+    if part in ("classifier", "second") and len(data.classes) == 1:
         raise InputError(
-            f"{dataset} has one class only, so a classifier has nothing to learn: train the other "
+            f"{dataset} has one class only, so a {part} has nothing to learn: train the other "
             "parts; scores use the classifier that ships for cifar10."
         )
     if mirror is None:
@@ -154,12 +156,14 @@ def train(
 
 def _task(part: str, plan: Preset, data: ImageSet, folder: Path, card: Card, device, options):
     """What is trained, and how it is evaluated: (a task, a function of its model or None)."""
-    if part in ("classifier", "tokenizer"):
+    if part in ("classifier", "second", "tokenizer"):
         test = load_data(data.name, "test")  # what is wrong with it is known before the training
         if len(test) < 2:
             raise DataError(f"{data.name} has {len(test)} test image, and scores need 2 or more.")
-    if part == "classifier":
-        task: Task = ClassifierTask(Classifier(plan.classifier), data)
+    if part in ("classifier", "second"):
+        second = part == "second"
+        network = SecondExtractor(plan.second) if second else Classifier(plan.classifier)
+        task: Task = ClassifierTask(network, data)
         return task, lambda model: {"test_accuracy": accuracy(model, test)}
     if part == "tokenizer":
         classifier = find_classifier(data.name, folder)
@@ -256,13 +260,14 @@ def _pack(folder: Path, out: Path, device: str | None) -> None:
     card = read_card(folder)
     kinds: dict[str, Any] = {
         "classifier": Classifier,
+        "second": SecondExtractor,
         "tokenizer": VQTokenizer,
         "weak": MaskedTransformer,
         "transformer": MaskedTransformer,
     }
     for place in sorted(p for p in folder.iterdir() if (p / "training.json").is_file()):
         report = read_report(place)
-        if place.name not in PARTS and "smoothing" not in report:
+        if place.name not in TRAINABLE and "smoothing" not in report:
             continue  # an earlier round of a part
         if (place / "adapter_config.json").is_file():
             for name in ("adapter_config.json", "adapter_model.safetensors"):

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 import sgmgm
-from sgmgm import classifier, presets, settings, smoothing, tokenizer, training, transformer
+from sgmgm import (
+    classifier,
+    extractor,
+    presets,
+    settings,
+    smoothing,
+    tokenizer,
+    training,
+    transformer,
+)
 from sgmgm.commands.parser import parser
 
 ROOT = Path(sgmgm.__file__).resolve().parent.parent
@@ -26,8 +35,18 @@ SOURCES = {
 # The system: a module imports only what stands before it.
 WAY = [
     *("utils.errors", "utils.files", "utils.devices", "utils.samples", "sprites", "folders"),
-    *("datasets", "utils.distributed", "utils.hub", "classifier", "tokenizer", "masking"),
-    *("transformer", "smoothing", "guidance", "sampling", "fast", "metrics", "settings"),
+    *("datasets", "utils.distributed", "utils.hub", "classifier", "extractor"),
+    *(
+        "tokenizer",
+        "masking",
+        "transformer",
+        "smoothing",
+        "guidance",
+        "sampling",
+        "fast",
+        "metrics",
+        "settings",
+    ),
     *("pipeline", "scoring", "tasks", "training", "presets", "workflow", "convert", "doctor"),
 ]
 # What serves the evidence, the course and the command line stands on top of it, in this order.
@@ -138,9 +157,7 @@ def reads(skip: str) -> set[str]:
 
 def part_trainings() -> set[str]:
     """`workflow.train` reads these by the part's name."""
-    from sgmgm.settings import PARTS
-
-    return {f"{part.split('-')[0]}_training" for part in PARTS}
+    return {f"{part.split('-')[0]}_training" for part in settings.TRAINABLE}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +168,7 @@ def part_trainings() -> set[str]:
         presets.Preset,
         training.TrainingConfig,
         classifier.ClassifierConfig,
+        extractor.SecondConfig,
         tokenizer.TokenizerConfig,
         transformer.TransformerConfig,
         smoothing.ToastConfig,

@@ -65,7 +65,7 @@ def describe(part: str, report: dict) -> str:
     words = [duration(report["seconds"]), f"{report['images_per_second']:.0f} images/s"]
     if report["dataset"].startswith("folder:"):
         words.append("mirrored at random" if report["mirror"] else "not mirrored")
-    if part == "classifier":
+    if part in ("classifier", "second"):
         words.append(f"test accuracy {report['test_accuracy']:.3f}")
     if part == "tokenizer":
         words.append(f"test PSNR {report['psnr']:.2f} dB, rFID {report['rfid']:.2f}")
@@ -144,7 +144,7 @@ def evaluate(args) -> None:
             "the model that generated them by --model."
         )
     # a classifier knows one size; Inception scales all images to its own
-    size = RESOLUTION if args.extractor == "classifier" else None
+    size = RESOLUTION if args.extractor != "inception" else None
     if args.samples.is_dir():
         known = folder or SHIPPED / against
         names = read_card(known).classes if (known / "pipeline.json").is_file() else ()
@@ -152,7 +152,7 @@ def evaluate(args) -> None:
     else:
         images, labels = load_samples(args.samples, size)
     dataset = own if scoring.is_samples_file(against) else against
-    if dataset is None and args.extractor == "classifier":
+    if dataset is None and args.extractor != "inception":
         raise InputError(
             f"comparing with {against} needs a feature extractor: name a model by --model, whose "
             "classifier to use, or add --extractor inception."
@@ -163,7 +163,7 @@ def evaluate(args) -> None:
     if args.extractor == "inception":
         extractor: scoring.Extractor = scoring.InceptionExtractor(args.weights, device)
     else:
-        extractor = scoring.find_classifier(dataset or against, folder).to(device)
+        extractor = scoring.find_extractor(args.extractor, dataset or against, folder).to(device)
     split = "all" if (args.reference or "").startswith("folder:") else "train"
     reference = scoring.reference_for(against, extractor, folder, images.shape[1], split)
     scores = scoring.score(images, labels, reference, extractor)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import __version__, presets, settings
+from .. import __version__, presets, scoring, settings
 from ..convert import PUBLISHED
 from ..datasets import NAMES
 from ..evidence import benchmark as benchmarks
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         add("--smoother", help=f"folder of the smoother; {own}")
 
     add = command(actions.train)
-    add("part", choices=(*settings.PARTS, "all"), help="what to train")
+    add("part", choices=(*settings.TRAINABLE, "all"), help="what to train")
     training(add)
     add("--steps", type=int, help="training steps; the preset's if not given")
     add("--minutes", type=float, help="how long to train, in place of --steps: the speed is "
@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
         "folder of images, in sub-folders named like the classes if they have labels")
     add("--reference", help="a data set's name, folder:PATH (all of it), or an .npz of images "
         "like --samples; the model's data set if not given")
-    add("--extractor", default="classifier", choices=("classifier", "inception"),
+    add("--extractor", default="classifier", choices=scoring.EXTRACTORS,
         help="the network whose features are compared")
     add("--model", help="a shipped name or a pipeline folder, whose classifier to use; the data "
         "set's shipped one if not given")

@@ -8,7 +8,7 @@ import numpy as np
 from ..pipeline import Pipeline, read_card
 from ..presets import get
 from ..scoring import balanced_labels, generate
-from ..settings import PARTS
+from ..settings import TRAINABLE
 from ..training import read_report
 from ..utils.samples import save_grid, to_float
 from ..workflow import default_folder
@@ -45,7 +45,7 @@ def model_card(folder: str | Path, scores: str = "") -> str:
     folder = Path(folder)
     card = read_card(folder)
     source, licence, failures = ABOUT.get(card.dataset, (card.dataset, "that of your data", ""))
-    needed = {part: place for place, part in enumerate(PARTS)}
+    needed = {part: place for place, part in enumerate(TRAINABLE)}
     names = sorted(p.parent.name for p in folder.glob("*/training.json"))
     names.sort(key=lambda name: needed.get(name, len(needed)))
     reports = {name: read_report(folder / name) for name in names}
@@ -109,7 +109,7 @@ def command(part: str, report: dict) -> str:
     plan = get(report["dataset"], report["preset"], 2)
     scores = {"test_accuracy": "classifier", "psnr": "tokenizer"}  # a part may have any name
     kind = next((scores[score] for score in scores if score in report), "transformer")
-    kind = "weak" if part.startswith("weak") else kind
+    kind = next((each for each in ("weak", "second") if part.startswith(each)), kind)
     options = ""
     if "smoothing" in report:
         usual = vars(plan.smoothing)
