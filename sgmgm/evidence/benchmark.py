@@ -78,11 +78,10 @@ class Clock:
 
 def matrix_peak(clock: Clock) -> dict[str, float]:
     """FLOP/s of the fastest large matrix product, by precision that the device has."""
-    peak = {}
+    peak, cuda = {}, clock.device.type == "cuda"
     precisions = {"float32": torch.float32}
     if has_bf16(clock.device.type):
         precisions["bf16"] = torch.bfloat16
-    cuda = clock.device.type == "cuda"
     many = 100 if cuda else 1  # one is a burst that no GPU keeps up within its power limit
     for name, dtype in precisions.items():
         speeds = []
@@ -112,22 +111,27 @@ def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[s
     guidance = make_guidance("self", model, settings.scale, smoother=smoother)
     quick = fast.FastGuidance(guidance, torch.bfloat16)
     n, classes = model.config.num_vq_tokens, model.config.num_classes
+    per_class = pipeline.device.type == "cpu"  # there the first step runs once for each class
     canvas = model.blank.expand(batch, -1)
     labels = torch.zeros(batch, dtype=torch.int64, device="meta")
     masked = mask_counts(n, settings.steps, settings.schedule)[:, n].tolist()
     total = 0
     for step, width in enumerate([n, *masked[:-1]]):
-        # on a CPU the first step runs once for each class, not once for each image
-        rows = min(batch, classes) if step == 0 and pipeline.device.type == "cpu" else batch
+        rows = min(batch, classes) if step == 0 and per_class else batch
         at = torch.zeros(rows, width, dtype=torch.int64, device="meta")
         total += flops(lambda r=rows, at=at: quick(canvas[:r], labels[:r], at))
     eager = settings.steps * flops(lambda: guidance(canvas, labels))
     return {"eager": eager, "fast": total}
 
 
-def sampling_row(
-    variants: dict[str, Pipeline], settings: Sampling, batch: int, clock: Clock, peak
-) -> dict:
+def rates(batch: int, seconds: float, flop: int, peak: float) -> dict[str, float]:
+    """How fast a batch was computed, and how close that is to the peak in FLOP/s."""
+    speed = flop / seconds
+    found = {"images_per_second": batch / seconds, "flops_per_second": speed}
+    return found | {"share": speed / peak}
+
+
+def sampling_row(variants: dict, settings: Sampling, batch: int, clock: Clock, peak: dict) -> dict:
     """One row of the table: whole guided images, eager float32 next to the fast path."""
     _, quick = variants.values()
     labels = [i % len(quick.card.classes) for i in range(batch)]
@@ -140,17 +144,11 @@ def sampling_row(
     for name, pipeline in variants.items():
         took = clock(lambda p=pipeline: p(labels, **vars(settings)))
         path, precision = name.split()
-        speed = (work[path] + to_pixels) / took["median"]
-        row[name] = {
-            "images_per_second": batch / took["median"],
-            "low": batch / took["high"],
-            "high": batch / took["low"],
-            "ms_per_step": 1000 * took["median"] / settings.steps,
-            "flops_per_second": speed,
-            "share": speed / peak[precision],
-        }
-    rates = [row[name]["images_per_second"] for name in variants]
-    return row | {"speedup": rates[1] / rates[0]}
+        row[name] = rates(batch, took["median"], work[path] + to_pixels, peak[precision])
+        row[name] |= {"low": batch / took["high"], "high": batch / took["low"]}
+        row[name]["ms_per_step"] = 1000 * took["median"] / settings.steps
+    eager, fast = (row[name]["images_per_second"] for name in variants)
+    return row | {"speedup": fast / eager}
 
 
 class CachedLogits(fast.FastGuidance):
@@ -171,14 +169,10 @@ def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> d
     canvas = pipeline.first_canvas(None, batch)
     logits = torch.zeros(batch, config.num_vq_tokens, config.codebook_size, device=canvas.device)
     rest = labels, canvas, settings.steps, settings.schedule, settings.temperature
-    guided, plain = (
-        pipeline.in_bf16(chosen, pipeline.guidance(chosen))
-        for chosen in (settings, settings.updated(guidance="none"))
-    )
-    two, one, none = (  # network passes a step
-        clock(lambda g=g: fast.decode(g, *rest))["median"]
-        for g in (guided, plain, CachedLogits(plain, logits))
-    )
+    both = settings, settings.updated(guidance="none")
+    guided, plain = (pipeline.in_bf16(each, pipeline.guidance(each)) for each in both)
+    guidances = guided, plain, CachedLogits(plain, logits)  # two, one and no passes a step
+    two, one, none = (clock(lambda g=g: fast.decode(g, *rest))["median"] for g in guidances)
     tokens = torch.zeros_like(canvas)
     with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.half):
         pixels = clock(lambda: pipeline.tokenizer.decode(tokens))["median"]
@@ -208,13 +202,8 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
     hidden = torch.empty(batch, c.num_vq_tokens + 1, c.hidden_size, device="meta")
     masked = round(2 / math.pi * c.num_vq_tokens)  # the cosine's mean
     forward = flops(lambda: bare.mlm_layer(hidden[:, :masked])) + flops(lambda: bare.encode(hidden))
-    speed = 3 * forward / took  # backward takes twice the forward's products
-    return {
-        "batch": batch,
-        "images_per_second": batch / took,
-        "flops_per_second": speed,
-        "share": speed / peak["bf16" if pipeline.half else "float32"],
-    }
+    limit = peak["bf16" if pipeline.half else "float32"]
+    return {"batch": batch} | rates(batch, took, 3 * forward, limit)  # backward is twice forward
 
 
 def benchmark(
@@ -225,16 +214,10 @@ def benchmark(
     steps: int | None = None,
     keep: Callable[[dict], object] = lambda record: None,
 ) -> dict:
-    """All measurements of this module, as a record that JSON can hold.
+    """All measurements of this module for one of `SIZES`, as a record that JSON can hold.
 
-    Args:
-        size: one of `SIZES`.
-        batches: batch sizes, a row of the table for each; the largest is measured part by part.
-        steps: decoding steps; the preset's if not given.
-        keep: called with the record so far after every part, because a large model takes a while.
-
-    Raises:
-        InputError: an unknown size, or numbers out of range.
+    Each batch size is a row of the table; the largest is measured part by part. `keep` is called
+    with the record so far after every part, because a large model takes a while.
     """
     sizes_of(size)
     batches = sorted(check_count("batch size", batch) for batch in batches)
@@ -291,12 +274,11 @@ def report(record: dict) -> str:
             )
         lines.append(f"{row['batch']:>5}  speedup {row['speedup']:.2f}")
     parts = record["split_seconds_per_image"]
-    lines.append("fast, ms an image: "
-                 + ", ".join(f"{k} {1000 * v:.2f}" for k, v in parts.items()))  # fmt: skip
     t = record["training"]
-    lines.append(
+    lines += [
+        "fast, ms an image: " + ", ".join(f"{k} {1000 * v:.2f}" for k, v in parts.items()),
         f"training, batch {t['batch']}: {t['images_per_second']:.1f} images/s, "
-        f"{t['share']:.0%} of the limit"
-    )
-    lines.append(f"peak memory: {record['peak_memory_bytes'] / 2**20:,.0f} MiB")
+        f"{t['share']:.0%} of the limit",
+        f"peak memory: {record['peak_memory_bytes'] / 2**20:,.0f} MiB",
+    ]
     return "\n".join(lines)

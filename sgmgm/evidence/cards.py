@@ -51,16 +51,14 @@ def model_card(folder: str | Path, scores: str = "") -> str:
     reports = {name: read_report(folder / name) for name in names}
     rows = ["| part | trained on | time, device | result |", "|---|---|---|---|"]
     for name, report in reports.items():
-        trainings = [one["training"] for one in rounds(report)]
-        images = " + ".join(f"{r['steps']:,} x {r['batch_size']}" for r in trainings)
+        each = [one["training"] for one in rounds(report)]
+        images = " + ".join(f"{r['steps']:,} x {r['batch_size']}" for r in each)
         seconds = sum(one["seconds"] for one in rounds(report))
         time = f"{seconds / 60:.1f} min, {report['device']}"
         rows.append(f"| {name} | {images} images | {time} | {result(report)} |")
     default = ", ".join(f"{key} {value}" for key, value in card.sampling.record().items())
-    grid = (
-        "![samples](samples.png)\n\nUpper half: plain, lower half: self-guided, each at its best "
-        "setting with at most 16 passes that is known."
-    )
+    grid = ("![samples](samples.png)\n\nUpper half: plain, lower half: self-guided, each at its "
+            "best setting with at most 16 passes that is known.")  # fmt: skip
     parts = [
         f"# {card.dataset}",
         f"Data: {source}. Licence of the data: {licence}.",
@@ -128,9 +126,7 @@ def command(part: str, report: dict) -> str:
     return f"sgmgm train {kind} {where}{options}"
 
 
-def sample_grid(
-    pipeline: Pipeline, path: str | Path, variants: Sequence[dict], rows: int = 2
-) -> None:
+def sample_grid(pipeline: Pipeline, path: str | Path, variants: Sequence[dict], rows=2) -> None:
     """An image grid of every class, `rows` rows for each of the settings."""
     classes = list(range(len(pipeline.card.classes)))
     labels = balanced_labels(rows * len(classes), classes)

@@ -19,7 +19,7 @@ from ..pipeline import SHIPPED, Pipeline
 from ..utils.errors import DataError
 from ..utils.files import ROOT, read_json, write_bytes
 from .cards import model_card, sample_grid
-from .sweep import TUNING_SEED, curves, method, read_records, summarise, table
+from .sweep import TUNING_SEED, curves, markdown_table, method, read_records, summarise, table
 
 FOLDER = ROOT / "data" / "results"
 RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
@@ -38,12 +38,22 @@ def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list
     final = [r for r in records if r["seed"] != TUNING_SEED]
     num = num or max((r["num"] for r in final), default=0)
     rows = summarise([r for r in final if r["num"] == num])
-    tuning = [r for r in records if r["seed"] == TUNING_SEED]
+    tuning = tuned(records)
     for row in rows:
         rivals = [r for r in tuning if kind(r) == kind(row)]
         own = [r["scores"]["frechet"] for r in rivals if r["settings"] == row["settings"]]
         row["tried"], row["tuned"] = len(rivals), min(own, default=math.inf)
     return rows, tuning
+
+
+def tuned(records: list[dict]) -> list[dict]:
+    """The records that chose the settings."""
+    return [record for record in records if record["seed"] == TUNING_SEED]
+
+
+def rows_of(path: Path) -> list[dict]:
+    """The rows of a results file; none if it does not exist."""
+    return reported(path)[0] if path.exists() else []
 
 
 def kind(row: dict) -> tuple[str, float]:
@@ -81,8 +91,7 @@ def gain(rows: list[dict]) -> str:
     fair = {"passes": lambda row: row["nfe"], "steps": lambda row: row["settings"]["steps"]}
     found = []
     for what, count in fair.items():
-        shared = {count(row) for row in ours} & {count(row) for row in plain}
-        if shared:
+        if shared := {count(row) for row in ours} & {count(row) for row in plain}:
             guided = chosen([row for row in ours if count(row) in shared])
             none = chosen([row for row in plain if count(row) == count(guided)])
             (mine, spread), (its, other) = guided["frechet"], none["frechet"]
@@ -94,6 +103,26 @@ def gain(rows: list[dict]) -> str:
     return f"Self-guidance against none: {'; '.join(found)}." if found else ""
 
 
+def files(folder: str | Path, pattern: str) -> dict[str, Path]:
+    """The files of one kind in a results folder, by the data set or machine that they name."""
+    return {p.stem.partition("-")[2]: p for p in sorted(Path(folder).glob(pattern))}
+
+
+def sweeps(folder: str | Path) -> dict[str, Path]:
+    """The sweeps' files in a results folder; DataError if there are none."""
+    found = files(folder, "sweep-*.jsonl")
+    if not found:
+        raise DataError(f"{folder} holds no sweep-*.jsonl: write one with `sgmgm sweep`.")
+    return found
+
+
+def sources(folder: str | Path) -> list[tuple[str, str, list[dict]]]:
+    """(data set, "" or what is special, rows) of every file whose methods are compared."""
+    found = [(name, "", reported(path)[0]) for name, path in sweeps(folder).items()]
+    large = files(folder, "large-*.jsonl")
+    return found + [(name, ": more images", larger(path)) for name, path in large.items()]
+
+
 def overview(folder: str | Path = FOLDER) -> str:
     """The Fréchet distance of every method on every data set, and what self-guidance gains.
 
@@ -101,30 +130,21 @@ def overview(folder: str | Path = FOLDER) -> str:
     """
     found: dict[str, dict[str, dict]] = {}  # column -> method -> row
     gains = []
-    sources = [(p.stem.removeprefix("sweep-"), reported(p)[0]) for p in results_files(folder)]
-    sources += [
-        (p.stem.removeprefix("large-"), larger(p)) for p in Path(folder).glob("large-*.jsonl")
-    ]
-    for name, rows in sorted(sources, key=lambda source: source[0]):
+    for name, _, rows in sorted(sources(folder), key=lambda source: source[0]):
         if not rows:
             continue  # a sweep that was stopped while it was tuning
-        first = rows[0]
-        precision = "" if first["bf16"] else ", float32"
-        column = f"{name} ({first['num']:,} x {first['seeds']}{precision})"
+        precision = "" if rows[0]["bf16"] else ", float32"
+        column = f"{name} ({rows[0]['num']:,} x {rows[0]['seeds']}{precision})"
         methods: dict[str, list[dict]] = {}
         for row in within(rows):
             methods.setdefault(method(row["settings"]), []).append(row)
         found[column] = {name: chosen(members) for name, members in methods.items()}
         gains.append(f"- {column}: {gain(rows)}")
     order = list(GUIDANCES)
-    names = sorted(
-        {name for rows in found.values() for name in rows},
-        key=lambda name: (order.index(name.split(" ")[0]), name),
-    )
-    lines = [["guidance", *found], ["---"] * (1 + len(found))]
-    for name in names:
-        lines.append([name, *(_distance(rows, name) for rows in found.values())])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(gains)
+    names = sorted({name for rows in found.values() for name in rows})
+    names.sort(key=lambda name: order.index(name.split(" ")[0]))
+    lines = [[name, *(_distance(rows, name) for rows in found.values())] for name in names]
+    return markdown_table(["guidance", *found], lines) + "\n\n" + "\n".join(gains)
 
 
 def _distance(rows: dict[str, dict], name: str) -> str:
@@ -139,49 +159,36 @@ def _distance(rows: dict[str, dict], name: str) -> str:
 def markdown(folder: str | Path = FOLDER) -> str:
     """All tables of a results folder, a heading for each data set."""
     parts = []
-    for path in results_files(folder):
-        rows, _ = reported(path)
-        parts += [f"**{path.stem.removeprefix('sweep-')}**", table(rows), gain(rows)]
-    for path in sorted(Path(folder).glob("large-*.jsonl")):
-        rows = larger(path)
-        parts += [f"**{path.stem.removeprefix('large-')}: more images**", table(rows), gain(rows)]
-    for path in sorted(Path(folder).glob("ablation-*.jsonl")):
-        name = path.stem.removeprefix("ablation-")
+    for name, special, rows in sources(folder):
+        parts += [f"**{name}{special}**", table(rows), gain(rows)]
+    for name in files(folder, "ablation-*.jsonl"):
         parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
     return "\n\n".join(part for part in parts if part)
 
 
 def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
     """Rows of the smoothers that do not ship, beside the shipped ones and no guidance."""
-    rows: list[dict] = []
-    path = Path(folder) / f"ablation-{dataset}.jsonl"
-    if path.exists():
-        rows = reported(path)[0]
-        passes = {row["nfe"] for row in rows}
-        shipped: dict[str, list] = {}
-        num = rows[0]["num"] if rows else None
-        for row in reported(path.with_name(f"sweep-{dataset}.jsonl"), num)[0]:
-            if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
-                shipped.setdefault(method(row["settings"]), []).append(row)
-        rows += [chosen(same) for same in shipped.values()]
+    rows = rows_of(Path(folder) / f"ablation-{dataset}.jsonl")
+    passes = {row["nfe"] for row in rows}
+    shipped: dict[str, list] = {}
+    for row in reported(Path(folder) / f"sweep-{dataset}.jsonl", rows[0]["num"])[0] if rows else ():
+        if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
+            shipped.setdefault(method(row["settings"]), []).append(row)
+    rows += [chosen(same) for same in shipped.values()]
     return sorted(rows, key=lambda row: row["frechet"][0])
 
 
 def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict[str, tuple]]:
     """Fréchet distance against each hyperparameter of self-guidance, while tuning (figure 6).
 
-    At every point the other hyperparameters have the best values that were tried. Scale 0 is no
-    guidance.
-
-    Returns:
-        hyperparameter -> curve -> (its x values, distances), for `plots.hyperparameters`.
+    hyperparameter -> curve -> (its x values, distances). At every point the other hyperparameters
+    have the best values that were tried. Scale 0 is no guidance.
     """
 
     def points(source: str) -> list[dict]:
         path = Path(folder) / f"{source}-{dataset}.jsonl"
         records = read_records(path) if path.exists() else []
-        tuning = [r for r in records if r["seed"] == TUNING_SEED]
-        found = [r["settings"] | {"frechet": r["scores"]["frechet"]} for r in tuning]
+        found = [r["settings"] | {"frechet": r["scores"]["frechet"]} for r in tuned(records)]
         usual = {"order": "confidence", "anneal": "linear"}
         return [p for p in found if method(p) in ("none", "self") and usual.items() <= p.items()]
 
@@ -201,17 +208,14 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
                         for g, n in (("none", 16), ("self", 8), ("self", 16))},
         "steps": both if all(len(xs) > 1 for xs, _ in both.values()) else {},  # to be compared
     }  # fmt: skip
-    found = {
-        title: {name: curve for name, curve in curves.items() if len(curve[0]) > 1}
-        for title, curves in charts.items()
-    }
-    return {title: curves for title, curves in found.items() if curves}
+    for title, lines in charts.items():
+        charts[title] = {name: line for name, line in lines.items() if len(line[0]) > 1}
+    return {title: lines for title, lines in charts.items() if lines}
 
 
 def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
     """What `sgmgm benchmark` measured, by the name of the machine."""
-    paths = sorted(Path(folder).glob("benchmark-*.json"))
-    return {path.stem.removeprefix("benchmark-"): read_json(path) for path in paths}
+    return {name: read_json(path) for name, path in files(folder, "benchmark-*.json").items()}
 
 
 def speed(folder: str | Path = FOLDER) -> str:
@@ -235,12 +239,9 @@ def speed(folder: str | Path = FOLDER) -> str:
 def precision(folder: str | Path = FOLDER) -> str:
     """A line for each setting of `precision-DATASET.jsonl`: bfloat16 beside float32."""
     lines = []
-    for path in sorted(Path(folder).glob("precision-*.jsonl")):
-        name = path.stem.removeprefix("precision-")
-        exact = reported(path)[0]
-        num = exact[0]["num"] if exact else None
-        kept = reported(path.with_name(f"sweep-{name}.jsonl"), num)[0]
-        for full in exact:
+    for name, path in files(folder, "precision-*.jsonl").items():
+        for full in reported(path)[0]:
+            kept = reported(path.with_name(f"sweep-{name}.jsonl"), full["num"])[0]
             for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
                 mean, spread, other, its = *half["frechet"], *full["frechet"]
                 lines.append(
@@ -252,23 +253,13 @@ def precision(folder: str | Path = FOLDER) -> str:
 
 def larger(path: Path) -> list[dict]:
     """Rows of a `large-DATASET.jsonl`, with the tuning of the smaller files."""
-    name = path.stem.removeprefix("large-")
-    others = [path.with_name(f"{kind}-{name}.jsonl") for kind in ("ablation", "sweep")]
-    smaller = [row for other in others if other.exists() for row in reported(other)[0]]
-    kept = {str(row["settings"]): row for row in smaller}
-    rows, _ = reported(path)
+    names = [path.name.replace("large", kind, 1) for kind in ("ablation", "sweep")]
+    kept = {str(row["settings"]): row for name in names for row in rows_of(path.with_name(name))}
+    rows = rows_of(path)
     for row in rows:
         known = kept.get(str(row["settings"]), row)
         row["tried"], row["tuned"] = known["tried"], known["tuned"]
     return rows
-
-
-def results_files(folder: str | Path) -> list[Path]:
-    """The sweeps' files in a results folder, in the order of their names."""
-    files = sorted(Path(folder).glob("sweep-*.jsonl"))
-    if not files:
-        raise DataError(f"{folder} holds no sweep-*.jsonl: write one with `sgmgm sweep`.")
-    return files
 
 
 def minutes(folder: str | Path = FOLDER) -> str:
@@ -308,17 +299,11 @@ def card(place: Path, rows: list[dict]) -> str:
     return model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
 
 
-def shipped_rows(name: str, folder: str | Path) -> list[dict]:
-    """Rows of the sweep of a model that ships; none if there was no sweep."""
-    path = Path(folder) / f"sweep-{name}.jsonl"
-    return reported(path)[0] if path.exists() else []
-
-
 def write_cards(folder: str | Path = FOLDER) -> list[Path]:
     """Write the card and the image grid of every shipped model; returns the cards."""
     written = []
     for place in sorted(file.parent for file in SHIPPED.glob("*/pipeline.json")):
-        rows = shipped_rows(place.name, folder)
+        rows = rows_of(Path(folder) / f"sweep-{place.name}.jsonl")
         variants = best(rows, "none"), best(rows, "self")
         sample_grid(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", variants)
         written.append(place / "README.md")
@@ -333,32 +318,27 @@ def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> 
         pipeline = Pipeline.from_pretrained(place, device)
         labels = list(range(len(pipeline.card.classes)))
         seeds = [seed + label for label in labels]
-        rows = shipped_rows(place.name, folder)
+        rows = rows_of(Path(folder) / f"sweep-{place.name}.jsonl")
         no_rivals = ("none", "sharpened")
         rivals = [row for row in within(rows) if row["settings"]["guidance"] not in no_rivals]
         guided = chosen(rivals)["settings"]["guidance"] if rivals else "self"
         for name, title in (("none", "plain"), (guided, guided)):
-            samples = pipeline(labels, seeds=seeds, **best(rows, name))
-            images[f"{place.name},\n{title}"] = samples.images
+            key = f"{place.name},\n{title}"
+            images[key] = pipeline(labels, seeds=seeds, **best(rows, name)).images
     return image_rows(images)
 
 
 def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
-    """Put the numbers into the README and the tables into `folder`'s own, and make all plots.
-
-    Returns the files that were written.
-    """
+    """Put the numbers into the README and the tables into `folder`'s own, and make all plots."""
     readme, tables = Path(readme or FOLDER.parents[1] / "README.md"), Path(folder) / "README.md"
     written = {
         readme: with_numbers(readme.read_text(encoding="utf-8"), folder).encode(),
         tables: put_between(tables.read_text(encoding="utf-8"), markdown(folder)).encode(),
+        Path(folder) / "gallery.png": gallery(folder).png(),
     }
-    written[Path(folder) / "gallery.png"] = gallery(folder).png()
-    for path in results_files(folder):
-        _, tuning = reported(path)
-        if tuning:
+    for name, path in sweeps(folder).items():
+        if tuning := tuned(read_records(path)):
             written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()
-            name = path.stem.removeprefix("sweep-")
             if charts := hyperparameters(name, folder):
                 plot = plot_hyperparameters(charts, "Fréchet distance")
                 written[path.with_name(f"hyperparameters-{name}.png")] = plot.png()

@@ -31,10 +31,8 @@ def grid_points(base: Sampling, grid: dict[str, list]) -> list[Sampling]:
     A setting without effect (the scale of no guidance, the smoother of guidances without one) has
     one fixed value, so that no point is computed twice.
     """
-    points = [
-        base.updated(**dict(zip(grid, values, strict=True)))
-        for values in itertools.product(*grid.values())
-    ]
+    product = itertools.product(*grid.values())
+    points = [base.updated(**dict(zip(grid, values, strict=True))) for values in product]
     return list(dict.fromkeys(replace(point, **unused(point, FIXED)) for point in points))
 
 
@@ -55,12 +53,9 @@ def sweep(
     out: str | Path,
     batch_size: int = 125,
 ) -> list[dict]:
-    """Compute every point that `out` does not hold yet; returns the records of all points.
+    """Compute every point that `out`, a `.jsonl` file, does not hold yet; the records of all.
 
-    Args:
-        num: images per point and seed, the classes in turn.
-        seeds: each gives another set of images.
-        out: a `.jsonl` file, one record per line.
+    A point has `num` images for each seed, the classes in turn.
     """
     check_count("num", num, least=10)
     check_writable(out)
@@ -91,10 +86,10 @@ def sweep(
             begun = time.perf_counter()
             first = SEED_STRIDE * (seed + 1)
             images, nfe = generate(pipeline, labels, first, batch_size, **asdict(point))
-            scores = score(images, labels.numpy(), reference, classifier)
+            scores = asdict(score(images, labels.numpy(), reference, classifier))
             seconds = round(time.perf_counter() - begun, 1)
-            done[key] = {"key": key} | identity | {"nfe": nfe, "seconds": seconds}
-            done[key]["scores"] = asdict(scores)
+            found = {"nfe": nfe, "seconds": seconds, "scores": scores}
+            done[key] = {"key": key} | identity | found
             if rank_and_size()[0] == 0:  # all processes of a launch compute the same
                 append_record(out, done[key])
         records.append(done[key])
@@ -103,12 +98,9 @@ def sweep(
 
 def fingerprint(folder: Path, point: Sampling) -> str:
     """A fingerprint of the networks that a point uses."""
-    parts = ["tokenizer", "transformer", *([point.helper] if point.helper else [])]
-    digest = hashlib.sha256()
-    for part in parts:
-        for file in sorted((folder / part).glob("*.safetensors")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+    parts = ["tokenizer", "transformer"] + ([point.helper] if point.helper else [])
+    files = [file for part in parts for file in sorted((folder / part).glob("*.safetensors"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def append_record(path: Path, record: dict) -> None:
@@ -183,13 +175,13 @@ def curves(records: list[dict]) -> dict[str, list[tuple[float, float, str]]]:
             same = members[0]["settings"] | {"temperature": row["settings"]["temperature"]}
             if row is not members[0] and row["settings"] == same:
                 members.append(row)
-    return {
-        name: [
-            (r["inception_score"][0], r["frechet"][0], f"{r['settings']['temperature']:g}")
-            for r in sorted(members, key=lambda r: r["settings"]["temperature"])
-        ]
-        for name, members in found.items()
-    }
+
+    def points(rows: list[dict]) -> list:
+        of = [(row["settings"]["temperature"], row) for row in rows]
+        of.sort(key=lambda pair: pair[0])
+        return [(row["inception_score"][0], row["frechet"][0], f"{t:g}") for t, row in of]
+
+    return {name: points(members) for name, members in found.items()}
 
 
 SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "coherence")
@@ -225,7 +217,7 @@ def table(rows: list[dict]) -> str:
     names = [name for name in SCORES if any(name in row for row in rows)]
     tried = ["tried"] * any("tried" in row for row in rows)
     head = ["guidance", "s", "order", "tau", "T", "NFE", *tried, "samples x seeds", *names]
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines = []
     for row in rows:
         s = row["settings"]
         ordered = s["order"] in TEMPERED
@@ -234,5 +226,10 @@ def table(rows: list[dict]) -> str:
         cells += [str(row.get(name, "")) for name in tried]
         cells.append(f"{row['num']} x {row['seeds']}")
         cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines)
+        lines.append(cells)
+    return markdown_table(head, lines)
+
+
+def markdown_table(head: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table of these cells."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
