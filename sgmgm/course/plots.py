@@ -170,9 +170,10 @@ def token_grid(image: Tensor, tokens: Tensor) -> Plot:
 @styled
 def codebook(patches: Tensor, uses: Tensor) -> Plot:
     """A codebook's entries as small images (K, 3, h, w), the 256 most used first; uses is (K,)."""
-    shown = patches[uses.argsort(descending=True)[:256].to(patches.device)].cpu().clamp(0, 1)
+    shown = patches[uses.argsort(descending=True)[:256].to(patches.device)].cpu()
     columns = 32 if len(shown) > 128 else 16
-    sheet = tile(F.pad(shown, (0, 1, 0, 1), value=1.0), columns, 1.0)
+    edges = (0, 1, 0, 1, 0, 0, 0, -len(shown) % columns)  # white, and so is the last row's rest
+    sheet = tile(F.pad(shown, edges, value=1.0), columns)
     alt = f"{len(shown)} of {len(patches)} codebook entries as small images"
     plot, ((axes,),) = new_plot(WIDTH * sheet.shape[1] / sheet.shape[2] + 0.3, alt)
     bare(axes, f"{len(shown)} of {len(patches)} codes, the most used first")
@@ -180,11 +181,9 @@ def codebook(patches: Tensor, uses: Tensor) -> Plot:
     return plot
 
 
-def tile(patches: Tensor, columns: int, rest: float) -> Tensor:
-    """Patches (K, 3, h, w) row by row in one image (3, H, W); the last row's rest is grey."""
-    missing = -len(patches) % columns
-    full = F.pad(patches, (0,) * 7 + (missing,), value=rest).unflatten(0, (-1, columns))
-    return full.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+def tile(patches: Tensor, columns: int) -> Tensor:
+    """Patches (K, 3, h, w), row by row, as one image (3, H, W)."""
+    return patches.unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
 
 
 @styled

@@ -66,20 +66,14 @@ class Scrubber(View):
 
     def render(self) -> None:
         """Generate both trajectories, and predict at every step of them."""
-        self.trajectories = {
-            name: self.predict(
-                self.pipeline([self.label.value], seeds=[self.seed.value], **settings).trajectory
-            )
-            for name, settings in views.plain_and_guided(self.settings).items()
-        }
+        self.trajectories, label, seeds = {}, [self.label.value], [self.seed.value]
+        for name, settings in views.plain_and_guided(self.settings).items():
+            trajectory = self.pipeline(label, seeds=seeds, **settings).trajectory
+            self.trajectories[name] = self.predict(trajectory)
         # One scale of colours for all steps; the last 2 % at either end would make it useless.
-        scores, pushes = (
-            torch.cat([each[field] for each in self.trajectories.values()])
-            for field in (
-                Predictions._fields.index("confidence"),
-                Predictions._fields.index("push"),
-            )
-        )
+        both = self.trajectories.values()
+        scores = torch.cat([each.confidence for each in both])
+        pushes = torch.cat([each.push for each in both])
         ends = torch.tensor([0.02, 0.98])
         self.span: Any = tuple(scores[scores.isfinite()].quantile(ends).tolist())
         self.reach = float(pushes[pushes.isfinite()].abs().quantile(ends[1]))
@@ -96,15 +90,10 @@ class Scrubber(View):
         plain, _, guided = log_p.gather(-1, sampled.expand(3, -1, -1)[..., None])[..., 0]
         masked = canvases >= pipeline.transformer.config.codebook_size
         images = pipeline.tokenizer.decode(sampled)
-        found = Predictions(
-            sampled,
-            masked,
-            images,
-            plots.overlay_masked(images, masked),
-            trajectory.confidence[:, 0].where(masked, torch.nan),
-            (guided - plain).where(masked, torch.nan),
-            log_p,
-        )
+        seen = plots.overlay_masked(images, masked)
+        confidence = trajectory.confidence[:, 0].where(masked, torch.nan)
+        push = (guided - plain).where(masked, torch.nan)
+        found = (sampled, masked, images, seen, confidence, push, log_p)
         return Predictions(*(part.cpu() for part in found))
 
     def panels(self, steps: Predictions) -> dict[str, Tensor]:
@@ -133,10 +122,8 @@ class Scrubber(View):
                 framed = plots.frame_cells(images[k : k + 1], frame)[0]
                 caption = f"{name}, {title}" if title == "sampled" else title
                 figures.append(views.html_image(framed, f"{name}, {when}: {title}", caption))
-            self.cells[name].image.value, self.maps[name].value = (
-                figures[0],
-                views.in_row(figures[1:]),
-            )
+            self.cells[name].image.value = figures[0]
+            self.maps[name].value = views.in_row(figures[1:])
         low, high = self.span
         self.legend.value = (
             f"<p>confidence (log p + noise): dark {low:.1f}, bright {high:.1f}<br>push "
@@ -156,18 +143,17 @@ class Scrubber(View):
         cell, row, column = images.shape[-1] // grid, i // grid, i % grid
         patches = images.unfold(2, cell, cell).unfold(3, cell, cell)[:, :, row, column]
         known = "" if steps.masked[k, i] else ", known before"
-        lines = []
+        table = ""
         for at, name in enumerate(("plain", "smoothed", "guided")):
+            found = zip(codes[at].tolist(), p[at].tolist(), patches[5 * at :], strict=False)
             figures = [
-                views.html_image(
-                    patches[5 * at + j], f"{name}: code {code}", f"{code}\n{p[at, j]:.0%}", "patch"
-                )
-                for j, code in enumerate(codes[at].tolist())
+                views.html_image(patch, f"{name}: code {code}", f"{code}\n{share:.0%}", "patch")
+                for code, share, patch in found
             ]
-            lines.append(f"<tr><td>{name}</td><td>{views.in_row(figures)}</td></tr>")
+            table += f"<tr><td>{name}</td><td>{views.in_row(figures)}</td></tr>"
         return (
             f"<p>row {row + 1}, column {column + 1}: code {steps.sampled[k, i]}{known}. "
-            f"The most likely codes:</p><table>{''.join(lines)}</table>"
+            f"The most likely codes:</p><table>{table}</table>"
         )
 
     def figure(self) -> plots.Plot:

@@ -51,20 +51,15 @@ STYLE = """<style>
 .sgmgm .cells button:focus { outline: 3px solid #D55E00; outline-offset: -2px; }
 </style>"""
 
-# --- images ------------------------------------------------------------------------------------
 
-
-def _to_pillow(image: Tensor, zoom: int = 1) -> Image.Image:
-    """(3, H, W) in [0, 1] -> a Pillow image, enlarged."""
-    pixels = (image.detach().float().cpu().clamp(0, 1) * 255).round().byte()
-    found = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    return found.resize((found.width * zoom, found.height * zoom), Image.Resampling.NEAREST)
+def _to_pillow(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] -> a Pillow image."""
+    return Image.fromarray((plots.pixels(image[None])[0] * 255).round().astype("uint8"))
 
 
 def html_image(image: Tensor, alt: str, caption: str = "", size: str = "large") -> str:
     """An image (3, H, W) as an HTML figure, "patch", "small", "large" or "page" wide."""
-    file = io.BytesIO()
-    _to_pillow(image).save(file, format="png")
+    _to_pillow(image).save(file := io.BytesIO(), format="png")
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure class="{size}"><img src="{source}" alt="{escape(alt)}">{below}</figure>'
@@ -80,30 +75,28 @@ def colour_map(values: Tensor, low: float, high: float, cell: int, name: str) ->
 
     The colours of matplotlib's map `name` go from `low` to `high`; nan becomes light grey.
     """
-    side = int(values.shape[1] ** 0.5)
     share = ((values - low) / max(high - low, 1e-9)).nan_to_num(0).numpy()
     rgb = torch.from_numpy(matplotlib.colormaps[name](share)[..., :3]).float()  # (B, N, 3)
     rgb[values.isnan()] = 0.85
-    rgb = rgb.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    return rgb.repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+    return plots.enlarge(plots.as_grid(rgb.transpose(1, 2)), cell)
 
 
 class Animation:
     """A moving image of frames (T, 3, H, W): an animated PNG, which any page can show."""
 
-    def __init__(self, frames: Tensor, alt: str, milliseconds: int = 500, zoom: int = 4):
+    def __init__(self, frames: Tensor, alt: str, milliseconds: int = 500):
         if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
             raise InputError(f"frames have shape (T, 3, H, W), not {tuple(frames.shape)}.")
         self.alt, self.milliseconds = alt, milliseconds
-        self.frames = [_to_pillow(frame, zoom) for frame in frames]
+        self.frames = [_to_pillow(frame) for frame in plots.enlarge(frames, 4)]
 
     def encode(self, kind: str = "png") -> bytes:
         """The content of a file of this kind, "png" (exact colours) or "gif" (256 of them)."""
         if kind not in ("png", "gif"):
             raise InputError(f"an animation is written as .png or .gif, not {kind!r}.")
-        file, (first, *rest) = io.BytesIO(), self.frames
-        durations = [self.milliseconds] * len(rest) + [4 * self.milliseconds]  # rest on the result
-        options = {"save_all": True, "append_images": rest, "duration": durations, "loop": 0}
+        file, (first, *others) = io.BytesIO(), self.frames
+        times = [self.milliseconds] * len(others) + [4 * self.milliseconds]  # rest on the result
+        options = {"save_all": True, "append_images": others, "duration": times, "loop": 0}
         first.save(file, format=kind, **options)
         return file.getvalue()
 
@@ -116,18 +109,14 @@ class Animation:
         return data, {"image/png": {"alt": self.alt}}
 
 
-# --- settings -----------------------------------------------------------------------------------
-
-
 def find_guidances(pipeline: Pipeline) -> list[str]:
     """Names of the guidances that this pipeline has all networks for, the paper's first."""
     found = []
-    others = [name for name in GUIDANCES if name not in ("none", "self", "cfg")]
-    for name in ("self", "cfg", *others):
+    for name in dict.fromkeys(("self", "cfg", *GUIDANCES)):
         with suppress(CheckpointError):
             pipeline.guidance(Sampling(guidance=name))
             found.append(name)
-    return found
+    return [name for name in found if name != "none"]
 
 
 def choose_settings(pipeline: Pipeline, settings: dict) -> Sampling:
@@ -152,23 +141,23 @@ def class_options(pipeline: Pipeline) -> list[tuple[str, int]]:
     return [(name, i) for i, name in enumerate(pipeline.card.classes)]
 
 
-# --- controls ----------------------------------------------------------------------------------
-
-LABEL = {"description_width": "initial"}
 WRAP = Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="4px 16px")
+
+
+def _control(kind: Callable, description: str, tooltip: str, value, **options):
+    words = {"description": description, "tooltip": tooltip, "value": value}
+    return kind(**words, **options, style={"description_width": "initial"})
 
 
 def slider(description: str, tooltip: str, low, high, value, step=1) -> ipywidgets.Widget:
     """A slider for whole numbers, or for others if `step` is none."""
     kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
-    words = {"description": description, "tooltip": tooltip, "style": LABEL}
-    return kind(min=low, max=high, value=value, step=step, **words)
+    return _control(kind, description, tooltip, value, min=low, max=high, step=step)
 
 
 def choice(description: str, tooltip: str, options, value) -> ipywidgets.Dropdown:
     """A drop-down list of names, or of (name, value)."""
-    words = {"description": description, "tooltip": tooltip, "style": LABEL}
-    return ipywidgets.Dropdown(options=options, value=value, **words)
+    return _control(ipywidgets.Dropdown, description, tooltip, value, options=options)
 
 
 def scale_slider(scale: float) -> ipywidgets.Widget:
@@ -180,9 +169,8 @@ def number(description: str, tooltip: str, value: int, high: int = 2**31 - 1):
     """A field for a whole number from 0 to `high`; InputError if it is to start elsewhere."""
     if not 0 <= value <= high:
         raise InputError(f"{description} {value} does not fit into a view: it takes 0 to {high}.")
-    words = {"description": description, "tooltip": tooltip, "style": LABEL}
-    layout = Layout(width="160px")
-    return ipywidgets.BoundedIntText(value=value, min=0, max=high, layout=layout, **words)
+    options = {"min": 0, "max": high, "layout": Layout(width="160px")}
+    return _control(ipywidgets.BoundedIntText, description, tooltip, value, **options)
 
 
 def on_move(call: Callable, *controls: ipywidgets.Widget) -> None:
@@ -206,8 +194,7 @@ cells.onclick = cells.onmouseleave = () => clearTimeout(cells.rest);
 class Cells(ipywidgets.Box):
     """An image under a square grid of buttons; pressing one calls `press(position)`.
 
-    Args:
-        hover: a pointer that rests on a button presses it.
+    With `hover` a pointer that rests on a button presses it.
     """
 
     def __init__(self, side: int, press: Callable[[int], None], hover: bool = False):
@@ -227,9 +214,6 @@ class Cells(ipywidgets.Box):
             parts.append(HTML(script, layout=Layout(display="none")))
         super().__init__(parts)
         self.add_class("cells")
-
-
-# --- the frame ---------------------------------------------------------------------------------
 
 
 class View(ipywidgets.VBox):
@@ -267,16 +251,15 @@ class View(ipywidgets.VBox):
     def update(self, change=None) -> None:
         """Render soon; at once where no event loop runs, as in a test."""
         try:
-            asyncio.get_running_loop()
+            self.wait(QUIET, self.ask_page)
         except RuntimeError:
             self.render_now()
-            return
-        self.wait(QUIET, self.ask_page)
 
     def wait(self, seconds: float, call: Callable[[], None]) -> None:
         """Call this later, in place of what was to be called before."""
+        loop = asyncio.get_running_loop()
         self.stop_waiting()
-        self.timer = asyncio.get_running_loop().call_later(seconds, call)
+        self.timer = loop.call_later(seconds, call)
 
     def stop_waiting(self) -> None:
         """Whatever was to be called is not, and the page's answer does not count."""
@@ -301,13 +284,12 @@ class View(ipywidgets.VBox):
         self.say("generating ...")
         try:
             self.render()
+            self.say("")
         except SgmgmError as error:
             self.say(str(error))
         except BaseException as error:
             self.say(f"{type(error).__name__} {error}: move a control to try again.")
             raise
-        else:
-            self.say("")
 
     def _repr_mimebundle_(self, **options):
         if self.timer:

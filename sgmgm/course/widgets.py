@@ -25,8 +25,6 @@ from .views import View
 __all__ = ["CodebookBrowser", "Explorer", "Refill", "Scrubber"]
 
 
-# --- settings ----------------------------------------------------------------------------------
-
 # A kernel cannot add a cell of its own accord, so the page does: JupyterLab's key for a new cell
 # below, then typing. Elsewhere the code is on the clipboard, and stands under the button.
 NEXT_CELL = """
@@ -54,13 +52,11 @@ class Explorer(View):
     def __init__(self, pipeline: Pipeline, count: int = 8, seed: int = 0, **settings):
         start = views.choose_settings(pipeline, settings)
         self.pipeline, self.start, self.count = pipeline, start, count
-        kinds, tau = views.find_guidances(pipeline), start.temperature
+        kinds, tau, noise = views.find_guidances(pipeline), start.temperature, "noise in the order"
         self.controls = {
             "guidance": views.choice("guidance", "pushes away from what", kinds, start.guidance),
             "scale": views.scale_slider(start.scale),
-            "temperature": views.slider(
-                "temperature", "noise in the order", 0, max(45, tau), tau, 0.5
-            ),
+            "temperature": views.slider("temperature", noise, 0, max(45, tau), tau, 0.5),
             "anneal": views.choice("its schedule", "how the noise falls", ANNEALS, start.anneal),
             "steps": views.slider("steps", "of decoding", 1, max(24, start.steps), start.steps),
         }
@@ -100,14 +96,13 @@ class Explorer(View):
             f"{chosen['guidance']}, s = {chosen['scale']:g}": self.sample(*key, **chosen),
         }
         self.names = [self.pipeline.card.classes[label] for label in self.labels()]
-        self.grid.value = "".join(
-            f"<p>{row}</p>"
-            + views.in_row(
-                views.html_image(image, f"{row}: {name}, seed {key[1] + i}", name, "small")
-                for i, (image, name) in enumerate(zip(images, self.names, strict=True))
-            )
-            for row, images in self.rows.items()
-        )
+        self.grid.value = ""
+        for row, images in self.rows.items():
+            figures = [
+                views.html_image(image, f"{row}: {name}, seed {seed}", name, "small")
+                for seed, (image, name) in enumerate(zip(images, self.names, strict=True), key[1])
+            ]
+            self.grid.value += f"<p>{row}</p>{views.in_row(figures)}"
         code = escape(self.code())
         self.code_box.value = (
             f'<button class="jupyter-button" data-code="{code}" onclick="{escape(NEXT_CELL)}">'
@@ -125,9 +120,6 @@ class Explorer(View):
     def figure(self) -> plots.Plot:
         """The two rows."""
         return plots.image_rows(self.rows, self.names)
-
-
-# --- refilling ---------------------------------------------------------------------------------
 
 
 def ready_masks(side: int) -> dict[str, Tensor]:
@@ -156,13 +148,9 @@ class Refill(View):
     """
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        images: Tensor | None = None,
-        labels=None,
-        seed: int = 0,
+        self, pipeline: Pipeline, images: Tensor | None = None, labels=None, seed: int = 0,
         **settings,
-    ):
+    ):  # fmt: skip
         self.pipeline, self.settings = pipeline, views.choose_settings(pipeline, settings)
         tokenizer = pipeline.tokenizer
         if images is None:
@@ -174,14 +162,12 @@ class Refill(View):
             self.tokens = tokenizer.encode(images.to(pipeline.device))
         self.labels = pipeline.labels(labels).tolist()
         self.masks = ready_masks(tokenizer.config.grid)
-        names = pipeline.card.classes
+        names, classes = pipeline.card.classes, views.class_options(pipeline)
         which = [(f"image {i + 1}: {names[n]}", i) for i, n in enumerate(self.labels)]
         self.image = views.choice("image", "what to mask parts of", which, 0)
         hint = "a mask to start from; click on the image to change it"
         self.mask = views.choice("mask", hint, list(self.masks), "lower half")
-        self.label = views.choice(
-            "class", "what to fill in", views.class_options(pipeline), self.labels[0]
-        )
+        self.label = views.choice("class", "what to fill in", classes, self.labels[0])
         self.scale = views.scale_slider(self.settings.scale)
         self.seed = views.number("seed", "of both refills", seed)
         views.on_move(self.take_image, self.image)
@@ -221,18 +207,13 @@ class Refill(View):
         tokens, blank = self.tokens[[self.image.value]], self.pipeline.transformer.blank
         canvas = torch.where(self.masked.to(tokens.device), blank, tokens)
         label, seeds = [self.label.value], [self.seed.value]
+        what = f"the masked cells filled as {self.pipeline.card.classes[label[0]]}"
+        figures = [views.html_image(self.shown["original"][0], "the whole image", "original")]
         for name, settings in views.plain_and_guided(self.settings, scale=self.scale.value).items():
             samples = self.pipeline(label, seeds=seeds, canvas=canvas, **settings)
             self.shown[name] = samples.images
-        what = f"the masked cells filled as {self.pipeline.card.classes[label[0]]}"
-        alts = {
-            "original": "the whole image",
-            "plain": f"{what}, plain",
-            "guided": f"{what}, guided, s = {self.scale.value:g}",
-        }
-        self.results.value = views.in_row(
-            views.html_image(self.shown[name][0], alt, name) for name, alt in alts.items()
-        )
+            figures.append(views.html_image(samples.images[0], f"{what}, {name}", name))
+        self.results.value = views.in_row(figures)
 
     def figure(self) -> plots.Plot:
         """Original, mask and the two refills."""
@@ -242,16 +223,11 @@ class Refill(View):
         return plots.image_rows({row: torch.cat(list(self.shown.values()))}, list(self.shown))
 
 
-# --- the codebook ------------------------------------------------------------------------------
-
-
 class CodebookBrowser(View):
     """Look codes up: what each stands for, which are near it, and where images use it.
 
     A code's patch is the average of all patches that became this code; grey if there are none.
-
-    Args:
-        images: (B, 3, H, W) in [0, 1], to look for uses in.
+    Uses are looked for in `images`, (B, 3, H, W) in [0, 1].
     """
 
     side = 8  # codes along one side of a page
@@ -283,13 +259,11 @@ class CodebookBrowser(View):
     def render(self) -> None:
         """Show the page, and all about the chosen code."""
         codes, code = self.pages[self.page.value - 1], self.code.value
-        patches, here = self.patches[codes], torch.zeros(1, self.side**2, dtype=torch.bool)
-        here[0, : len(codes)] = codes == code
-        sheet = torch.full((self.side**2, *patches.shape[1:]), 0.85)  # the last page has gaps
-        sheet[: len(codes)] = patches
-        sheet = torch.cat([torch.cat(list(row), 2) for row in sheet.split(self.side)], 1)
+        gaps = self.side**2 - len(codes)  # on the last page
+        sheet = F.pad(self.patches[codes], (0,) * 7 + (gaps,), value=0.85)
+        sheet, here = plots.tile(sheet, self.side), F.pad(codes == code, (0, gaps))
         alt = f"{len(codes)} codes, page {self.page.value} of {self.page.max}; code {code} framed"
-        framed = plots.frame_cells(sheet[None], here)[0]
+        framed = plots.frame_cells(sheet[None], here[None])[0]
         self.cells.image.value = views.html_image(framed, alt, size="page")
 
         distance = torch.cdist(self.book[[code]], self.book)[0].cpu()  # (K,)
