@@ -90,9 +90,8 @@ class Classifier(Pretrained):
         self.config = config
         widths = config.widths
         self.stem = conv_norm(3, widths[0])
-        self.stages = nn.ModuleList(
-            Stage(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.stages = nn.ModuleList(Stage(i, o) for i, o in pairs)
         self.head = nn.Linear(widths[-1], config.num_classes)
 
     def activations(self, images: Tensor) -> list[Tensor]:
@@ -117,8 +116,6 @@ def feature_distance(classifier: Classifier, a: Tensor, b: Tensor) -> Tensor:
     Mean squared difference of channel-normalised activations, averaged over the stages, as LPIPS
     does without its learned weights (Zhang et al. 2018, eq. 1).
     """
-    pairs = zip(classifier.activations(a), classifier.activations(b), strict=True)
-    terms = [
-        (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean() for x, y in pairs
-    ]
+    layers = ([F.normalize(x, dim=1) for x in classifier.activations(y)] for y in (a, b))
+    terms = [(x - y).square().sum(1).mean() for x, y in zip(*layers, strict=True)]
     return sum(terms[1:], terms[0]) / len(terms)

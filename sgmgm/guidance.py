@@ -214,12 +214,9 @@ GUIDANCES: dict[str, tuple[type[Guidance], str | None]] = {
 
 
 def make_guidance(
-    name: str,
-    model: MaskedTransformer,
-    scale: float = 1.0,
-    scale_schedule: str = "constant",
+    name: str, model: MaskedTransformer, scale: float = 1.0, scale_schedule: str = "constant",
     **others: nn.Module,
-) -> Guidance:
+) -> Guidance:  # fmt: skip
     """The guidance of this name; of `others`, `weak=` and `smoother=`, it takes what it needs.
 
     Raises:
@@ -227,11 +224,9 @@ def make_guidance(
     """
     check_choice("guidance", name, GUIDANCES)
     kind, needs = GUIDANCES[name]
-    if needs is None:
-        return kind(model, scale, scale_schedule)
-    if others.get(needs) is None:
+    if needs and others.get(needs) is None:
         raise InputError(f"guidance {name!r} needs {needs}=, a trained network.")
-    return kind(model, scale, scale_schedule, **{needs: others[needs]})
+    return kind(model, scale, scale_schedule, **({needs: others[needs]} if needs else {}))
 
 
 @contextmanager

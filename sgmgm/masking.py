@@ -56,9 +56,7 @@ def random_mask(batch: int, n: int, generator: torch.Generator, schedule: str = 
     return rank < num_masked[:, None]
 
 
-def drop_labels(
-    labels: Tensor, rate: float, num_classes: int, generator: torch.Generator
-) -> Tensor:
+def drop_labels(labels: Tensor, rate: float, num_classes: int, generator) -> Tensor:
     """A copy of labels (B,) in which a share `rate` is `num_classes`, i.e. "no class".
 
     This is what lets one model serve classifier-free guidance (Ho & Salimans 2022).

@@ -70,19 +70,16 @@ def find_pipeline(name: str | Path) -> Path:
     shipped = sorted(f.parent.name for f in SHIPPED.glob("*/pipeline.json"))
     none = "; none came with this installation: they are in data/checkpoints of its repository"
     others = f" or one of {listed(shipped)}" if shipped else none
-    raise CheckpointError(
-        f"no model {str(name)!r}: give a folder that `sgmgm train` wrote{others}."
-    )
+    wrote = f"that `sgmgm train` wrote{others}"
+    raise CheckpointError(f"no model {str(name)!r}: give a folder {wrote}.")
 
 
 def check_part(folder: Path, name: str, card: Card) -> Path:
     """The folder of a part; a CheckpointError with the command that trains it if it is missing."""
     if not (folder / name).is_dir():
-        raise CheckpointError(
-            f"{folder} has no {name}: first run `sgmgm train "
-            f"{name if name in PARTS else f'smoother --name {name}'} --dataset {card.dataset} "
-            f"--preset {card.preset} --out {folder}`."
-        )
+        part = name if name in PARTS else f"smoother --name {name}"
+        train = f"train {part} --dataset {card.dataset} --preset {card.preset} --out {folder}"
+        raise CheckpointError(f"{folder} has no {name}: first run `sgmgm {train}`.")
     return folder / name
 
 
@@ -111,39 +108,27 @@ class Pipeline:
     """Labels in, images out."""
 
     def __init__(
-        self,
-        card: Card,
-        tokenizer: VQTokenizer,
-        transformer: MaskedTransformer,
-        folder: Path | None = None,
-        device: str | torch.device = "cpu",
-        bf16: bool = False,
-    ):
+        self, card: Card, tokenizer: VQTokenizer, transformer: MaskedTransformer,
+        folder: Path | None = None, device: str | torch.device = "cpu", bf16: bool = False,
+    ):  # fmt: skip
         self.card, self.device = card, check_device(device)
         self.folder: Any = folder  # None if the parts come from elsewhere
         self.bf16 = bf16  # where the device has it: see devices.has_bf16
         self.tokenizer = tokenizer.eval().to(self.device)
         self.transformer = transformer.eval().to(self.device)
-        if tokenizer.config.num_tokens != transformer.config.num_vq_tokens:
-            raise CheckpointError(
-                f"the tokenizer makes {tokenizer.config.num_tokens} tokens, the transformer takes "
-                f"{transformer.config.num_vq_tokens}: they do not belong together."
-            )
-        codes, classes = transformer.config.codebook_size, transformer.config.num_classes
-        if tokenizer.num_codes != codes or len(card.classes) != classes:
-            raise CheckpointError(
-                f"the transformer was made for {codes} codes and {classes} classes, not for "
-                f"{tokenizer.num_codes} and {len(card.classes)}: the parts do not belong together."
-            )
+        c, sizes = transformer.config, "{} tokens, {} codes and {} classes".format
+        made_for = sizes(c.num_vq_tokens, c.codebook_size, c.num_classes)
+        found = sizes(tokenizer.config.num_tokens, tokenizer.num_codes, len(card.classes))
+        if found != made_for:
+            made_for = f"the transformer was made for {made_for}"
+            raise CheckpointError(f"{made_for}, not {found}: the parts do not belong together.")
         if bf16 and self.device.type == "cuda":
             fast.prepare_decoder(self.tokenizer.decoder)
         self.helpers: dict = {}  # smoothers and weaker models, loaded when first asked for
         self.halves: dict = {}  # guidances in bfloat16
 
     @classmethod
-    def from_pretrained(
-        cls, name: str | Path, device: str | None = None, bf16: bool = False
-    ) -> "Pipeline":
+    def from_pretrained(cls, name: str | Path, device: str | None = None, bf16=False) -> "Pipeline":
         """Load a shipped pipeline by name, or one of your own by its folder.
 
         bf16 decodes by `fast.decode`, with networks in bfloat16 where the device has it: two to
@@ -157,14 +142,9 @@ class Pipeline:
         folder = find_pipeline(name)
         check_manifest(folder)
         card = read_card(folder)
-        return cls(
-            card,
-            VQTokenizer.from_pretrained(check_part(folder, "tokenizer", card)),
-            MaskedTransformer.from_pretrained(check_part(folder, "transformer", card)),
-            folder,
-            device or default_device(),
-            bf16,
-        )
+        tokenizer = VQTokenizer.from_pretrained(check_part(folder, "tokenizer", card))
+        transformer = MaskedTransformer.from_pretrained(check_part(folder, "transformer", card))
+        return cls(card, tokenizer, transformer, folder, device or default_device(), bf16)
 
     def helper(self, name: str):
         """Another trained part of this pipeline: a smoother, or the "weak" transformer."""
@@ -183,9 +163,8 @@ class Pipeline:
         """The guided-logits callable of these settings."""
         needs = GUIDANCES[settings.guidance][1]
         others = {needs: self.helper(settings.helper)} if needs and settings.helper else {}
-        return make_guidance(
-            settings.guidance, self.transformer, settings.scale, settings.scale_schedule, **others
-        )
+        how = settings.scale, settings.scale_schedule
+        return make_guidance(settings.guidance, self.transformer, *how, **others)
 
     def passes(self, **settings) -> int:
         """Network passes per image with these changes to the pipeline's `Sampling`."""
@@ -209,9 +188,8 @@ class Pipeline:
             if number is None or number == "none":
                 number = len(names)
             elif isinstance(number, bool) or not isinstance(number, int):
-                raise InputError(
-                    f"unknown class {number!r}: give 0..{len(names) - 1} or one of {listed(names)}."
-                )
+                known = f"0..{len(names) - 1} or one of {listed(names)}"
+                raise InputError(f"unknown class {number!r}: give {known}.")
             elif not 0 <= number < len(names):
                 raise InputError(f"class {number} is out of range: give 0..{len(names) - 1}.")
             numbers.append(number)
@@ -230,10 +208,8 @@ class Pipeline:
             raise InputError(f"the canvas must have the shape {shapes[1]}, not {shape}.")
         codes = (canvas >= 0) & (canvas < config.codebook_size)
         if canvas.dtype != torch.int64 or not (codes | (canvas == config.mask_id)).all():
-            raise InputError(
-                f"the canvas must hold int64 tokens 0..{config.codebook_size - 1} or "
-                f"{config.mask_id} ([MASK])."
-            )
+            known = f"0..{config.codebook_size - 1} or {config.mask_id} ([MASK])"
+            raise InputError(f"the canvas must hold int64 tokens {known}.")
         return canvas.to(self.device).expand(count, -1)
 
     @torch.no_grad()
@@ -263,15 +239,12 @@ class Pipeline:
         if len(generators) != len(labels):
             raise InputError(f"give one seed for each label: {len(labels)}, not {len(generators)}.")
         canvas = self.first_canvas(canvas, len(labels))
-        guidance = self.guidance(chosen)
-        rest = (
-            *(labels, canvas, chosen.steps, chosen.schedule),
-            *(chosen.temperature, chosen.anneal, chosen.order, generators, chosen.remask_known),
-        )
+        guidance, c = self.guidance(chosen), chosen
+        how = c.steps, c.schedule, c.temperature, c.anneal, c.order, generators, c.remask_known
         if self.bf16:
-            trajectory = fast.decode(self.in_bf16(chosen, guidance), *rest)
+            trajectory = fast.decode(self.in_bf16(chosen, guidance), labels, canvas, *how)
         else:
-            trajectory = decode(guidance, *rest)
+            trajectory = decode(guidance, labels, canvas, *how)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             images = self.tokenizer.decode(trajectory.tokens)
         return Samples(images, labels, trajectory, self.passes(**settings))

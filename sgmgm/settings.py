@@ -9,12 +9,7 @@ from .smoothing import SMOOTHERS
 from .utils.errors import InputError, check_choice, check_count, listed
 
 CORE_PARTS = ("classifier", "tokenizer", "transformer")  # what unguided sampling needs
-PARTS = (
-    *CORE_PARTS,
-    "weak",
-    "smoother",
-    *(f"smoother-{kind}" for kind in SMOOTHERS if kind != "toast"),
-)
+PARTS = (*CORE_PARTS, "weak", *(f"smoother-{k}".removesuffix("-toast") for k in SMOOTHERS))
 TRAINABLE = (*PARTS, "second")  # the second extractor is no part of a pipeline: it only scores
 
 
@@ -63,9 +58,6 @@ class Sampling:
 def updated(settings, what: str, changes: dict):
     """A copy of a dataclass with some fields changed, None excepted; InputError on other names."""
     names = [f.name for f in fields(settings)]
-    unknown = sorted(changes.keys() - set(names))
-    if unknown:
-        raise InputError(
-            f"unknown {what} setting {listed(unknown)}: choose from {listed(names, 20)}."
-        )
+    if unknown := listed(sorted(changes.keys() - set(names))):
+        raise InputError(f"unknown {what} setting {unknown}: choose from {listed(names, 20)}.")
     return replace(settings, **{k: v for k, v in changes.items() if v is not None})

@@ -20,6 +20,8 @@ from .transformer import MaskedTransformer
 from .utils.distributed import in_turn
 from .utils.errors import InputError, check_choice
 
+SMOOTHED: dict = {"label_smoothing": 0.1, "reduction": "sum"}  # of a masked model's cross-entropy
+
 
 class Task:
     """What `fit` trains: a model, `size` examples and a loss.
@@ -62,10 +64,8 @@ class ClassifierTask(Task):
         images = augment(images, generator, flip=self.images.flip, shift=4)
         images, labels = images[shard].to(self.device), labels[shard].to(self.device)
         logits = model(images).logits  # (B / processes, C)
-        return {
-            "loss": F.cross_entropy(logits, labels, label_smoothing=0.1),
-            "accuracy": (logits.argmax(1) == labels).float().mean(),
-        }
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return {"loss": F.cross_entropy(logits, labels, label_smoothing=0.1), "accuracy": accuracy}
 
 
 class TokenizerTask(Task):
@@ -137,16 +137,11 @@ class TransformerTask(Task):
     """
 
     name = "transformer"
-    LABEL_SMOOTHING = 0.1
 
     def __init__(
-        self,
-        model: MaskedTransformer,
-        tokens: Tensor,
-        labels: Tensor,
-        class_dropout: float = 0.1,
-        schedule: str = "cosine",
-    ):
+        self, model: MaskedTransformer, tokens: Tensor, labels: Tensor,
+        class_dropout: float = 0.1, schedule: str = "cosine",
+    ):  # fmt: skip
         super().__init__()
         self.model, self.tokens, self.labels, self.size = model, tokens, labels, len(labels)
         self.class_dropout, self.schedule = class_dropout, schedule
@@ -165,8 +160,7 @@ class TransformerTask(Task):
         canvas = torch.where(mask, self.model.config.mask_id, tokens)  # (B, N)
         logits = model(canvas, labels, mask).logits.float()  # (M, K) of the M masked positions
         # eq. 1: minus the mean log-likelihood of the masked tokens, given the visible ones
-        sums = {"label_smoothing": self.LABEL_SMOOTHING, "reduction": "sum"}
-        loss = F.cross_entropy(logits, tokens[mask], **sums) / masked
+        loss = F.cross_entropy(logits, tokens[mask], **SMOOTHED) / masked
         nll = F.cross_entropy(logits.detach(), tokens[mask], reduction="sum") / masked
         return {"loss": loss, "nll": nll}
 
@@ -210,20 +204,12 @@ class SmootherTask(Task):
     """
 
     name = "smoother"
-    LABEL_SMOOTHING = 0.1
     RECONSTRUCTION = 0.1  # weight of TOAST's reconstruction loss (appendix C)
 
     def __init__(
-        self,
-        model: nn.Module,
-        transformer: MaskedTransformer,
-        tokens: Tensor,
-        labels: Tensor,
-        codebook: Tensor,
-        rate: float = 0.3,
-        wrong: str = "uniform",
-        loss_on: str = "substituted",
-    ):
+        self, model: nn.Module, transformer: MaskedTransformer, tokens: Tensor, labels: Tensor,
+        codebook: Tensor, rate: float = 0.3, wrong: str = "uniform", loss_on: str = "substituted",
+    ):  # fmt: skip
         super().__init__()
         check_choice("wrong tokens", wrong, WRONG_TOKENS)
         check_choice("loss", loss_on, LOSS_ON)
@@ -254,19 +240,15 @@ class SmootherTask(Task):
         canvas = torch.where(mask, self.model_config.mask_id, corrupted)
         scored = substituted if self.loss_on == "substituted" else mask
         count = max(1, scored.sum().item()) / (shard.step or 1)  # see `TransformerTask`
-        tokens, labels, canvas, scored = (
-            x[shard].to(self.device) for x in (tokens, labels, canvas, scored)
-        )
+        batch = tokens, labels, canvas, scored
+        tokens, labels, canvas, scored = (x[shard].to(self.device) for x in batch)
         smooth = model(*self.model.inputs(self.transformer, canvas, labels), scored)
         # eq. 7: minus the mean log-likelihood of the true tokens, given corrupted ones. A batch of
         # almost blank canvases may have no substituted token: its loss is 0, not NaN.
         logits = smooth.logits.float()  # (M, K) of the M scored positions
-        sums = {"label_smoothing": self.LABEL_SMOOTHING, "reduction": "sum"}
-        auxiliary = F.cross_entropy(logits, tokens[scored], **sums) / count
-        return {
-            "loss": auxiliary + self.RECONSTRUCTION * getattr(smooth, "reconstruction", 0.0),
-            "auxiliary": auxiliary.detach(),
-        }
+        auxiliary = F.cross_entropy(logits, tokens[scored], **SMOOTHED) / count
+        loss = auxiliary + self.RECONSTRUCTION * getattr(smooth, "reconstruction", 0.0)
+        return {"loss": loss, "auxiliary": auxiliary.detach()}
 
 
 @torch.no_grad()

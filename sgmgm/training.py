@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -45,10 +46,9 @@ class TrainingConfig:
         self.warmup = check_count("warmup", self.warmup, least=0, most=10**9)
         numbers = all(map(is_finite, (self.learning_rate, self.clip, self.ema)))
         if not (numbers and self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1):
-            raise InputError(
-                "learning_rate and clip must be above 0 and ema in [0, 1), not "
-                f"{self.learning_rate!r}, {self.clip!r} and {self.ema!r}."
-            )
+            found = f"{self.learning_rate!r}, {self.clip!r} and {self.ema!r}"
+            wanted = "learning_rate and clip must be above 0 and ema in [0, 1)"
+            raise InputError(f"{wanted}, not {found}.")
 
     def lasting(self, steps: int | None) -> "TrainingConfig":
         """The same for another number of steps; with fewer of them, the warm-up is shorter too."""
@@ -68,15 +68,10 @@ PROBE_SHARE, PROBE_SECONDS = 0.03, 20  # of the time asked for, and at most: to 
 
 
 def fit(
-    task,
-    config: TrainingConfig,
-    folder: str | Path,
-    seed: int = 0,
-    device: str | None = None,
-    metadata: dict | None = None,
-    evaluate: Callable[[nn.Module], dict] | None = None,
+    task, config: TrainingConfig, folder: str | Path, seed: int = 0, device: str | None = None,
+    metadata: dict | None = None, evaluate: Callable[[nn.Module], dict] | None = None,
     minutes: float | None = None,
-) -> dict:
+) -> dict:  # fmt: skip
     """Train `task.model`, or go on where an earlier run stopped, and keep it in `folder`.
 
     Writes `model.safetensors`, `config.json` (averaged weights) and `training.json` (the returned
@@ -117,18 +112,12 @@ def fit(
             run.save(state, report)
     config, first, earlier = run.config, report["step"], report["seconds"]
     if minutes is not None and main:
-        tqdm.write(
-            f"train {task.name}: {config.steps} steps in about {minutes:g} minutes; loading and "
-            f"scoring come on top. `--steps {config.steps}` repeats it.",
-            file=sys.stderr,
-        )
-    progress = tqdm(
-        total=config.steps,
-        initial=first,
-        desc=f"train {task.name}",
-        mininterval=1.0,
-        **({} if main else {"disable": True}),  # said outright, it would overrule TQDM_DISABLE
-    )
+        said = f"train {task.name}: {config.steps} steps in about {minutes:g} minutes; loading and "
+        said += f"scoring come on top. `--steps {config.steps}` repeats it."
+        tqdm.write(said, file=sys.stderr)
+    quiet = {} if main else {"disable": True}  # disable=False would overrule TQDM_DISABLE
+    about: dict = {"total": config.steps, "initial": first, "desc": f"train {task.name}"}
+    progress = tqdm(**about, mininterval=1.0, **quiet)
     begun = saved = time.perf_counter()
     for step in range(first, config.steps):
         losses = run.step(step)
@@ -138,12 +127,11 @@ def fit(
             means = run.means(losses)
             report["history"].append({"step": step + 1} | means)
             speed = (step + 1 - first) * config.batch_size / (now - begun)
-            said = f"loss {means['loss']:.3f}, {speed:.0f} images/s"
-            progress.set_postfix_str(said, refresh=False)
-            if not math.isfinite(means["loss"]):
-                raise InputError(
-                    f"the loss became {means['loss']} at step {step + 1}; lower the learning rate."
-                )
+            loss = means["loss"]
+            progress.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} images/s", refresh=False)
+            if not math.isfinite(loss):
+                at = f"at step {step + 1}"
+                raise InputError(f"the loss became {loss} {at}; lower the learning rate.")
         if main and (last or now - saved > SAVE_SECONDS):
             report |= {"step": step + 1, "seconds": earlier + now - begun}
             run.save(state, report)
@@ -177,11 +165,9 @@ class Run:
             AcceleratorState._reset_state(reset_partial_state=True)
         half = "bf16" if config.bf16 and has_bf16(where.type) else "no"
         self.accelerator = Accelerator(mixed_precision=half, cpu=where.type == "cpu")
-        if config.batch_size % self.accelerator.num_processes:
-            raise InputError(
-                f"{self.accelerator.num_processes} processes cannot share a batch of "
-                f"{config.batch_size} evenly: start another number of them."
-            )
+        count, batch = self.accelerator.num_processes, config.batch_size
+        if batch % count:
+            raise InputError(f"{count} processes cannot share a batch of {batch} evenly.")
         self.task, self.config, self.seed = task, config, seed
         self.model = task.model.to(self.accelerator.device).train()
         task.to(self.accelerator.device)
@@ -265,10 +251,8 @@ class Run:
         """
         tensors = self.tensors()
         if not all(v.isfinite().all() for v in tensors.values()):
-            raise InputError(
-                f"the weights are no longer finite at step {report['step']}; lower the learning "
-                "rate."
-            )
+            at = f"at step {report['step']}"
+            raise InputError(f"the weights are no longer finite {at}; lower the learning rate.")
         moments = self.optimizer.state_dict()["state"]
         tensors |= {f"optimizer.{i}.{k}": v for i, s in moments.items() for k, v in s.items()}
         save_tensors(path, tensors, {"report": json.dumps(report)})
@@ -285,10 +269,8 @@ class Run:
         except (CheckpointError, InputError, KeyError, AttributeError, TypeError, ValueError):
             raise CheckpointError(f"{path} is damaged: delete it to start afresh.") from None
         if other:
-            raise CheckpointError(
-                f"{path} belongs to a run with another {listed(other)}; delete it or choose "
-                "another folder."
-            )
+            run = f"a run with another {listed(other)}"
+            raise CheckpointError(f"{path} belongs to {run}; delete it or choose another folder.")
         try:
             moments: dict = {}
             for key in [key for key in tensors if key.startswith("optimizer.")]:
@@ -303,9 +285,8 @@ class Run:
                     live[key].copy_(value)
             self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} belongs to a model of other sizes: {reason(error)}."
-            ) from None
+            why = reason(error)
+            raise CheckpointError(f"{path} belongs to a model of other sizes: {why}.") from None
         return report
 
 
@@ -330,15 +311,9 @@ def batch_indices(size: int, batch: int, step: int, seed: int) -> Tensor:
     return torch.cat(indices)
 
 
-_last_permutation: dict = {}
-
-
+@lru_cache(1)
 def _permutation(size: int, seed: int) -> Tensor:
-    if _last_permutation.get("key") != (size, seed):
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(size, generator=generator)
-        _last_permutation.update(key=(size, seed), order=order)
-    return _last_permutation["order"]
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -351,15 +326,12 @@ def move_average(average: dict, weights: dict, decay: float) -> None:
 
 
 def read_report(place: str | Path) -> dict:
-    """The report of a trained part, from its folder's `training.json`.
-
-    Earlier versions called the entry "training" "recipe".
-    """
-    report = read_json(Path(place) / "training.json")
-    return _renamed(report)
+    """The report of a trained part, from its folder's `training.json`."""
+    return _renamed(read_json(Path(place) / "training.json"))
 
 
 def _renamed(report):
+    """A report with the names of today: earlier versions called the entry "training" "recipe"."""
     if not isinstance(report, dict):
         return report
     names = {"recipe": "training"}

@@ -35,9 +35,8 @@ class TransformerConfig:
         check_sizes(self)
         size, heads = self.hidden_size, self.num_attention_heads
         if size % heads:
-            raise InputError(
-                f"hidden_size {size} must be a multiple of num_attention_heads {heads}."
-            )
+            found = f"num_attention_heads {heads}"
+            raise InputError(f"hidden_size {size} must be a multiple of {found}.")
 
     @property
     def mask_id(self) -> int:
@@ -173,9 +172,8 @@ class MaskedTransformer(Pretrained):
         super().__init__()
         self.config = config
         self.embed = Embeddings(config)
-        self.transformer_layers = nn.ModuleList(
-            TransformerLayer(config) for _ in range(config.num_hidden_layers)
-        )
+        layers = (TransformerLayer(config) for _ in range(config.num_hidden_layers))
+        self.transformer_layers = nn.ModuleList(layers)
         self.mlm_layer = Head(config)
         self.apply(self._init)
 
@@ -199,8 +197,7 @@ class MaskedTransformer(Pretrained):
         white = torch.linalg.svd(centred, full_matrices=False).U * len(codebook) ** 0.5  # (K, D')
         for layer in (self.embed.word_embeddings, self.mlm_layer.to_logits):
             width = layer.weight.shape[1]
-            projection = torch.randn(white.shape[1], width).to(white)  # (D', D)
-            projection = projection / white.shape[1] ** 0.5
+            projection = torch.randn(white.shape[1], width).to(white) / white.shape[1] ** 0.5
             codes = layer.weight[: self.config.codebook_size]  # (K, D)
             codes.mul_(0.1).add_(white @ projection, alpha=0.02)
 

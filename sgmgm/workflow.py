@@ -30,14 +30,7 @@ from .transformer import MaskedTransformer
 from .utils import hub
 from .utils.devices import default_device
 from .utils.distributed import meet, rank_and_size
-from .utils.errors import (
-    CheckpointError,
-    DataError,
-    InputError,
-    check_choice,
-    check_count,
-    listed,
-)  # fmt: skip
+from .utils.errors import CheckpointError, DataError, InputError, check_choice, check_count, listed
 from .utils.files import canonical, check_writable, sole_writer, write_json
 
 EARLIER = ("training", "seed", "seconds", "start", "smoothing")  # what a next round's report keeps
@@ -50,19 +43,11 @@ RESTS_ON = {  # whose weights a part was made for
 
 
 def train(
-    part: str,
-    dataset: str,
-    preset: str,
-    folder: str | Path,
-    seed: int = 0,
-    device: str | None = None,
-    name: str | None = None,
-    steps: int | None = None,
-    start: str | Path | None = None,
-    mirror: bool | None = None,
-    minutes: float | None = None,
+    part: str, dataset: str, preset: str, folder: str | Path, seed: int = 0,
+    device: str | None = None, name: str | None = None, steps: int | None = None,
+    start: str | Path | None = None, mirror: bool | None = None, minutes: float | None = None,
     **smoothing,
-) -> dict:
+) -> dict:  # fmt: skip
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
 
     Args:
@@ -98,18 +83,16 @@ def train(
     card = read_card(folder) if (folder / "pipeline.json").is_file() else None
     size = presets.get(dataset, preset, 2).images
     if card and (card.dataset, card.preset) != (dataset, preset):
-        raise CheckpointError(
-            f"{folder} holds models of {card.dataset}, preset {card.preset}: add --dataset "
-            f"{card.dataset} --preset {card.preset}, or choose another --out."
-        )
+        made = f"models of {card.dataset}, preset {card.preset}"
+        add = f"--dataset {card.dataset} --preset {card.preset}"
+        raise CheckpointError(f"{folder} holds {made}: add {add}, or choose another --out.")
     meet(device)
     data = load_data(dataset, count=size if dataset == "sprites" else None)
     data = data.subset(min(len(data), size or len(data)))
     if card and card.classes != list(data.classes):
-        raise CheckpointError(
-            f"{folder} was made for the classes {listed(card.classes)}, and {dataset} has "
-            f"{listed(data.classes)}: choose another --out."
-        )
+        made, found = (listed(classes) for classes in (card.classes, data.classes))
+        why = f"{folder} was made for the classes {made}, and {dataset} has {found}"
+        raise CheckpointError(f"{why}: choose another --out.")
     if part in ("classifier", "second") and len(data.classes) == 1:
         raise InputError(
             f"{dataset} has one class only, so a {part} has nothing to learn: train the other "
@@ -121,10 +104,9 @@ def train(
     data = replace(data, flip=bool(mirror))
     plan = presets.get(dataset, preset, len(data.classes))
     config: TrainingConfig = getattr(plan, f"{part.split('-')[0]}_training").lasting(steps)
-    metadata: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": None}
+    begin = earlier_round(Path(start)) if start is not None else None
+    metadata: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": begin}
     metadata["mirror"] = data.flip
-    if start is not None:
-        metadata["start"] = earlier_round(Path(start))
     if dataset.startswith("folder:"):  # whose pictures may change
         metadata["data"] = data.fingerprint()
     options: Smoothing | None = None
@@ -139,9 +121,8 @@ def train(
             metadata[earlier] = hub.weights_digest(folder / earlier / "model.safetensors")[:8]
     if done:
         return _done(place, config, {"seed": seed} | metadata, minutes)
-    if hub.is_packed(folder) and any(
-        f.startswith(place.name + "/") for f in hub.read_manifest(folder)
-    ):
+    sealed = hub.read_manifest(folder) if hub.is_packed(folder) else ()
+    if any(file.startswith(place.name + "/") for file in sealed):
         raise CheckpointError(f"{folder} is sealed with its {place.name}: choose another --out.")
     with sole_writer(place) if rank_and_size()[0] == 0 else nullcontext():
         torch.manual_seed(seed)  # the first weights
@@ -196,10 +177,8 @@ def _done(place: Path, config: TrainingConfig, metadata: dict, minutes: float | 
     unsaid = set(CORE_PARTS) - report.keys()  # the first models do not say what they rest on
     other = [k for k in identity if k not in unsaid and report.get(k) != identity[k]]
     if other:
-        raise CheckpointError(
-            f"{place} was trained with another {listed(other)}; choose another --out, or delete "
-            "it to train anew."
-        )
+        instead = "choose another --out, or delete it to train anew"
+        raise CheckpointError(f"{place} was trained with another {listed(other)}; {instead}.")
     return report
 
 
@@ -258,13 +237,9 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
 
 def _pack(folder: Path, out: Path, device: str | None) -> None:
     card = read_card(folder)
-    kinds: dict[str, Any] = {
-        "classifier": Classifier,
-        "second": SecondExtractor,
-        "tokenizer": VQTokenizer,
-        "weak": MaskedTransformer,
-        "transformer": MaskedTransformer,
-    }
+    kinds: dict[str, Any] = {"classifier": Classifier, "tokenizer": VQTokenizer}
+    kinds |= dict.fromkeys(("transformer", "weak"), MaskedTransformer)
+    kinds["second"] = SecondExtractor
     for place in sorted(p for p in folder.iterdir() if (p / "training.json").is_file()):
         report = read_report(place)
         if place.name not in TRAINABLE and "smoothing" not in report:
