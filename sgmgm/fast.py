@@ -22,7 +22,7 @@ from torch.ops import mkldnn
 from .guidance import Guidance
 from .sampling import Trajectory, check_finite, fill, prepare, sample_tokens
 from .smoothing import LoraSmoother, ToastSmoother
-from .transformer import MaskedTransformer, Prediction, TransformerLayer
+from .transformer import Attention, MaskedTransformer, Prediction, TransformerLayer
 from .utils.devices import has_bf16, is_out_of_memory
 
 
@@ -94,9 +94,7 @@ class FastLayer(nn.Module):
         self.down = FusedLinear(f.layer_output.weight, f.layer_output.bias, dtype)
         self.norms = copy.deepcopy(nn.ModuleList((layer.attn_layer_norm, f.layer_norm))).to(dtype)
 
-    def split(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, heads, L, d), d = D / heads"""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    split: Any = Attention.split  # (B, L, D) -> (B, heads, L, d), d = D / heads
 
     def forward(self, x: Tensor, top_down: Tensor | None = None, at=None) -> Tensor:
         """The output at positions `at` (B, M), or all; `top_down` (B, L, D) adds to the values.
@@ -256,7 +254,7 @@ class FastGuidance:
         self.graphs: dict = {}
         self.records = True  # until a recording fails
         self.last_batch = 0  # images of the last replay
-        smoother, weak = (getattr(guidance, name, None) for name in ("smoother", "weak"))
+        smoother, weak = guidance.smoother, guidance.weak
         if type(smoother) not in (type(None), LoraSmoother, ToastSmoother):
             return
         self.net = self.guidance.model = FastTransformer(guidance.model, dtype)
@@ -269,7 +267,7 @@ class FastGuidance:
         elif smoother is not None:
             self.guidance.smoother = FastToast(smoother, self.net)
             self.net.all_hidden = True
-        others = (getattr(self.guidance, name, None) for name in ("smoother", "weak"))
+        others = self.guidance.smoother, self.guidance.weak
         self.nets = [self.net, *(o for o in others if isinstance(o, FastTransformer))]
         for net in self.nets:
             net.features_only = guidance.combine_at == "features"

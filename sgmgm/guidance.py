@@ -7,6 +7,7 @@ A guidance is a callable (canvas, labels) -> guided logits (B, N, K); the sample
 
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,14 +41,18 @@ class Guidance:
         model: the generator.
         scale: s; 0 is exactly the plain prediction.
         scale_schedule: how s changes while the canvas fills, a name in `SCALE_SCHEDULES`.
+        weak, smoother: the other network, for a guidance that needs one.
     """
 
     passes = 1  # network passes for an image and step
     combine_at = "grid"
 
-    def __init__(self, model: MaskedTransformer, scale=1.0, scale_schedule: str = "constant"):
+    def __init__(
+        self, model: MaskedTransformer, scale=1.0, scale_schedule: str = "constant",
+        *, weak: Any = None, smoother: Any = None,
+    ):  # fmt: skip
         check_scale(scale)
-        self.model, self.scale = model, float(scale)
+        self.model, self.scale, self.weak, self.smoother = model, float(scale), weak, smoother
         check_choice("scale schedule", scale_schedule, SCALE_SCHEDULES)
         self.weight = SCALE_SCHEDULES[scale_schedule]
 
@@ -78,10 +83,9 @@ class Unguided(Guidance):
 
 
 class Sharpened(Guidance):
-    """smooth = the uniform prediction: guided = (1 + s) plain.
+    """smooth = the uniform prediction, so guided = (1 + s) plain: a control of all others.
 
-    The control of every other guidance: it only rescales the logits, which is the same as
-    lowering the sampling temperature to 1 / (1 + s).
+    It is the same as lowering the sampling temperature to 1 / (1 + s).
     """
 
     combine_at = "logits"
@@ -152,10 +156,6 @@ class AutoGuidance(Guidance):
     passes = 2
     combine_at = "logits"
 
-    def __init__(self, model, scale=1.0, scale_schedule="constant", *, weak: MaskedTransformer):
-        super().__init__(model, scale, scale_schedule)
-        self.weak = weak
-
     def both(self, canvas, labels):
         return self.model(canvas, labels).logits, self.weak(canvas, labels).logits
 
@@ -169,10 +169,6 @@ class SelfGuidance(Guidance):
     passes = 2
     combine_at = "features"
 
-    def __init__(self, model, scale=1.0, scale_schedule="constant", *, smoother: nn.Module):
-        super().__init__(model, scale, scale_schedule)
-        self.smoother = smoother
-
     def both(self, canvas, labels):
         plain = self.model(canvas, labels)
         return plain.logits, self.smooth(plain, canvas, labels)
@@ -183,11 +179,7 @@ class SelfGuidance(Guidance):
 
 
 class SelfAndClassifierFree(SelfGuidance):
-    """Self- and classifier-free guidance together.
-
-    The two directions add up, so the smooth prediction that stands for both is
-    smooth + no_class - plain.
-    """
+    """smooth = smooth + no_class - plain: the directions of self- and cfg-guidance add up."""
 
     passes = 3
 
@@ -219,8 +211,7 @@ def make_guidance(
 ) -> Guidance:  # fmt: skip
     """The guidance of this name; of `others`, `weak=` and `smoother=`, it takes what it needs.
 
-    Raises:
-        InputError: an unknown name, or the network that it needs is not there.
+    InputError if the name is unknown, or the network that it needs is not there.
     """
     check_choice("guidance", name, GUIDANCES)
     kind, needs = GUIDANCES[name]

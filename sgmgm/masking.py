@@ -20,12 +20,9 @@ SCHEDULES = {
 
 
 def mask_ratio(r: float, schedule: str = "cosine", n: int = 256) -> float:
-    """Share of tokens that are masked at progress r.
+    """Share of n tokens that are masked at progress r in [0, 1], by a schedule of `SCHEDULES`.
 
-    Args:
-        r: progress in [0, 1]; 0 is a blank canvas (but for "exponential": 1 - 1/n), 1 a full one.
-        schedule: a name in `SCHEDULES`; all fall from about 1 to 0.
-        n: number of tokens; only "exponential", 1 - n^(r - 1), depends on it.
+    All fall from 1 to 0; only "exponential" depends on n, and it begins with 1 - 1/n.
     """
     check_choice("schedule", schedule, SCHEDULES)
     if not 0 <= r <= 1:

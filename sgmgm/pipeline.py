@@ -134,10 +134,7 @@ class Pipeline:
         bf16 decodes by `fast.decode`, with networks in bfloat16 where the device has it: two to
         three times as fast for several images at once, but then an image may depend slightly on
         the batch it is sampled in. Elsewhere it is 1.2 to 1.7 times as fast, in float32 and with
-        the same images.
-
-        Raises:
-            CheckpointError: no such pipeline, or a part is missing or damaged.
+        the same images. CheckpointError if a part of the pipeline is missing or damaged.
         """
         folder = find_pipeline(name)
         check_manifest(folder)

@@ -54,13 +54,10 @@ def decode(
 
     Args:
         guided_logits: (canvas (B, N), labels (B,)) -> logits (B, N, K).
-        labels: int64 (B,).
-        canvas: int64 (B, N); an id of K or more is [MASK].
+        labels, canvas: int64 (B,) and (B, N); an id of K or more is [MASK].
         steps: T >= 1.
-        schedule: a name in `masking.SCHEDULES`.
-        temperature: tau >= 0 of the Gumbel noise on log-confidences; see `temperatures`.
-        anneal: "linear" or "compounding".
-        order: a name in `ORDERS`.
+        schedule, order: names in `masking.SCHEDULES` and `ORDERS`.
+        temperature, anneal: tau >= 0 of the Gumbel noise on log-confidences; see `temperatures`.
         generators: one per image, all noise of image i comes from the i-th.
         remask_known: give tokens of earlier steps the released code's finite confidence 88.7
             instead of infinity, so that a high temperature may mask a few again.
@@ -90,14 +87,11 @@ def fill(
 ) -> tuple[Trajectory, Tensor]:  # fmt: skip
     """The loop of `decode` (and of `fast.decode`); it looks at no value, so a GPU never waits.
 
-    Args:
-        propose: (canvas (B, N), step) -> which positions are masked, bool (B, N), and a token
-            for each of them with its log-probability, (B, N) each.
-        first: int64 (B, N), the first canvas.
-        keys: int32 (T, 2, B, N), counts: int64 (T, N + 1), taus: see `prepare`.
+    `propose` says for a canvas (B, N) and a step which positions are masked, bool (B, N), and gives
+    a token for each of them with its log-probability, (B, N) each. `keys` (T, 2, B, N), `counts`
+    (T, N + 1) and `taus` come from `prepare`.
 
-    Returns:
-        The trajectory, and whether each step's log-probabilities were finite, bool (T,).
+    Returns the trajectory, and whether each step's log-probabilities were finite, bool (T,).
     """
     canvas, log_probs = first, torch.zeros(first.shape, device=first.device)  # (B, N) each
     trace, finite = [], []
@@ -219,8 +213,7 @@ def check_finite(trajectory: Trajectory, finite: Tensor) -> Trajectory:
 def generators_for(seeds: Sequence[int]) -> list[torch.Generator]:
     """One torch.Generator per image, so that a seed means the same image in any batch.
 
-    Raises:
-        InputError: a seed is no whole number in 0..2^63 - 1.
+    InputError unless all seeds are whole numbers in 0..2^63 - 1.
     """
     try:
         numbers = [operator.index(seed) for seed in seeds]

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .guidance import GUIDANCES, SCALE_SCHEDULES, check_scale
 from .masking import SCHEDULES
-from .sampling import ANNEALS, ORDERS, temperatures
+from .sampling import ORDERS, temperatures
 from .smoothing import SMOOTHERS
 from .utils.errors import InputError, check_choice, check_count, listed
 
@@ -29,7 +29,6 @@ class Sampling:
     smoother: str = "smoother"  # which of the pipeline's smoothers self-guidance uses
 
     def __post_init__(self):
-        check_choice("anneal", self.anneal, ANNEALS)
         check_choice("order", self.order, ORDERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("guidance", self.guidance, GUIDANCES)

@@ -138,13 +138,10 @@ class TransformerTask(Task):
 
     name = "transformer"
 
-    def __init__(
-        self, model: MaskedTransformer, tokens: Tensor, labels: Tensor,
-        class_dropout: float = 0.1, schedule: str = "cosine",
-    ):  # fmt: skip
+    def __init__(self, model: nn.Module, tokens: Tensor, labels: Tensor, class_dropout=0.1):
         super().__init__()
         self.model, self.tokens, self.labels, self.size = model, tokens, labels, len(labels)
-        self.class_dropout, self.schedule = class_dropout, schedule
+        self.class_dropout = class_dropout
 
     def examples(self, indices: Tensor, generator) -> tuple[Tensor, Tensor]:
         """Tokens int64 (B, N), one random view of each image, and labels (B,)."""
@@ -153,7 +150,7 @@ class TransformerTask(Task):
 
     def losses(self, model, indices, shard, generator):
         tokens, labels = self.examples(indices, generator)  # (B, N), (B,)
-        mask = random_mask(*tokens.shape, generator, self.schedule)  # (B, N)
+        mask = random_mask(*tokens.shape, generator)  # (B, N)
         labels = drop_labels(labels, self.class_dropout, self.model.config.num_classes, generator)
         masked = mask.sum().item() / (shard.step or 1)  # of the whole batch, over the processes
         tokens, labels, mask = (x[shard].to(self.device) for x in (tokens, labels, mask))
@@ -187,7 +184,7 @@ WRONG_TOKENS = {"uniform": uniform_tokens, "model": model_tokens, "neighbour": n
 LOSS_ON = ("substituted", "masked")
 
 
-class SmootherTask(Task):
+class SmootherTask(TransformerTask):
     """The auxiliary task that makes a smoother (paper, eq. 7), on a frozen transformer.
 
     A share of the visible tokens is substituted by wrong ones. The smoother must predict the true
@@ -210,13 +207,12 @@ class SmootherTask(Task):
         self, model: nn.Module, transformer: MaskedTransformer, tokens: Tensor, labels: Tensor,
         codebook: Tensor, rate: float = 0.3, wrong: str = "uniform", loss_on: str = "substituted",
     ):  # fmt: skip
-        super().__init__()
+        super().__init__(model, tokens, labels)
         check_choice("wrong tokens", wrong, WRONG_TOKENS)
         check_choice("loss", loss_on, LOSS_ON)
         if loss_on == "substituted" and not 0 < rate <= 1:
             raise InputError(f"a loss on substituted tokens needs a rate in (0, 1], not {rate!r}.")
-        self.model, self.transformer = model, transformer.eval().requires_grad_(False)
-        self.tokens, self.labels, self.size = tokens, labels, len(labels)
+        self.transformer = transformer.eval().requires_grad_(False)
         self.rate, self.wrong, self.loss_on = rate, WRONG_TOKENS[wrong], loss_on
         self.model_config = c = transformer.config
         distance = torch.cdist(codebook.float(), codebook.float()).fill_diagonal_(math.inf)
@@ -225,8 +221,6 @@ class SmootherTask(Task):
             canvas = transformer.blank.expand(c.num_classes, -1)
             logits = transformer(canvas, torch.arange(c.num_classes, device=canvas.device)).logits
         self.blank_cumulative = logits.float().softmax(-1).cumsum(-1).cpu()  # (C, N, K)
-
-    examples = TransformerTask.examples
 
     def to(self, device):
         super().to(device)

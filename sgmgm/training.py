@@ -99,7 +99,7 @@ def fit(
     if minutes is not None and not (is_finite(minutes) and 0 < minutes <= 10**6):
         raise InputError(f"minutes must be above 0, not {minutes!r}.")
     run = Run(task, config, seed, device)
-    main = run.accelerator.is_main_process
+    main, reduce = run.accelerator.is_main_process, run.accelerator.reduce
     if main:
         clear_partials(folder)
     if state.exists():
@@ -124,7 +124,8 @@ def fit(
         progress.update()
         now, last = time.perf_counter(), step == config.steps - 1
         if step % max(1, config.steps // 100) == 0 or last:
-            means = run.means(losses)
+            # the losses of the whole batch
+            means = {k: float(reduce(v.detach(), "mean")) for k, v in losses.items()}
             report["history"].append({"step": step + 1} | means)
             speed = (step + 1 - first) * config.batch_size / (now - begun)
             loss = means["loss"]
@@ -140,7 +141,9 @@ def fit(
     report |= {"step": config.steps, "seconds": earlier + time.perf_counter() - begun}
     report["images_per_second"] = config.steps * config.batch_size / report["seconds"]
     report["device"] = describe_device(run.accelerator.device)
-    model = run.finish()
+    run.accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)  # autocast's wrapper
+    run.model.load_state_dict(run.average)
+    model = run.model.eval()
     if main:
         model.save_pretrained(folder)  # whatever happens while it is evaluated
     report |= evaluate(model) if evaluate else {}
@@ -200,10 +203,6 @@ class Run:
         move_average(self.average, self.model.state_dict(), decay)
         return losses
 
-    def means(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """The losses of the whole batch."""
-        return {k: float(self.accelerator.reduce(v.detach(), "mean")) for k, v in losses.items()}
-
     def steps_within(self, seconds: float) -> int:
         """How many steps take so long here: measured, and then all is as before."""
         from accelerate.utils import broadcast
@@ -227,12 +226,6 @@ class Run:
                 tensor.copy_(before[name])
         self.optimizer.state.clear()
         return max(1, min(10**9, int(seconds * (done - first) / took)))
-
-    def finish(self) -> nn.Module:
-        """The model with its averaged weights, ready to use."""
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)  # autocast's wrapper
-        self.model.load_state_dict(self.average)
-        return self.model.eval()
 
     def identity(self, metadata: dict) -> dict:
         """What tells this run from others, as it comes back from a JSON file."""

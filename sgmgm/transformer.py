@@ -231,9 +231,6 @@ class MaskedTransformer(Pretrained):
             canvas: int64 (B, N), ids 0..K-1 or [MASK].
             labels: int64 (B,), 0..C-1, or C for "no class".
             only: bool (B, N), the M positions whose logits (M, K) are wanted; None for all.
-
-        Raises:
-            InputError: wrong shapes or types.
         """
         hidden = self.encode(self.embed_tokens(canvas, labels))  # (B, N + 1, D)
         return Prediction(self.logits(hidden, only), hidden)

@@ -36,8 +36,7 @@ from .utils.files import canonical, check_writable, sole_writer, write_json
 EARLIER = ("training", "seed", "seconds", "start", "smoothing")  # what a next round's report keeps
 UNUSED = {"toast": "rank", "lora": "keep_class"}  # options without effect on a kind of smoother
 RESTS_ON = {  # whose weights a part was made for
-    "transformer": ("tokenizer",),
-    "weak": ("tokenizer",),
+    **dict.fromkeys(("transformer", "weak"), ("tokenizer",)),
     "smoother": ("tokenizer", "transformer"),
 }
 
@@ -217,10 +216,7 @@ def pack(folder: str | Path, out: str | Path, device: str | None = None) -> None
 
     Weights become float16 (the networks compute in float32 as before), LoRA adapters are copied,
     reference statistics are computed with the packed classifier, and a manifest notes the
-    SHA-256 of every file.
-
-    Raises:
-        CheckpointError: `folder` is no pipeline, or `out` exists already.
+    SHA-256 of every file. CheckpointError if `folder` is no pipeline, or `out` exists already.
     """
     folder, out = find_pipeline(folder), Path(out)
     if out.exists():
@@ -245,13 +241,12 @@ def _pack(folder: Path, out: Path, device: str | None) -> None:
         if place.name not in TRAINABLE and "smoothing" not in report:
             continue  # an earlier round of a part
         if (place / "adapter_config.json").is_file():
+            (out / place.name).mkdir(parents=True, exist_ok=True)
             for name in ("adapter_config.json", "adapter_model.safetensors"):
-                (out / place.name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(place / name, out / place.name / name)
         else:
             kind = kinds.get(place.name) or SMOOTHERS[smoother_kind(place)]
-            model = kind.from_pretrained(place)
-            model.save_pretrained(out / place.name, torch.float16)
+            kind.from_pretrained(place).save_pretrained(out / place.name, torch.float16)
         write_json(out / place.name / "training.json", report)
     write_card(out, card)
     classifier = find_classifier(card.dataset, out).to(device or default_device())
