@@ -24,24 +24,16 @@ def needed(notebook) -> list[str]:
 
 
 def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[Path, list, Path]:
-    """Bring about the state in which a lesson starts: its data and its models are here.
+    """Bring about the state in which a lesson, a number or name, starts: data and models are here.
 
-    Args:
-        lesson: number or name.
-        parameters: profile, dataset, seed and device, as in the lesson's second cell.
-
-    Returns:
-        The lesson, the parts that it needs, and the folder where they are: the shipped one, or
-        one in `runs/`, where missing ones have been trained.
-
-    Raises:
-        InputError: no such lesson. CheckpointError, DataError: what is there is damaged.
+    The parameters are profile, dataset, seed and device, as in the lesson. Returns the lesson, the
+    parts that it needs, and their folder: the shipped one, or one in `runs/`, where missing ones
+    are trained. InputError: no such lesson; CheckpointError, DataError: damaged files.
     """
     path = find_lessons([lesson], Path(notebooks or ROOT / "notebooks"))[0]
     parts = needed(read_lesson(path, parameters))
-    parameters["device"] = preflight(
-        *(parameters[name] for name in ("device", "profile", "dataset"))
-    )
+    machine = {name: parameters[name] for name in ("device", "profile", "dataset")}
+    parameters["device"] = preflight(**machine)
     load_data(parameters["dataset"], "test", count=10)  # downloads what is absent
     folder = models(*parts, **parameters)
     if folder.parent == SHIPPED:

@@ -551,10 +551,8 @@ def honest(function: Callable[[dict, int], float]) -> None:
         best = min(table, key=lambda name: table[name][tuning])
         chosen = table[best]
         rest = min(sum(v for s, v in row.items() if s != tuning) / 3 for row in table.values())
-        _unlike(found, {} if _same(value, rest) else {
-            "you choose the setting by the seeds that you report, which rewards chance. Choose by "
-            "the tuning seed": rest,
-        })
+        lucky = {"choosing by the seeds that you report rewards chance: use the tuning seed": rest}
+        _unlike(found, {} if _same(value, rest) else lucky)
         _unlike(found, {
             "your mean contains the tuning seed, which chose the setting and is too good: leave it "
             "out": sum(chosen.values()) / 4,

@@ -30,18 +30,16 @@ def page(notebook) -> bytes:
 
 def largest_figure(notebook) -> str:
     """The figure with the most content, as HTML; an animated PNG (chunk `acTL`) counts most."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    found = [output for output in outputs if "image/png" in output.get("data", {})]
+    found = []
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if png := output.get("data", {}).get("image/png"):
+            moves = b"acTL" in base64.b64decode(png[:200])
+            alt = escape(output.metadata.get("image/png", {}).get("alt", ""))
+            found.append((moves, len(png), png, alt))
     if not found:
         return ""
-
-    def content(output):
-        png = output.data["image/png"]
-        return b"acTL" in base64.b64decode(png[:200]), len(png)
-
-    shown = max(found, key=content)
-    alt = escape(shown.metadata.get("image/png", {}).get("alt", ""))
-    return f'<img src="data:image/png;base64,{shown.data["image/png"]}" alt="{alt}">'
+    *_, png, alt = max(found)
+    return f'<img src="data:image/png;base64,{png}" alt="{alt}">'
 
 
 def card(lesson: dict, notebook) -> str:
@@ -60,12 +58,7 @@ def card(lesson: dict, notebook) -> str:
 
 
 def write(out: Path, report: dict) -> None:
-    """Write a page for each lesson that ran, and `index.html`.
-
-    Args:
-        out: the folder with the executed notebooks.
-        report: what `runner.run` reports of them.
-    """
+    """Write a page for each executed notebook in `out`, and `index.html` from the run's report."""
     cards = []
     for lesson in report["lessons"]:
         place, notebook = out / f"{lesson['name']}.ipynb", None
@@ -73,8 +66,8 @@ def write(out: Path, report: dict) -> None:
             notebook = nbformat.read(place, as_version=4)
             write_bytes(place.with_suffix(".html"), page(notebook))
         cards.append(card(lesson, notebook))
-    stamp = {k: v for k, v in report.items() if k not in ("lessons", "versions")}
-    stamp |= report["versions"]
+    stamp = report | report["versions"]
+    del stamp["lessons"], stamp["versions"]
     facts = " · ".join(f"{name}: {escape(str(value))}" for name, value in stamp.items())
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>The lessons</title>'

@@ -73,9 +73,8 @@ def own_kernel():
 
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(
-            Path(folder) / "kernels" / "python3", extra_arguments=["--log-level=CRITICAL"]
-        )
+        place = Path(folder) / "kernels" / "python3"
+        write_kernel_spec(place, extra_arguments=["--log-level=CRITICAL"])
         os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PATH": folder}
         try:
             yield
@@ -94,9 +93,8 @@ def run_lesson(path: Path, out: Path, parameters: dict) -> str:
     for old in (done, failed):
         old.unlink(missing_ok=True)
     try:
-        notebook = papermill.execute_notebook(
-            path, partial, parameters, kernel_name="python3", progress_bar=False
-        )
+        options = {"kernel_name": "python3", "progress_bar": False}
+        notebook = papermill.execute_notebook(path, partial, parameters, **options)
         nbformat.write(freeze(notebook), partial)
         partial.replace(done)
         return "ok"
@@ -125,21 +123,16 @@ def _first_line(text: str) -> str:
 def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameters) -> list[dict]:
     """Execute lessons one by one into `out`; write `report.json` and pages to look at there.
 
-    Args:
-        wanted: numbers or names of lessons; all of them if empty.
-        parameters: profile, dataset, seed and device, which every lesson must declare.
-
-    Returns:
-        For each lesson its name, seconds, budget (seconds, or None) and status: "ok",
-        "over budget" or "failed: ...". A failing lesson does not stop the others.
+    `wanted` are numbers or names, all lessons if empty; `parameters` are profile, dataset, seed
+    and device. Returns for each lesson its name, seconds, budget (seconds, or None) and status:
+    "ok", "over budget" or "failed: ...". A failing lesson does not stop the others.
     """
     try:
         import ipykernel  # noqa: F401
         import papermill  # noqa: F401
     except ImportError:
-        raise InputError(
-            "the runner needs papermill: in the course's folder, pip install -e '.[course]'."
-        ) from None
+        advice = "in the course's folder, pip install -e '.[course]'"
+        raise InputError(f"the runner needs papermill: {advice}.") from None
     lessons = find_lessons(wanted, Path(notebooks or ROOT / "notebooks"))
     read = {path: read_lesson(path, parameters) for path in lessons}
     device = torch.device(parameters.get("device") or default_device())
@@ -175,9 +168,8 @@ def commit() -> str:
     """The repository's commit, with "+changes" if the files differ from it, or "unknown"."""
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", ROOT, *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", ROOT, *words]
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
 
     try:
         return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "-s") else "")

@@ -23,13 +23,9 @@ def exercise(solution):
         if "solution" not in cell.metadata.get("tags", []):
             notebook.cells.append(cell)
             continue
-        answer = (
-            f"<details><summary>Solution</summary>\n\n```python\n{cell.source}\n```\n</details>"
-        )
-        notebook.cells += [
-            new_code_cell(stub(cell.source), id=cell.id),
-            new_markdown_cell(answer, id=f"{cell.id}-answer"),
-        ]
+        answer = f"<summary>Solution</summary>\n\n```python\n{cell.source}\n```\n"
+        answer = new_markdown_cell(f"<details>{answer}</details>", id=f"{cell.id}-answer")
+        notebook.cells += [new_code_cell(stub(cell.source), id=cell.id), answer]
     return notebook
 
 

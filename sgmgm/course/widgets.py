@@ -212,7 +212,8 @@ class Refill(View):
         for name, settings in views.plain_and_guided(self.settings, scale=self.scale.value).items():
             samples = self.pipeline(label, seeds=seeds, canvas=canvas, **settings)
             self.shown[name] = samples.images
-            figures.append(views.html_image(samples.images[0], f"{what}, {name}", name))
+            alt = f"{what}, {name}" + (f", s = {self.scale.value:g}" if name == "guided" else "")
+            figures.append(views.html_image(samples.images[0], alt, name))
         self.results.value = views.in_row(figures)
 
     def figure(self) -> plots.Plot:
