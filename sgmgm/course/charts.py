@@ -146,9 +146,7 @@ def hyperparameters(charts: dict[str, Curves], y: str) -> Plot:
 def trade_off(curves: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
     """Fréchet distance against inception score, one line a method (the paper's figure 5).
 
-    Args:
-        curves: name -> points (inception score, Fréchet distance, a word to write next to it),
-            in the order in which the line joins them.
+    A curve joins points (inception score, Fréchet distance, a word to write next to it).
     """
     alt = "Fréchet distance against inception score: " + "; ".join(curves)
     x, y = "inception score (higher is better)", "Fréchet distance (lower is better)"
@@ -172,10 +170,8 @@ def trade_off(curves: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
 def seed_lines(curves: dict, x: str, y: str, levels: dict | None = None, *, ticks) -> Plot:
     """Curves that were measured with several seeds: the mean as a line, each seed as a dot.
 
-    Args:
-        curves: name -> (x values, for each of them the values of all seeds).
-        levels: name -> a height to compare with, shown as a thin line across.
-        ticks: the x values to write down, on a logarithmic axis.
+    Each curve is (x values, for each of them the values of all seeds). `levels` are heights to
+    compare with, as thin lines across; `ticks` the x values to write on the logarithmic axis.
     """
     plot, axes = new_chart(x, y, f"{y} against {x}, each seed a dot: {', '.join(curves)}")
     for i, (name, (xs, seeds)) in enumerate(curves.items()):
@@ -198,9 +194,7 @@ def seed_lines(curves: dict, x: str, y: str, levels: dict | None = None, *, tick
 def extrapolation(curves: dict, y: str) -> Plot:
     """A score against 1 / N, N the number of images, and a line that goes on to N = infinity.
 
-    Args:
-        curves: name -> (counts N, for each the values of all groups, (limit, slope)); the line is
-            limit + slope / N.
+    Each curve is (counts N, for each the values of all groups, (limit, slope)).
     """
     alt = f"{y} against 1 / N with lines to N = infinity: {', '.join(curves)}"
     plot, axes = new_chart("number of images N, on a scale of 1 / N", y, alt)

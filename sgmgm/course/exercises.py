@@ -25,11 +25,9 @@ class NotYet(Exception):
         return [f"Not yet: {self}"]
 
 
-# A check is a condition, and below it the sentence.
 # fmt: off
-
-
 def _want(right: bool | Tensor, otherwise: str) -> None:
+    """A check is a condition, and below it the sentence for those who do not meet it."""
     if not right:
         raise NotYet(otherwise)
 
@@ -96,10 +94,6 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _right(what: str) -> None:
-    print(f"{what}: right.")
-
-
 # --- 00 The tour -------------------------------------------------------------------------------
 def saving(function: Callable[[int, int, int], float]) -> None:
     """(side, N, K) -> how many times smaller an image is as N tokens out of K codes."""
@@ -116,7 +110,7 @@ def saving(function: Callable[[int, int, int], float]) -> None:
         _want(_same(found, pixels / bits),
               f"{side} x {side} pixels as {count} of {codes} codes are {pixels / bits:.4g} times "
               f"smaller, not {found:.4g}.")
-    _right("saving")
+    print("saving: right.")
 
 
 def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
@@ -130,7 +124,7 @@ def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     _want(bool((held == 17).all()),
           f"a masked position must hold the id of [MASK], 17; yours holds {held.tolist()}.")
     _want(_same(canvas[~masked], tokens[~masked]), "a visible token must stay as it is.")
-    _right("mask_tokens")
+    print("mask_tokens: right.")
 
 
 # --- 01 VQ tokenization ------------------------------------------------------------------------
@@ -146,7 +140,7 @@ def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
         far, near = distance[i, found[i]], distance[i, wanted[i]]
         raise NotYet(f"vector {i} is {near:.2f} from code {wanted[i]}, but you chose code "
                      f"{found[i]}, which is {far:.2f} away.")
-    _right("nearest_code")
+    print("nearest_code: right.")
 
 
 def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -164,7 +158,7 @@ def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
           f"backward, z must receive the result's gradient unchanged; it receives {got}.")
     _want(e.grad is None or not e.grad.any(),
           "backward, the codes e receive a gradient too; detach the difference, not z.")
-    _right("straight_through")
+    print("straight_through: right.")
 
 
 def perplexity(function: Callable[[Tensor, int], float]) -> None:
@@ -179,7 +173,7 @@ def perplexity(function: Callable[[Tensor, int], float]) -> None:
         how = "equally" if used == 8 else "30, 1 and 1 times"
         _want(abs(found - wanted) < 1e-3,
               f"{used} codes are used {how}: the perplexity is {wanted:.2f}, yours {found:.2f}.")
-    _right("perplexity")
+    print("perplexity: right.")
 
 
 # --- 02 Masked transformer ---------------------------------------------------------------------
@@ -207,7 +201,7 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
     other = _elsewhere(function, 0.5, 36, one)
     _want(other is not None and other.shape == (36,) and int(other.sum()) == 25,
           "of 36 tokens 25 should be masked at t = 0.5: take their number from N.")
-    _right("cosine_mask")
+    print("cosine_mask: right.")
 
 
 def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -226,7 +220,7 @@ def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     _unlike(found, mistakes, f"your loss is {found:.3f}: ")
     wanted = each[masked].mean().item()
     _want(_same(found, wanted), f"your loss is {found:.3f}, the right one {wanted:.3f}.")
-    _right("masked_loss")
+    print("masked_loss: right.")
 
 
 def one_step_chance(function: Callable[[Tensor], float]) -> None:
@@ -243,7 +237,7 @@ def one_step_chance(function: Callable[[Tensor], float]) -> None:
         _want(abs(found - wanted) < 1e-6,
               f"in a world of {name} one step is right with probability {wanted:.4f}, not "
               f"{found:.4f}: multiply the positions' probabilities, and add the images up.")
-    _right("one_step_chance")
+    print("one_step_chance: right.")
 
 
 # --- 03 Parallel decoding ----------------------------------------------------------------------
@@ -261,7 +255,7 @@ def tokens_kept(function: Callable[[int, int], list]) -> None:
         for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
             _want(mine == right, f"with T = {steps} step {k} keeps {mine} of {n} tokens, where the "
                   f"cosine schedule, rounded down, keeps {right}.")
-    _right("tokens_kept")
+    print("tokens_kept: right.")
 
 
 def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
@@ -284,7 +278,7 @@ def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         _want(bool(found[known].all()),
               "a token that was known is masked again: known ones are kept, whatever their score.")
         _want(torch.equal(found, wanted), "you keep tokens with a low score and mask better ones.")
-    _right("keep")
+    print("keep: right.")
 
 
 def compounding(function: Callable[[float, int], list]) -> None:
@@ -298,7 +292,7 @@ def compounding(function: Callable[[float, int], list]) -> None:
         for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
             _want(_same(mine, right), f"from tau = {tau:g} in {steps} steps, step {k} has the "
                   f"temperature {right:.3f}, not {mine:.3f}.")
-    _right("compounding")
+    print("compounding: right.")
 
 
 # --- 04 Smoothing ------------------------------------------------------------------------------
@@ -317,7 +311,7 @@ def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
         yours = [word for word, value in known.items() if _same(found, value)]
         _want(_same(found, wanted),
               f"at s = {s:g} guided must be {name}" + (f"; yours is {yours[0]}." if yours else "."))
-    _right("guide")
+    print("guide: right.")
 
 
 def equal_temperature(function: Callable[[float], float]) -> None:
@@ -332,7 +326,7 @@ def equal_temperature(function: Callable[[float], float]) -> None:
         _want(_same(mine, guided),
               f"for s = {s:g} guidance gives its favourite the probability {guided.max():.3f}; "
               f"softmax at your temperature {found:g} gives it {mine.max():.3f}.")
-    _right("equal_temperature")
+    print("equal_temperature: right.")
 
 
 def box_blur(function: Callable[[Tensor], Tensor]) -> None:
@@ -362,7 +356,7 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
     found = _elsewhere(function, torch.ones(1, 9, 1))
     _want(found is not None and found.shape == (1, 9, 1) and _same(found, torch.ones(1, 9, 1)),
           "on a grid of 3 x 3 it is wrong: take the side from N.")
-    _right("box_blur")
+    print("box_blur: right.")
 
 
 # --- 05 Adapters -------------------------------------------------------------------------------
@@ -397,7 +391,7 @@ def corrupt(function: Callable) -> None:
               "(mod 4): all three other codes must be equally likely.")
     _want(torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
           "all chance must come from the generator: equal seeds, equal tokens; others, others.")
-    _right("corrupt")
+    print("corrupt: right.")
 
 
 def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -413,7 +407,7 @@ def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
         "the tokens have lost their length: scale x itself": weight * F.normalize(x, dim=-1),
     })
     _want(_same(found, x * weight), "the result is not x times its clamped cosine.")
-    _right("select")
+    print("select: right.")
 
 
 def lora(function: Callable) -> None:
@@ -436,7 +430,7 @@ def lora(function: Callable) -> None:
         function(_random(1, 64), _random(64, 64), _random(2, 64), _random(64, 2), 1.0)
     _want(counter.get_total_flops() < 2 * 2 * 64 * 64,
           "you build the large matrix b a: send x through a, and the result through b.")
-    _right("lora")
+    print("lora: right.")
 
 
 # --- 06 What guidance costs --------------------------------------------------------------------
@@ -454,7 +448,7 @@ def passes(function: Callable[[str, int], int]) -> None:
             found = _number(function(guidance, steps), "passes")
             _want(found == each * steps,
                   f"{guidance} with T = {steps} takes {each * steps} passes, not {found:g}: {why}.")
-    _right("passes")
+    print("passes: right.")
 
 
 def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
@@ -479,7 +473,7 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
         _unlike(found, mistakes, f"you get {found / right:.2f} x the number: ", 1e-9)
         _want(_same(found, right, 1e-9), f"with L = {length}, M = {wanted}, D = {width}, "
               f"F = {wide} these are {right:,} FLOP, not {found:,.0f}.")
-    _right("last_layer_flops")
+    print("last_layer_flops: right.")
 
 
 # --- 07 Evaluation -----------------------------------------------------------------------------
@@ -498,7 +492,7 @@ def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     _unlike(found, mistakes, f"you get {found:.2f}: ")
     wanted = float(mean + spread)
     _want(_same(found, wanted, 0.003), f"the distance is {wanted:.2f}, yours is {found:.2f}.")
-    _right("frechet_1d")
+    print("frechet_1d: right.")
 
 
 def extrapolate(function: Callable[[list, list], float]) -> None:
@@ -513,7 +507,7 @@ def extrapolate(function: Callable[[list, list], float]) -> None:
     found = _number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2]), "extrapolate")
     _want(abs(found + 0.277) < 1e-3, "the best line through four points that are on no line (least "
           f"squares) ends at -0.277, yours at {found:.3f}. Use all points, and let it end below 0.")
-    _right("extrapolate")
+    print("extrapolate: right.")
 
 
 def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
@@ -532,7 +526,7 @@ def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
     _want(_same(found, wanted, 1e-6), f"coverage is {wanted:.3f} here, you get {found:.3f}.")
     found = _number(function(real, fake, 2), "coverage")
     _want(_same(found, low, 1e-6), "with k = 2 it is wrong: use k.")
-    _right("coverage")
+    print("coverage: right.")
 
 
 # --- 08 Capstone -------------------------------------------------------------------------------
@@ -560,7 +554,7 @@ def honest(function: Callable[[dict, int], float]) -> None:
         })
         _want(_same(found, value), f"tuned on seed {tuning}, {best!r} is best, and its other "
               f"seeds give {value:.3g}; you get {found:g}.")
-    _right("honest")
+    print("honest: right.")
 
 
 def verdict(function: Callable[[list, list], str]) -> None:
@@ -585,7 +579,7 @@ def verdict(function: Callable[[list, list], str]) -> None:
         _want(wanted != "tie" or found == "tie", f"{case} is a tie: mean +- standard deviation "
               "(n - 1) of the two overlap or touch.")
         _want(found == wanted, f"{case}: their spreads do not overlap, so {wanted} wins.")
-    _right("verdict")
+    print("verdict: right.")
 
 
 def border(function: Callable[[int, int], Tensor]) -> None:
@@ -600,4 +594,4 @@ def border(function: Callable[[int, int], Tensor]) -> None:
         other = ", but other ones" if count == right else ""
         _want(torch.equal(masked, wanted), f"a border of {width} on a side of {side} masks {right} "
               f"cells, all around the middle; yours masks {count}{other}.")
-    _right("border")
+    print("border: right.")

@@ -190,10 +190,7 @@ def tile(patches: Tensor, columns: int) -> Tensor:
 def colour_codes(image: Tensor, quantised: Tensor, tokens: Tensor, codes: Tensor) -> Plot:
     """One image (1, 3, H, W), its version of few colours, and some of its tokens as numbers.
 
-    Args:
-        quantised: the image with each pixel replaced by its code's colour, same shape.
-        tokens: int64 (H W,), the number of each pixel's colour.
-        codes: the palette, (K, 3).
+    Each pixel's token, (H W,), is the number of its colour in `codes`, (K, 3).
     """
     size, part = image.shape[-1], 12
     top = (size - part) // 2
@@ -237,8 +234,7 @@ def masks(masked: Tensor, titles: Sequence[str]) -> Plot:
 def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str]) -> Plot:
     """Images (B, 3, H, W) over maps of one number a position, (B, N); nan stays white.
 
-    Args:
-        label: what the number is, with its unit; the colours go from 0 to the largest value.
+    `label` names it with its unit; the colours go from 0 to the largest value.
     """
     columns, alt = len(images), f"Images, and below each a map of: {one_line([label])}"
     plot, grid = new_plot(2 * (WIDTH - 1) / columns + 0.35, alt, 2, columns)

@@ -29,9 +29,7 @@ class Predictions(NamedTuple):
 class Scrubber(View):
     """Step through two trajectories of one seed, plain and guided, and look at single tokens.
 
-    Args:
-        label: a class number or name.
-        settings: changes to the pipeline's `Sampling`.
+    `label` is a class number or name; `settings` are changes to the pipeline's `Sampling`.
     """
 
     def __init__(self, pipeline: Pipeline, label: int | str = 0, seed: int = 0, **settings):

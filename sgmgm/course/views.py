@@ -31,7 +31,6 @@ from . import plots
 QUIET = 0.15  # seconds without another move before a view renders
 ANSWER = 2.0  # seconds to wait for the page's answer that it holds no more moves
 STYLE = """<style>
-.sgmgm { overflow: visible; }
 .sgmgm img { width: 100%; display: block; image-rendering: pixelated; }
 .sgmgm figure { margin: 0; text-align: center; }
 .sgmgm figcaption { white-space: pre-line; }
@@ -42,7 +41,7 @@ STYLE = """<style>
 .sgmgm .small { width: clamp(64px, 6.4vw, 124px); }
 .sgmgm .large { width: clamp(136px, 11.5vw, 224px); }
 .sgmgm .page { width: clamp(240px, 22vw, 420px); }
-.sgmgm .widget-html, .sgmgm .widget-html-content { overflow: visible; height: auto; }
+.sgmgm, .sgmgm .widget-html, .sgmgm .widget-html-content { overflow: visible; height: auto; }
 .sgmgm .cells { display: grid; overflow: visible; margin: 2px 4px 2px 2px; align-self: start; }
 .sgmgm .cells > * { grid-area: 1 / 1; margin: 0; overflow: visible; }
 .sgmgm .cells button { width: 100%; height: 100%; min-width: 0; margin: 0; padding: 0;
@@ -71,9 +70,9 @@ def in_row(figures: Iterable[str]) -> str:
 
 
 def colour_map(values: Tensor, low: float, high: float, cell: int, name: str) -> Tensor:
-    """One number a position, (B, N), as images (B, 3, H, W) with `cell` pixels a position.
+    """Numbers (B, N) as images (B, 3, H, W), `cell` pixels each, coloured from low to high.
 
-    The colours of matplotlib's map `name` go from `low` to `high`; nan becomes light grey.
+    `name` is one of matplotlib's colour maps; nan becomes light grey.
     """
     share = ((values - low) / max(high - low, 1e-9)).nan_to_num(0).numpy()
     rgb = torch.from_numpy(matplotlib.colormaps[name](share)[..., :3]).float()  # (B, N, 3)

@@ -42,11 +42,9 @@ setTimeout(() => {
 
 
 class Explorer(View):
-    """Sliders over two rows of images with the same seeds, plain and guided.
+    """Sliders over two rows of `count` images with the same seeds, plain and guided.
 
-    Args:
-        count: images in a row.
-        settings: where the sliders start, changes to the pipeline's `Sampling`.
+    They start at the pipeline's `Sampling` with the changes in `settings`.
     """
 
     def __init__(self, pipeline: Pipeline, count: int = 8, seed: int = 0, **settings):
@@ -140,11 +138,8 @@ def ready_masks(side: int) -> dict[str, Tensor]:
 class Refill(View):
     """Mask parts of an image and let the model fill them, plain and guided.
 
-    Args:
-        images: (B, 3, H, W) in [0, 1] to choose from; None for one generated image of each class.
-        labels: their classes, (B,).
-        seed: of the first refill.
-        settings: changes to the pipeline's `Sampling`.
+    `images`, (B, 3, H, W) in [0, 1] with their labels (B,), are to choose from; without them one
+    of each class is generated. `settings` are changes to the pipeline's `Sampling`.
     """
 
     def __init__(
