@@ -35,7 +35,9 @@ from .utils.hub import Pretrained, at_most, check_sizes
 MAX_BYTES = 8 * 2**30  # of an unpacked checkpoint; the largest published one has about 1 GB
 WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 SMOOTHER = ("cls_anchor_gen.", "decoders.", "top_down_transform")
-OPTIONAL = {"dropout", "keep_class", "commitment_cost", "norm_groups"}  # their defaults are right
+# their defaults are right
+OPTIONAL = {"dropout", "keep_class", "commitment_cost", "norm_groups"}
+OPTIONAL |= {"encoder", "decoder", "window", "codebook_decay"}
 
 
 def load_released(path: str | Path) -> tuple[MaskedTransformer, ToastSmoother | None]:

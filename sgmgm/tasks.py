@@ -15,7 +15,7 @@ from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
 from .extractor import SecondExtractor
 from .masking import corrupt, drop_labels, random_mask
-from .tokenizer import VQTokenizer
+from .tokenizer import Quantized, VQTokenizer, kmeans
 from .transformer import MaskedTransformer
 from .utils.distributed import in_turn
 from .utils.errors import InputError, check_choice
@@ -71,6 +71,9 @@ class ClassifierTask(Task):
 class TokenizerTask(Task):
     """L1 + L2 + feature distance + codebook and commitment loss, with dead-code revival.
 
+    With a `codebook_decay` the codes start as the k-means centres of encoder outputs. Then they are
+    moving averages of the encoder outputs that chose them (van den Oord et al. 2017, appendix A.1).
+
     Args:
         classifier: gives the feature distance; None leaves it out.
     """
@@ -80,12 +83,18 @@ class TokenizerTask(Task):
     DEAD_AFTER = 50  # steps without being chosen
     FEATURE_WEIGHT = 0.1
     FEATURE_SHARE = 4  # the feature distance looks at one image in so many
+    START_ROWS = 100_000  # encoder outputs behind the first k-means centres
+    model: VQTokenizer
+    quantized: Quantized  # of the latest step
 
     def __init__(self, model: VQTokenizer, images: ImageSet, classifier: Classifier | None = None):
         super().__init__()
         self.model, self.images, self.size = model, images, len(images)
         self.classifier = classifier.eval().requires_grad_(False) if classifier else None
         self.state["age"] = torch.full((model.num_codes,), self.DEAD_AFTER + 1)
+        if model.config.codebook_decay:
+            codes = model.quantize.embedding.weight
+            self.state |= {"sizes": torch.zeros(len(codes)), "sums": torch.zeros(codes.shape)}
 
     def to(self, device):
         super().to(device)
@@ -117,7 +126,15 @@ class TokenizerTask(Task):
         quantizer, age = self.model.quantize, self.state["age"]
         chosen = torch.bincount(self.quantized.tokens.flatten(), minlength=len(age))
         age += 1
-        age[accelerator.reduce(chosen, "sum") > 0] = 0
+        chosen = accelerator.reduce(chosen, "sum")  # (K,)
+        age[chosen > 0] = 0
+        if quantizer.decay and step == 0:
+            self.start_codebook(generator)
+            broadcast(quantizer.embedding.weight.data)
+            self.state["sums"].copy_(quantizer.embedding.weight)
+            return
+        if quantizer.decay:
+            self.move_codebook(chosen, accelerator)
         # every code starts as dead, so step 0 places the codebook on real encoder outputs;
         # the last fifth of training leaves the codes in peace
         if (step == 0 or step % self.REVIVE_EVERY == 0) and step < 0.8 * steps:
@@ -125,6 +142,33 @@ class TokenizerTask(Task):
             quantizer.revive(dead, in_turn(self.quantized.encoded), generator)
             broadcast(quantizer.embedding.weight.data)
             age[dead] = 0
+            if quantizer.decay:  # as if one encoder output had chosen each
+                self.state["sizes"][dead] = 1.0
+                self.state["sums"][dead] = quantizer.embedding.weight[dead]
+
+    def start_codebook(self, generator) -> None:
+        """The codes become the k-means centres of random images' encoder outputs."""
+        codes = self.model.quantize.embedding.weight  # (K, D)
+        count = -(-max(self.START_ROWS, len(codes)) // self.model.config.num_tokens)
+        some = torch.randperm(self.size, generator=generator)[:count].split(250)
+        pixels = (self.images.batch(indices)[0].to(self.device) for indices in some)
+        encoded = torch.cat([self.model.encoder(batch) for batch in pixels])  # (M, D, h, w)
+        rows = encoded.float().permute(0, 2, 3, 1).flatten(0, 2)  # (M h w, D)
+        codes.copy_(kmeans(rows, len(codes), generator))
+        self.state["age"].zero_()
+        self.state["sizes"].fill_(1.0)
+
+    @torch.no_grad()
+    def move_codebook(self, chosen: Tensor, accelerator) -> None:
+        """Codes <- sums / sizes, moving averages over the encoder outputs that chose each code."""
+        codes, decay = self.model.quantize.embedding.weight, self.model.quantize.decay
+        sizes, sums = self.state["sizes"], self.state["sums"]  # (K,), (K, D)
+        rows = self.quantized.encoded.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, D)
+        new = torch.zeros_like(sums).index_add_(0, self.quantized.tokens.flatten(), rows)
+        sizes.lerp_(chosen.to(sizes), 1 - decay)
+        sums.lerp_(accelerator.reduce(new, "sum"), 1 - decay)
+        used = sizes[:, None] > 1e-3  # below that there is rounding only: the code stays
+        codes.copy_(torch.where(used, sums / sizes[:, None].clamp_min(1e-3), codes))
 
 
 class TransformerTask(Task):

@@ -3,6 +3,10 @@
 The VQGAN of Esser et al. 2021 (arXiv 2012.09841) as MaskGIT (Chang et al. 2022) and the
 self-guidance paper use it: a convolutional encoder, a codebook, a convolutional decoder. The
 released ImageNet tokenizer and the course's are this one class with the released parameter names.
+
+`PatchEncoder` and `ShuffleDecoder` cost less. A wide receptive field spreads an image over all
+tokens, which then say little about each other, and a generator learns from what tokens say about
+each other. A patch encoder's token depends on a window of a few pixels.
 """
 
 from dataclasses import dataclass
@@ -13,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .utils.errors import InputError
+from .utils.errors import InputError, check_choice
 from .utils.hub import Pretrained, check_sizes
 
 
@@ -31,10 +35,18 @@ class TokenizerConfig:
     quantized_embed_dim: int = 256
     commitment_cost: float = 0.25
     norm_groups: int = 32
+    encoder: str = "vqgan"  # a name in ENCODERS
+    decoder: str = "vqgan"  # a name in DECODERS
+    window: int = 4  # "patch" encoder: side of what a token depends on, in pixels
+    codebook_decay: float = 0.0  # of the moving averages that are the codes; 0: gradient descent
 
     def __post_init__(self):
         self.channel_mult = tuple(self.channel_mult)  # JSON has lists only
         check_sizes(self)
+        check_choice("encoder", self.encoder, ENCODERS)
+        check_choice("decoder", self.decoder, DECODERS)
+        if not 0 <= self.codebook_decay < 1:
+            raise InputError(f"codebook_decay must lie in [0, 1), not {self.codebook_decay}.")
         if self.z_channels != self.quantized_embed_dim:
             raise InputError("z_channels and quantized_embed_dim must be equal.")
         halvings = len(self.channel_mult) - 1
@@ -42,6 +54,12 @@ class TokenizerConfig:
             raise InputError(f"resolution {self.resolution} cannot be halved {halvings} times.")
         if any(width % self.norm_groups for width in self.widths):
             raise InputError(f"widths {self.widths} are not multiples of {self.norm_groups}.")
+        side, numbers = self.patch, self.num_channels * self.patch**2
+        if "patch" in (self.encoder, self.decoder) and self.z_channels != numbers:
+            raise InputError(f"z_channels must be {numbers}: a code starts as a patch.")
+        if self.encoder == "patch" and (self.window < side or (self.window - side) % 2):
+            even = f"{side} or an even number of pixels more"
+            raise InputError(f"window must be {even}, not {self.window}.")
 
     @property
     def widths(self) -> list[int]:
@@ -49,9 +67,14 @@ class TokenizerConfig:
         return [self.hidden_channels * m for m in self.channel_mult]
 
     @property
+    def patch(self) -> int:
+        """Side of the patch that belongs to one token, in pixels."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    @property
     def grid(self) -> int:
         """Tokens along one side of the image."""
-        return self.resolution // 2 ** (len(self.channel_mult) - 1)
+        return self.resolution // self.patch
 
     @property
     def num_tokens(self) -> int:
@@ -64,7 +87,7 @@ class Quantized(NamedTuple):
 
     states: Tensor  # (B, D, h, w) code vectors; gradients go straight through to the encoder
     tokens: Tensor  # (B, N) int64, row-major over the grid
-    loss: Tensor  # scalar: codebook loss + commitment_cost x commitment loss
+    loss: Tensor  # scalar: commitment_cost x commitment loss, + codebook loss if it moves the codes
     encoded: Tensor  # (B, D, h, w) the encoder's output
 
 
@@ -152,29 +175,123 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))  # (B, 3, H, W)
 
 
+class PatchEncoder(nn.Module):
+    """Pixels (B, 3, H, W) -> (B, D, h, w); each vector depends on a window of pixels.
+
+    At first the vector is the patch itself, D = 3 x side^2, so that the nearest code is the patch
+    of least squared error. Training adds what one hidden layer makes of the window.
+    """
+
+    def __init__(self, c: TokenizerConfig):
+        super().__init__()
+        side, border, top = c.patch, (c.window - c.patch) // 2, c.widths[-1]
+        self.padding = (border,) * 4
+        self.linear = nn.Conv2d(c.num_channels, c.z_channels, c.window, stride=side)
+        self.hidden = nn.Conv2d(c.num_channels, top, c.window, stride=side)
+        self.out = nn.Conv2d(top, c.z_channels, 1)
+        with torch.no_grad():
+            inner = slice(border, border + side)
+            patch = torch.eye(c.z_channels).view(-1, c.num_channels, side, side)
+            self.linear.weight.zero_()[:, :, inner, inner] = patch
+        for tensor in (self.linear.bias, self.out.weight, self.out.bias):
+            nn.init.zeros_(tensor)  # type: ignore[arg-type]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = F.pad(pixels, self.padding, mode="replicate")  # (B, 3, H + 2 border, W + 2 border)
+        return self.linear(x) + self.out(F.silu(self.hidden(x)))  # (B, D, h, w)
+
+
+class ShuffleDecoder(nn.Module):
+    """Code vectors (B, D, h, w) -> pixels (B, 3, H, W), each from all codes around it.
+
+    The wide convolutions work on the token grid. Pixel shuffles (Shi et al. 2016) double the
+    resolution, and only the narrowest layer works at full resolution, where convolutions cost most.
+    The network corrects an image in which each code is a patch.
+    """
+
+    def __init__(self, c: TokenizerConfig):
+        super().__init__()
+        widths, top, self.side = c.widths, c.widths[-1], c.patch
+        self.paste = nn.Conv2d(c.z_channels, c.z_channels, 1)
+        self.conv_in = nn.Conv2d(c.z_channels, top, 3, padding=1)
+        self.mid = res_blocks(top, top, c.num_res_blocks, c.norm_groups)
+        self.up = nn.ModuleList()
+        for i in reversed(range(len(widths) - 1)):  # up.0 is the coarsest level
+            level = [nn.Conv2d(widths[i + 1], 4 * widths[i], 1), nn.PixelShuffle(2)]
+            if i > 0:
+                level.append(ResBlock(widths[i], widths[i], c.norm_groups))
+            self.up.append(nn.Sequential(*level))
+        self.norm_out = nn.GroupNorm(c.norm_groups, widths[0], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[0], c.num_channels, 3, padding=1)
+        with torch.no_grad():
+            self.paste.weight.copy_(torch.eye(c.z_channels)[..., None, None])
+        for tensor in (self.paste.bias, self.conv_out.weight, self.conv_out.bias):
+            nn.init.zeros_(tensor)  # type: ignore[arg-type]
+
+    def forward(self, states: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(states))  # (B, top, h, w)
+        for level in self.up:
+            x = level(x)  # twice as high and wide
+        patches = F.pixel_shuffle(self.paste(states), self.side)  # (B, 3, H, W)
+        return patches + self.conv_out(F.silu(self.norm_out(x)))
+
+
+ENCODERS: dict[str, type] = {"vqgan": Encoder, "patch": PatchEncoder}
+DECODERS: dict[str, type] = {"vqgan": Decoder, "patch": ShuffleDecoder}
+
+
+def nearest(rows: Tensor, codes: Tensor) -> Tensor:
+    """Index of the code (K, D) that is nearest to each row (M, D), int64 (M,)."""
+    # |z - e|^2 without |z|^2, which is the same for every code
+    with torch.autocast(rows.device.type, enabled=False):  # rounded, other codes would be nearest
+        return (codes.square().sum(1) - 2 * rows @ codes.T).argmin(1)
+
+
+@torch.no_grad()
+def kmeans(rows: Tensor, count: int, generator: torch.Generator, steps: int = 20) -> Tensor:
+    """Centres (count, D) of rows float32 (M, D), by Lloyd's algorithm from random rows.
+
+    A centre that no row is nearest to moves onto a random row.
+    """
+    if len(rows) < count:
+        raise InputError(f"{count} centres need as many rows, not {len(rows)}.")
+    pick = torch.randperm(len(rows), generator=generator)[:count]
+    centres = rows[pick.to(rows.device)]
+    for _ in range(steps):
+        sums, sizes = torch.zeros_like(centres), centres.new_zeros(count)
+        for block in rows.split(8192):
+            own = nearest(block, centres)
+            sums.index_add_(0, own, block)
+            sizes += torch.bincount(own, minlength=count)
+        spare = torch.randint(len(rows), (count,), generator=generator).to(rows.device)
+        centres = torch.where(sizes[:, None] > 0, sums / sizes[:, None].clamp_min(1), rows[spare])
+    return centres
+
+
 class Quantizer(nn.Module):
     """Replace every vector by its nearest code (van den Oord et al. 2017, eq. 1-3).
 
     Eq. 1 and 2: z_q = e_k, k = argmin_j |z - e_j|. Eq. 3, without the reconstruction loss:
-    |sg(z) - e|^2 + commitment_cost |z - sg(e)|^2, sg being the stop-gradient.
+    |sg(z) - e|^2 + commitment_cost |z - sg(e)|^2, sg being the stop-gradient. With a
+    `codebook_decay`, moving averages take the place of the first term (see `TokenizerTask`).
     """
 
     def __init__(self, c: TokenizerConfig):
         super().__init__()
         self.embedding = nn.Embedding(c.num_embeddings, c.quantized_embed_dim)
         nn.init.uniform_(self.embedding.weight, -1 / c.num_embeddings, 1 / c.num_embeddings)
-        self.commitment_cost = c.commitment_cost
+        self.commitment_cost, self.decay = c.commitment_cost, c.codebook_decay
+        self.embedding.weight.requires_grad_(not self.decay)
 
     def forward(self, encoded: Tensor) -> Quantized:
         z = encoded.float().permute(0, 2, 3, 1)  # (B, h, w, D)
         codes = self.embedding.weight.float()  # (K, D)
-        # |z - e|^2 without |z|^2, which is the same for every code
-        with torch.autocast(z.device.type, enabled=False):  # rounded, other codes would be nearest
-            distance = codes.square().sum(1) - 2 * z.flatten(0, 2) @ codes.T  # (B h w, K)
-        tokens = distance.argmin(1).view(len(z), -1)  # (B, N), eq. 1
+        tokens = nearest(z.flatten(0, 2), codes).view(len(z), -1)  # (B, N), eq. 1
         e = F.embedding(tokens, codes).view_as(z)  # (B, h, w, D), eq. 2
         commitment = F.mse_loss(z, e.detach())
-        loss = F.mse_loss(e, z.detach()) + self.commitment_cost * commitment  # eq. 3
+        loss = self.commitment_cost * commitment
+        if not self.decay:
+            loss = F.mse_loss(e, z.detach()) + loss  # eq. 3
         straight_through = (z + (e - z).detach()).permute(0, 3, 1, 2)  # (B, D, h, w)
         return Quantized(straight_through, tokens, loss, encoded.detach())
 
@@ -196,8 +313,8 @@ class VQTokenizer(Pretrained):
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = ENCODERS[config.encoder](config)
+        self.decoder = DECODERS[config.decoder](config)
         self.quantize = Quantizer(config)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Quantized]:

@@ -98,8 +98,8 @@ def check_sizes(config) -> None:
         value = getattr(config, field.name)
         if field.type is float:
             good = type(value) is not bool and is_finite(value)
-        elif field.type is bool:
-            good = isinstance(value, bool)
+        elif field.type in (bool, str):
+            good = isinstance(value, field.type)
         else:  # int or tuple[int, ...]
             many = isinstance(value, tuple) and field.type is not int
             whole = value if many else [value] * (field.type is int)
