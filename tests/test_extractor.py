@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from scripts import two_extractors
 from sgmgm import datasets, presets, scoring, settings, tasks, workflow
 from sgmgm.classifier import Classifier, ClassifierConfig
 from sgmgm.commands.cli import main
 from sgmgm.evidence.cards import model_card
 from sgmgm.extractor import ChannelNorm, MixingBlock, SecondConfig, SecondExtractor
+from sgmgm.pipeline import Pipeline
 from sgmgm.scoring import extract, find_extractor
 from sgmgm.utils.errors import CheckpointError, InputError
+from sgmgm.utils.files import read_json
 from sgmgm.utils.hub import read_manifest
 from sgmgm.utils.samples import save_samples, to_uint8
 
@@ -163,6 +166,25 @@ def test_evaluate_compares_with_the_second_extractor(scored, tmp_path, capsys):
         assert found[part]["extractor"] == find_extractor(part, "sprites", scored).name
         assert found[part]["accuracy"] is not None
     assert found["second"]["frechet"] != found["classifier"]["frechet"]
+
+
+def test_models_are_scored_with_both(scored, tmp_path, capsys):
+    out = tmp_path / "extractors.json"
+    wanted = ("--model", str(scored), "--images", "real,none", "--count", "20", "--out", str(out))
+    assert two_extractors.main(wanted) == 0
+    real, sampled = read_json(out)
+    assert (real["images"], sampled["images"]) == ("real", "none")
+    assert sampled["seed"] == 10_000_000 and sampled["settings"]["guidance"] == "none"
+    for record in (real, sampled):
+        assert record["count"] == 20 and len(record["extractors"]) == 2
+        assert record["second"]["frechet"] != record["classifier"]["frechet"]
+    pixels, labels = two_extractors.images_of("real", Pipeline.from_pretrained(scored), 20, 0, {})
+    second = find_extractor("second", "sprites", scored)
+    reference = scoring.reference_for("sprites", second, scored)
+    again = scoring.score(pixels, labels, reference, second)
+    assert again.frechet == pytest.approx(real["second"]["frechet"])
+    assert two_extractors.main([*wanted, "--images", "real,magic"]) == 2
+    assert "unknown guidance 'magic'" in capsys.readouterr().err and len(read_json(out)) == 2
 
 
 def test_a_card_names_the_command_of_the_second_extractor(scored):
