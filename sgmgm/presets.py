@@ -79,30 +79,17 @@ def get(dataset: str, preset: str, num_classes: int) -> Preset:
 
 def _tokenizer(width: int, mult: tuple, blocks: int, codes: int, dim: int) -> TokenizerConfig:
     return TokenizerConfig(
-        resolution=32,
-        hidden_channels=width,
-        channel_mult=mult,
-        num_res_blocks=blocks,
-        z_channels=dim,
-        quantized_embed_dim=dim,
-        num_embeddings=codes,
-        norm_groups=8,
-    )
+        resolution=32, hidden_channels=width, channel_mult=mult, num_res_blocks=blocks,
+        z_channels=dim, quantized_embed_dim=dim, num_embeddings=codes, norm_groups=8,
+    )  # fmt: skip
 
 
-def _transformer(
-    width: int, layers: int, heads: int, codes: int, dropout: float = 0.0
-) -> TransformerConfig:
+def _transformer(width: int, layers: int, heads: int, codes: int, dropout=0.0) -> TransformerConfig:
     return TransformerConfig(
-        num_vq_tokens=64,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        codebook_size=codes,
-        num_classes=10,
+        num_vq_tokens=64, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=4 * width, codebook_size=codes, num_classes=10,
         dropout=dropout,  # few epochs overfit nothing
-    )
+    )  # fmt: skip
 
 
 SMOKE = Preset(

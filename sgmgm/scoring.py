@@ -56,10 +56,8 @@ class InceptionExtractor:
         try:
             from torch_fidelity import feature_extractor_inceptionv3 as inception
         except ImportError:
-            raise DataError(
-                "Inception scores need torch-fidelity: in the course's folder, "
-                "pip install -e '.[inception]'."
-            ) from None
+            how = "in the course's folder, pip install -e '.[inception]'."
+            raise DataError(f"Inception scores need torch-fidelity: {how}") from None
         url = inception.URL_INCEPTION_V3
         cache = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         path = cache if weights is None else Path(weights)
@@ -73,13 +71,11 @@ class InceptionExtractor:
             raise DataError(f"no Inception weights at {path}: put {url} there.") from None
         try:
             torch.load(path, weights_only=True)  # torch-fidelity's own load would run any pickle
-            self.net = inception.FeatureExtractorInceptionV3(
-                self.name, ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
-            ).to(device)
+            what = self.name, ["2048", "logits_unbiased"], str(path)
+            self.net = inception.FeatureExtractorInceptionV3(*what).to(device)
         except Exception as error:  # a damaged pickle can raise anything
-            raise DataError(
-                f"{path} is damaged or holds no Inception weights: replace it by {url}."
-            ) from error
+            fault = f"{path} is damaged or holds no Inception weights"
+            raise DataError(f"{fault}: replace it by {url}.") from error
         self.device = device
 
     @torch.no_grad()
@@ -96,31 +92,27 @@ def extract(extractor: Extractor, images: Iterable[Tensor]) -> tuple[Tensor, Ten
     Several processes share the batches, and each gets all rows. InputError, with the number of the
     batch, if images are not in [0, 1] or not of that shape, or features or logits not finite.
     """
-    features: list[Tensor] = []
-    logits: list[Tensor] = []
+    kept: dict[str, list[Tensor]] = {"features": [], "logits": []}
     me, processes = rank_and_size()
     for i, batch in enumerate(images):
         if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch) or batch.dtype != torch.float32:
-            raise InputError(
-                f"batch {i} must be float32 images (B, 3, H, W), "
-                f"not {batch.dtype} {tuple(batch.shape)}."
-            )
+            found = f"{batch.dtype} {tuple(batch.shape)}"
+            raise InputError(f"batch {i} must be float32 images (B, 3, H, W), not {found}.")
         if not (batch.min() >= 0 and batch.max() <= 1):  # in this form NaN fails, too
             raise InputError(f"batch {i} has pixels outside [0, 1].")
         mine, where = i % processes == me, batch.device
         if mine or i == 0:  # the first tells every process how wide the rows are
             out = extractor(batch)
-            rows = [
-                check_rows(f"{name} of batch {i}", getattr(out, name)).float().cpu()
-                for name in ("features", "logits")
-            ]
-        for kept, row in zip((features, logits), rows, strict=True):
-            kept.append(row if mine else row.new_zeros(len(batch), row.shape[1]))
-    if not features:
+            rows = {name: check_rows(f"{name} of batch {i}", getattr(out, name)) for name in kept}
+        for name, row in rows.items():
+            empty = torch.zeros(len(batch), row.shape[1])
+            kept[name].append(row.float().cpu() if mine else empty)
+    if not kept["features"]:
         raise InputError("there are no images to extract features from.")
-    if processes == 1:
-        return torch.cat(features), torch.cat(logits)
-    return total(torch.cat(features).to(where)).cpu(), total(torch.cat(logits).to(where)).cpu()
+    features, logits = (torch.cat(parts) for parts in kept.values())
+    if processes > 1:
+        return total(features.to(where)).cpu(), total(logits.to(where)).cpu()
+    return features, logits
 
 
 def load_data(*what, **more) -> ImageSet:
@@ -169,10 +161,8 @@ def find_extractor(part: str, dataset: str, folder: Path | None = None) -> Any:
             if one:
                 extractor.name += f" of {made_for}"
             return extractor
-    raise CheckpointError(
-        f"no {part} for {dataset}: run `sgmgm train {part} --dataset {dataset}` first "
-        f"(looked in {listed(places)})."
-    )
+    advice = f"run `sgmgm train {part} --dataset {dataset}` first (looked in {listed(places)})."
+    raise CheckpointError(f"no {part} for {dataset}: {advice}")
 
 
 def _shipped(part: str, dataset: str) -> Path:
@@ -180,8 +170,10 @@ def _shipped(part: str, dataset: str) -> Path:
     return SHIPPED / part / dataset if part == "second" else SHIPPED / dataset / part
 
 
-def _device_of(extractor) -> torch.device:
-    return getattr(extractor, "device", None) or next(extractor.parameters()).device
+def _moved(batches: Iterable[Tensor], extractor) -> Iterable[Tensor]:
+    """The batches on the extractor's device."""
+    device = getattr(extractor, "device", None) or next(extractor.parameters()).device
+    return (batch.to(device) for batch in batches)
 
 
 def is_samples_file(reference: str) -> bool:
@@ -200,20 +192,18 @@ def reference_for(
 
     Those of a training set are kept in its own pipeline folder, unless that is packed: a manifest
     seals it. InputError or DataError if the images are not `resolution` pixels wide and high.
-
     Of `folder:PATH`, split "all" takes the training and the test images.
     """
-    device, dataset = _device_of(extractor), canonical(dataset)
+    dataset = canonical(dataset)
     if is_samples_file(dataset):
         pixels, _ = load_samples(dataset, resolution)
-        features, _ = extract(extractor, (b.to(device) for b in sample_batches(pixels, 250)))
+        features, _ = extract(extractor, _moved(sample_batches(pixels, 250), extractor))
         return Reference.from_features(features, dataset, extractor.name)
     usual = resolution == RESOLUTION and split == "train"
     second = extractor.name.startswith("second")  # each extractor keeps its own
     name = "reference-second.safetensors" if second else "reference.safetensors"
     shipped = _shipped("second", dataset) if second else SHIPPED / dataset
-    places = [folder / name] if folder and usual else []
-    places += [shipped / "reference.safetensors"] if usual else []
+    places = [*([folder / name] if folder else []), shipped / "reference.safetensors"] * usual
     images, data = None, ""
     if dataset.startswith("folder:") and not (folder and is_packed(folder)):
         with suppress(DataError):  # without its images the kept statistics have to do
@@ -228,7 +218,7 @@ def reference_for(
     if images is None:
         images = load_data(dataset, split, resolution=resolution)
     batches = float_batches(images, progress=f"features of {dataset}")
-    features, _ = extract(extractor, (b.to(device) for b in batches))
+    features, _ = extract(extractor, _moved(batches, extractor))
     called = dataset if split == "train" else f"{dataset} (all {len(images)} images)"
     reference = Reference.from_features(features, called, extractor.name)
     reference.data = data
@@ -245,9 +235,7 @@ def score(
     Against sprites, coherence too: how often the two accents of an image agree. Accuracy needs a
     class for each image: there is none if a label is C, "no class".
     """
-    device = _device_of(extractor)
-    batches = (b.to(device) for b in sample_batches(images, 250))
-    features, logits = extract(extractor, batches)
+    features, logits = extract(extractor, _moved(sample_batches(images, 250), extractor))
     if not extractor.labels_known or (labels is not None and logits.shape[1] in labels):
         labels = None
     scores = evaluate(features, logits, labels, reference)
@@ -258,10 +246,10 @@ def score(
 
 def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:
     """Fréchet distance of the real test set to the training set: what a perfect model gets."""
-    device = _device_of(extractor)
     stats = GaussianStats()
-    for batch in float_batches(load_data(dataset, "test"), progress="noise floor"):
-        stats.update(extractor(batch.to(device)).features.detach().cpu())
+    batches = float_batches(load_data(dataset, "test"), progress="noise floor")
+    for batch in _moved(batches, extractor):
+        stats.update(extractor(batch).features.detach().cpu())
     return frechet_distance(stats, reference.stats)
 
 

@@ -64,8 +64,7 @@ def bundle(out: str | Path) -> Path:
             _copy(ROOT / part, partial / "course" / part)
         for inside in DOWNLOADED.values():
             _copy(data_root() / inside, partial / "course" / "data" / "raw" / inside)
-        wanted = str(sys.version_info[:2])
-        (partial / "install.py").write_text(INSTALL.replace("WANTED", wanted))
+        (partial / "install.py").write_text(INSTALL.replace("WANTED", str(sys.version_info[:2])))
         partial.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}.") from None

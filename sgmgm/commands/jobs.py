@@ -23,26 +23,14 @@ from ..utils.samples import UNREADABLE, to_uint8
 
 
 def generate_to(
-    path: str | Path,
-    pipeline: Pipeline,
-    labels,
-    seed: int = 0,
-    batch_size: int = 64,
-    **settings,
+    path: str | Path, pipeline: Pipeline, labels, seed: int = 0, batch_size: int = 64, **settings
 ) -> int | None:
     """Write one image per label into an ADM `.npz`; returns how many this call had to generate.
 
-    Image i has seed `seed` + i. The same call goes on where a stopped one was. Under `accelerate
-    launch` the processes share the batches; the first one writes the file, the others return None.
-
-    Args:
-        path: the `.npz` to write (see `samples.save_samples`).
-        labels: as `Pipeline` takes them.
-        settings: changes to the pipeline's `Sampling`.
-
-    Raises:
-        InputError: unwritable place, or `FILE.parts` belongs to a job with other settings.
-        DataError: one of its files is damaged.
+    Image i has seed `seed` + i; `settings` change the pipeline's `Sampling`. The same call goes on
+    where a stopped one was. Under `accelerate launch` the processes share the batches; the first
+    one writes the file, the others return None. InputError if `FILE.parts` belongs to a job with
+    other settings, DataError if one of its files is damaged.
     """
     path, labels = Path(path), as_list(labels)
     batch_size = check_count("batch size", batch_size)
@@ -51,13 +39,9 @@ def generate_to(
     numbers = pipeline.labels(labels)
     chosen = pipeline.card.sampling.updated(**settings)
     identity = chosen.record() | {
-        "num": len(labels),
-        "labels": fingerprint(numbers),
-        "seed": seed,
-        "batch_size": batch_size,
-        "bf16": pipeline.half,
-        "weights": weights(pipeline, chosen),
-    }
+        "num": len(labels), "labels": fingerprint(numbers), "seed": seed, "batch_size": batch_size,
+        "bf16": pipeline.half, "weights": weights(pipeline, chosen),
+    }  # fmt: skip
     folder = path.with_name(path.name + ".parts")
     job = meet(pipeline.device)
     rank, processes = (job.process_index, job.num_processes) if job else (0, 1)
@@ -101,13 +85,11 @@ def begin(folder: Path, identity: dict) -> None:
         return
     data = read_json(note)
     kept = data if isinstance(data, dict) else {}
-    changed = [key for key, value in identity.items() if kept.get(key) != value]
-    other = [f"{key} ({kept.get(key)}, not {identity[key]})" for key in changed]
+    pairs = [(key, kept.get(key), value) for key, value in identity.items()]
+    other = [f"{key} ({old}, not {new})" for key, old, new in pairs if old != new]
     if other:
-        raise InputError(
-            f"{folder} holds a job with another {listed(other)}: repeat that command to finish "
-            "it, or delete the folder."
-        )
+        advice = "repeat that command to finish it, or delete the folder."
+        raise InputError(f"{folder} holds a job with another {listed(other)}: {advice}")
 
 
 def weights(pipeline: Pipeline, settings: Sampling) -> str:
@@ -131,14 +113,12 @@ def join(path: Path, parts: list[Path], labels: np.ndarray, batch_size: int) -> 
                     if images.dtype != np.uint8 or images.shape != (count, *shape):
                         raise ValueError
                 except FileNotFoundError:
-                    raise InputError(
-                        f"{part} has gone: another process finished or removed this job; repeat "
-                        "the command if the result is not there."
-                    ) from None
+                    gone = f"{part} has gone: another process finished or removed this job"
+                    advice = "repeat the command if the result is not there."
+                    raise InputError(f"{gone}; {advice}") from None
                 except UNREADABLE:
-                    raise DataError(
-                        f"{part} is damaged: delete it and repeat the command."
-                    ) from None
+                    advice = "delete it and repeat the command."
+                    raise DataError(f"{part} is damaged: {advice}") from None
                 if index == 0:
                     whole = (len(labels), *shape)
                     header = {"descr": "|u1", "fortran_order": False, "shape": whole}

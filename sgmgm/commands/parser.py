@@ -129,9 +129,7 @@ def parser() -> argparse.ArgumentParser:
         add(f"--{name.replace('_', '-')}", metavar="LIST", help="the model's own if not given")
 
     command(actions.results, device=False)
-
-    add = command(actions.refresh)
-    add("-n", action="store_true", help="only say what is to be done")
+    command(actions.refresh)("-n", action="store_true", help="only say what is to be done")
 
     add = command(actions.gallery)
     add("--out", type=Path, default=Path("gallery.png"), help="a PNG file")
@@ -157,7 +155,6 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="a folder that does not exist yet")
 
     command(actions.doctor)
-
     add = command(actions.bundle, device=False)
     add("--out", type=Path, required=True, help="a folder that does not exist yet")
 

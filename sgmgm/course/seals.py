@@ -8,6 +8,7 @@ which tests compare. A seal in the notebook's metadata tells from what both were
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,9 +42,6 @@ def compared(notebook) -> list:
     return [c for c in code_cells(notebook) if IGNORED not in c.metadata.get("tags", [])]
 
 
-# --- the seal ----------------------------------------------------------------------------------
-
-
 def code_digest(notebook) -> str:
     """Of the code cells: their ids, tags and sources."""
     cells = code_cells(notebook)
@@ -61,8 +59,8 @@ def weights_digest(notebook) -> str:
 
 def smoke_file(path: Path) -> Path:
     """Where the text of a lesson's smoke profile is kept."""
-    own = path.resolve().parent != ROOT / "notebooks"
-    return (path.parent / "smoke" if own else SMOKE) / f"{path.stem[:2]}.json"
+    shipped = path.resolve().parent == ROOT / "notebooks"
+    return (SMOKE if shipped else path.parent / "smoke") / f"{path.stem[:2]}.json"
 
 
 def stale(path: Path) -> str:
@@ -88,18 +86,10 @@ def stale_lessons() -> dict[str, str]:
     return {path.stem[:2]: reason for path in lessons if (reason := stale(path))}
 
 
-# --- outputs -----------------------------------------------------------------------------------
-
-
 def with_profile(notebook, profile: str):
     """The notebook with another profile in its parameters cell, in place."""
     cell = parameter_cell(notebook)
-    lines = cell.source.splitlines()
-    for i, line in enumerate(lines):
-        if line.startswith("profile = "):
-            note = line.partition("#")[2]
-            lines[i] = f'profile = "{profile}"' + (f"  #{note}" if note else "")
-    cell.source = "\n".join(lines)
+    cell.source = re.sub(r"(?m)^profile = \S+", f'profile = "{profile}"', cell.source)
     return notebook
 
 
@@ -124,9 +114,8 @@ def execute(path: Path, profile: str, device: str | None):
     source = own.source
     own.source += f"\ndevice = {device!r}" if device else ""
     options = {"timeout": None, "record_timing": False, "coalesce_streams": True}
-    client = NotebookClient(notebook, kernel_name="python3", **options)
     try:
-        client.execute()
+        NotebookClient(notebook, kernel_name="python3", **options).execute()
     except CellExecutionError as error:
         raise InputError(f"{path.stem} failed ({profile}): {error.ename}: {error.evalue}") from None
     own.source = source
@@ -135,14 +124,10 @@ def execute(path: Path, profile: str, device: str | None):
 
 def smoke_text(notebook) -> dict[str, list]:
     """What the tests compare, by cell id: outputs without images, and without empty cells."""
-    kept = {}
-    for cell in compared(notebook):
-        outputs = json.loads(json.dumps(cell.outputs))
-        for output in outputs:
-            output.get("data", {}).pop("image/png", None)
-            output.get("metadata", {}).clear()
-        if outputs:
-            kept[cell.id] = outputs
+    kept = json.loads(json.dumps({c.id: c.outputs for c in compared(notebook) if c.outputs}))
+    for output in (output for outputs in kept.values() for output in outputs):
+        output.get("data", {}).pop("image/png", None)
+        output.get("metadata", {}).clear()
     return kept
 
 
@@ -188,8 +173,7 @@ def merge_images(notebook, before) -> None:
             png = small_png(base64.b64decode(data["image/png"]))
             if i < len(known):
                 kept = base64.b64decode(known[i]["image/png"])
-                pair = pixels(png), pixels(kept)
-                png = kept if None not in pair and pair[0] == pair[1] else png
+                png = kept if (image := pixels(png)) and image == pixels(kept) else png
             data["image/png"] = base64.b64encode(png).decode()
 
 
@@ -198,11 +182,7 @@ def commit(
 ) -> Iterator[Path]:
     """Run lessons in both profiles and write their outputs, smoke text and seals, one by one.
 
-    Args:
-        profile: the one whose outputs the notebook keeps; None is `laptop`.
-
-    Yields:
-        Each lesson when it is written. The text of a folder of one's own is in its `smoke/`.
+    The notebooks keep the outputs of `profile`; None is `laptop`.
     """
     import nbformat
 
@@ -216,14 +196,11 @@ def commit(
         text = smoke_text(quick)
         merge_images(shown, before)
         note_profile(shown, profile)
+        used = machine(torch.device(device or default_device()))
         shown.metadata.setdefault("sgmgm", {})["seal"] = {
-            "profile": profile,
-            "code": code_digest(shown),
-            "weights": weights_digest(shown),
-            "smoke": fingerprint(text),
-            "commit": repository_commit(),
-            "device": machine(torch.device(device or default_device())),
-        }
+            "profile": profile, "code": code_digest(shown), "weights": weights_digest(shown),
+            "smoke": fingerprint(text), "commit": repository_commit(), "device": used,
+        }  # fmt: skip
         write_json(smoke_file(path), text)
         with atomic_path(path) as partial:
             nbformat.write(shown, partial)

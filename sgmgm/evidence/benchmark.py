@@ -207,13 +207,9 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
 
 
 def benchmark(
-    size: str,
-    device: str,
-    batches: list[int],
-    repeats: int = 5,
-    steps: int | None = None,
+    size: str, device: str, batches: list[int], repeats: int = 5, steps: int | None = None,
     keep: Callable[[dict], object] = lambda record: None,
-) -> dict:
+) -> dict:  # fmt: skip
     """All measurements of this module for one of `SIZES`, as a record that JSON can hold.
 
     Each batch size is a row of the table; the largest is measured part by part. `keep` is called
@@ -230,16 +226,11 @@ def benchmark(
     peak = matrix_peak(clock)
     variants = {"eager float32": eager, f"fast {'bf16' if quick.half else 'float32'}": quick}
     record: dict[str, Any] = {
-        "size": size,
-        "device": describe_device(clock.device),
-        "torch": torch.__version__,
-        "steps": settings.steps,
-        "repeats": repeats,
+        "size": size, "device": describe_device(clock.device), "torch": torch.__version__,
+        "steps": settings.steps, "repeats": repeats,
         "ways": list(variants),  # what records of earlier versions call it
-        "speedup": None,
-        "peak_flops_per_second": peak,
-        "batches": [],
-    }
+        "speedup": None, "peak_flops_per_second": peak, "batches": [],
+    }  # fmt: skip
     with torch.no_grad():
         for batch in batches:
             record["batches"].append(sampling_row(variants, settings, batch, clock, peak))

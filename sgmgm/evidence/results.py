@@ -271,11 +271,9 @@ def minutes(folder: str | Path = FOLDER) -> str:
     report = read_json(path)
     took = {each["name"][:2]: each["seconds"] / 60 for each in report["lessons"]}
     each = ", ".join(f"{name} {value:.1f}" for name, value in took.items())
-    return (
-        f"Minutes that the lessons compute, reading not counted, with profile "
-        f"`{report['profile']}` on {report['dataset']} ({report['device']}): {each}; together "
-        f"{sum(took.values()):.0f}. {advice}"
-    )
+    how = f"profile `{report['profile']}` on {report['dataset']} ({report['device']})"
+    return (f"Minutes that the lessons compute, reading not counted, with {how}: {each}; together "
+            f"{sum(took.values()):.0f}. {advice}")  # fmt: skip
 
 
 def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:

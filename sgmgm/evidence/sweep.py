@@ -46,13 +46,9 @@ def unused(point: Sampling, other: Sampling) -> dict:
 
 
 def sweep(
-    pipeline: Pipeline,
-    points: list[Sampling],
-    num: int,
-    seeds: list[int],
-    out: str | Path,
+    pipeline: Pipeline, points: list[Sampling], num: int, seeds: list[int], out: str | Path,
     batch_size: int = 125,
-) -> list[dict]:
+) -> list[dict]:  # fmt: skip
     """Compute every point that `out`, a `.jsonl` file, does not hold yet; the records of all.
 
     A point has `num` images for each seed, the classes in turn.
@@ -66,21 +62,15 @@ def sweep(
     done = {record["key"]: record for record in read_records(out)} if out.exists() else {}
     others = {record["scores"]["extractor"] for record in done.values()} - {classifier.name}
     if others:
-        raise InputError(
-            f"{out} holds scores by {others.pop()}, which cannot be compared with those by "
-            f"{classifier.name}: choose another --out."
-        )
+        raise InputError(f"{out} holds scores by {others.pop()}, which cannot be compared with "
+                         f"those by {classifier.name}: choose another --out.")  # fmt: skip
     records = []
     for point, seed in itertools.product(points, seeds):
         identity = {
-            "dataset": pipeline.card.dataset,
-            "preset": pipeline.card.preset,
-            "weights": fingerprint(folder, point),
-            "bf16": pipeline.half,
-            "num": num,
-            "seed": seed,
-            "settings": point.record(),
-        }
+            "dataset": pipeline.card.dataset, "preset": pipeline.card.preset,
+            "weights": fingerprint(folder, point), "bf16": pipeline.half,
+            "num": num, "seed": seed, "settings": point.record(),
+        }  # fmt: skip
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if key not in done:
             begun = time.perf_counter()
