@@ -23,7 +23,7 @@ from sgmgm.utils.samples import save_samples, to_uint8
 from ..test_folders import write_pictures
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
-            "results", "gallery", "doctor", "bundle", "benchmark"]  # fmt: skip
+            "results", "refresh", "gallery", "doctor", "bundle", "benchmark"]  # fmt: skip
 
 
 def run(capsys, *arguments):
