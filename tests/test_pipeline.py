@@ -236,13 +236,13 @@ def test_parts_of_two_systems_do_not_mix(own):
     MaskedTransformer(TransformerConfig(16, 24, 1, 2, 32, 64, 10)).save_pretrained(
         own / "transformer"
     )
-    assert "makes 64 tokens, the transformer takes 16" in sentence(
+    assert "made for 16 tokens, 64 codes and 10 classes, not 64 tokens" in sentence(
         lambda: Pipeline.from_pretrained(own, "cpu")
     )
     MaskedTransformer(TransformerConfig(64, 24, 1, 2, 32, 32, 10)).save_pretrained(
         own / "transformer"
     )
-    assert "made for 32 codes" in sentence(lambda: Pipeline.from_pretrained(own, "cpu"))
+    assert "made for 64 tokens, 32 codes" in sentence(lambda: Pipeline.from_pretrained(own, "cpu"))
 
 
 @pytest.mark.parametrize("guidance, part", [("self", "smoother"), ("auto", "weak")])
