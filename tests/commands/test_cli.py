@@ -337,7 +337,7 @@ def test_a_folder_belongs_to_one_data_set(own, capsys):
     code, _, said = run(
         capsys, "train", "weak", "--preset", "smoke", "--dataset", "fashion-mnist", "--out", own
     )
-    assert code == 2 and "holds models of sprites: choose another --out" in said
+    assert code == 2 and "holds models of sprites, preset smoke: add" in said
     assert (own / "pipeline.json").read_text() == before
 
 
