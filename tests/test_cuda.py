@@ -66,7 +66,7 @@ def sampled(way, given, nets, batch=6, **settings):
     return way(given, *positional, **{"steps": 6, "temperature": 4.0} | noise | settings)
 
 
-@pytest.mark.parametrize("name, smoother", test_fast.WAYS)
+@pytest.mark.parametrize("name, smoother", test_fast.VARIANTS)
 def test_in_float32_the_recorded_steps_give_the_same_tokens(name, smoother, nets):
     guidance = guidance_of(nets, name, smoother)
     guided = fast.FastGuidance(guidance, torch.float32)
@@ -75,7 +75,7 @@ def test_in_float32_the_recorded_steps_give_the_same_tokens(name, smoother, nets
     test_fast.assert_same(sampled(decode, guidance, nets), quick)
 
 
-@pytest.mark.parametrize("name, smoother", test_fast.WAYS)
+@pytest.mark.parametrize("name, smoother", test_fast.VARIANTS)
 def test_bfloat16_predicts_nearly_the_same(name, smoother, nets):
     if not has_bf16("cuda"):
         pytest.skip("this GPU has no bfloat16")

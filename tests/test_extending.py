@@ -163,4 +163,4 @@ def test_a_lesson(tmp_path):
     executed = nbformat.read(path, 4)
     del executed.metadata["papermill"]  # the runner's note of where it ran
     nbformat.write(executed, path)
-    test_runner.test_lesson_keeps_the_house_rules(path)
+    test_runner.test_lesson_has_its_form(path)

@@ -91,7 +91,7 @@ def test_the_system_is_in_sight():
     assert len(list(PACKAGE.glob("*.py"))) <= 24
     lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in PACKAGE.rglob("*.py")}
     assert not [p for p, n in lengths.items() if n > 450 and p.name != "exercises.py"]
-    assert sum(lengths.values()) <= 10_400
+    assert sum(lengths.values()) <= 10_900
 
 
 def test_sampling_needs_no_training_library():
@@ -175,7 +175,10 @@ def part_trainings() -> set[str]:
     ],
 )
 def test_every_setting_is_read(kind):
-    own = {"learning_rate", "warmup"} if kind is training.TrainingConfig else set()  # by rate()
+    own = {
+        training.TrainingConfig: {"learning_rate", "warmup"},  # by `rate`
+        tokenizer.TokenizerConfig: {"channel_mult"},  # by `widths`
+    }.get(kind, set())
     unread = set(kind.__dataclass_fields__) - reads(kind.__name__) - own - part_trainings()
     assert not unread, f"nobody reads {kind.__name__}.{', '.join(sorted(unread))}"
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sgmgm import datasets, fast, metrics
+from sgmgm import fast, folders, metrics
 from sgmgm.commands.cli import main
 from sgmgm.guidance import GUIDANCES, SCALE_SCHEDULES
 from sgmgm.masking import SCHEDULES
@@ -292,7 +292,7 @@ def test_damaged_samples_and_pictures_are_read_or_refused(place, keep, bit, npz)
             if npz:
                 assert load_samples(path)[0].dtype == np.uint8
             else:
-                assert datasets.read_picture(path, 8).shape == (3, 8, 8)
+                assert folders.read_picture(path, 8).shape == (3, 8, 8)
 
 
 # --------------------------------------------------------------------------------- the command line

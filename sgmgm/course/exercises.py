@@ -545,8 +545,8 @@ def honest(function: Callable[[dict, int], float]) -> None:
         best = min(table, key=lambda name: table[name][tuning])
         chosen = table[best]
         rest = min(sum(v for s, v in row.items() if s != tuning) / 3 for row in table.values())
-        lucky = {"choosing by the seeds that you report rewards chance: use the tuning seed": rest}
-        _unlike(found, {} if _same(value, rest) else lucky)
+        chance = {"choosing by the seeds that you report rewards chance: use the tuning seed": rest}
+        _unlike(found, {} if _same(value, rest) else chance)
         _unlike(found, {
             "your mean contains the tuning seed, which chose the setting and is too good: leave it "
             "out": sum(chosen.values()) / 4,

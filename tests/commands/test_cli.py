@@ -368,7 +368,7 @@ def test_a_killed_pack_leaves_nothing_that_passes_for_a_model(own, tmp_path, mon
         raise KeyboardInterrupt
 
     out = tmp_path / "packed"
-    monkeypatch.setattr(workflow, "write_manifest", killed)
+    monkeypatch.setattr(workflow.hub, "write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         workflow.pack(own, out)
     assert not out.exists() and not list(tmp_path.glob(".pack*"))
