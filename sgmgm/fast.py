@@ -257,7 +257,8 @@ class FastGuidance:
         smoother, weak = guidance.smoother, guidance.weak
         if type(smoother) not in (type(None), LoraSmoother, ToastSmoother):
             return
-        self.net = self.guidance.model = FastTransformer(guidance.model, dtype)
+        net: Any = FastTransformer(guidance.model, dtype)
+        self.net = self.guidance.model = net
         if weak is not None:
             self.guidance.weak = FastTransformer(weak, dtype)
         if isinstance(smoother, LoraSmoother):
@@ -320,7 +321,7 @@ class FastGuidance:
         batch, recorded = len(labels), len(self.graphs[key][1][0]) if key in self.graphs else 0
         if batch > recorded or batch == self.last_batch < recorded:
             self.graphs.clear()  # one at a time: each holds the memory of a whole trajectory
-            mine = [x.clone() for x in (*inputs, torch.tensor(scale, device=canvas.device))]
+            mine: Any = [x.clone() for x in (*inputs, torch.tensor(scale, device=canvas.device))]
             self.guidance.scale = mine[-1]
             here, side = torch.cuda.current_stream(), torch.cuda.Stream()
             side.wait_stream(here)

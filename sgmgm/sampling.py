@@ -134,17 +134,6 @@ def sample_tokens(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(tokens).view(keys.shape), torch.cat(log_p).view(keys.shape)
 
 
-# Orders that rank by confidence, and so depend on the temperature.
-TEMPERED = ("confidence", "remask")
-# An order scores the sampled tokens (B, N); the best are kept. `gumbel` (B, N) is new each step.
-ORDERS = {
-    "confidence": lambda log_p, tau, gumbel: log_p + tau * gumbel,
-    "random": lambda log_p, tau, gumbel: gumbel,
-    "remask": lambda log_p, tau, gumbel: log_p + tau * gumbel,
-    "halton": lambda p, *_: -halton_ranks(p.shape[1], p.device).float().expand_as(p),
-}
-
-
 # --- what is fixed before the first step -------------------------------------------------------
 
 
@@ -281,3 +270,14 @@ def _radical_inverse(index: int, base: int) -> float:
         value += index % base * scale
         index, scale = index // base, scale / base
     return value
+
+
+# Orders that rank by confidence, and so depend on the temperature.
+TEMPERED = ("confidence", "remask")
+# An order scores the sampled tokens (B, N); the best are kept. `gumbel` (B, N) is new each step.
+ORDERS = {
+    "confidence": lambda log_p, tau, gumbel: log_p + tau * gumbel,
+    "random": lambda log_p, tau, gumbel: gumbel,
+    "remask": lambda log_p, tau, gumbel: log_p + tau * gumbel,
+    "halton": lambda p, *_: -halton_ranks(p.shape[1], p.device).float().expand_as(p),
+}

@@ -119,7 +119,7 @@ def load_data(*what, **more) -> ImageSet:
     """`datasets.load`, by a launch's first process before the others: one downloads for all."""
     with main_first():
         try:
-            found = datasets.load(*what, **more)
+            found: Any = datasets.load(*what, **more)
         except DataError as error:  # raised below, so that the others are not left waiting
             found = error
     if isinstance(found, DataError):

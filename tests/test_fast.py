@@ -220,9 +220,7 @@ def test_all_layers_compile_to_few_graphs(deep):
                 layer(layer(x), x)
             layers[-1](x, at=at)
             layers[-1](x, x, at)
-    assert (
-        0 < counter.frame_count <= 6
-    )  # top-down or not; all, some, or any positions
+    assert 0 < counter.frame_count <= 6  # top-down or not; all, some, or any positions
 
 
 TINY = TokenizerConfig(

@@ -5,7 +5,7 @@ can be recognised.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from .plots import COLOURS, WIDTH, Plot, new_plot, one_line, styled
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
 HATCHES = (None, "///", "...", "xx")
-Curves = dict[str, tuple[Sequence[float], Sequence[float]]]  # name -> (x values, y values)
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (x values, y values)
 
 
 def ink(i: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def limit(record: dict) -> Plot:
 
 
 @styled
-def hyperparameters(charts: dict[str, Curves], y: str) -> Plot:
+def hyperparameters(charts: Mapping[str, Curves], y: str) -> Plot:
     """Charts side by side that share the y axis: hyperparameter (the x axis) -> curves."""
     names = list(dict.fromkeys(name for curves in charts.values() for name in curves))
     alt = f"{y} against {'; '.join(charts)}: {', '.join(names)}"
@@ -143,7 +143,7 @@ def hyperparameters(charts: dict[str, Curves], y: str) -> Plot:
 
 
 @styled
-def trade_off(curves: dict[str, Sequence[tuple[float, float, str]]]) -> Plot:
+def trade_off(curves: Mapping[str, Sequence[tuple[float, float, str]]]) -> Plot:
     """Fréchet distance against inception score, one line a method (the paper's figure 5).
 
     A curve joins points (inception score, Fréchet distance, a word to write next to it).

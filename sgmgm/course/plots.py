@@ -57,7 +57,7 @@ class Plot(Figure):
         file = io.BytesIO()
         for text in self.findobj(Text):
             text.set_text(printable(text.get_text()))
-        small = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+        small: Any = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
         self.savefig(file, format="png", dpi=100, **small)
         return file.getvalue()
 

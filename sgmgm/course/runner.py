@@ -168,7 +168,7 @@ def commit() -> str:
     """The repository's commit, with "+changes" if the files differ from it, or "unknown"."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", ROOT, *words]
+        command = ["git", "-C", str(ROOT), *words]
         return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
 
     try:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -113,7 +114,7 @@ def execute(path: Path, profile: str, device: str | None):
     own = parameter_cell(notebook)
     source = own.source
     own.source += f"\ndevice = {device!r}" if device else ""
-    options = {"timeout": None, "record_timing": False, "coalesce_streams": True}
+    options: Any = {"timeout": None, "record_timing": False, "coalesce_streams": True}
     try:
         NotebookClient(notebook, kernel_name="python3", **options).execute()
     except CellExecutionError as error:

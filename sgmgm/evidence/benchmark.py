@@ -63,7 +63,7 @@ class Clock:
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
 
-    def __call__(self, work: Callable[[], object]) -> dict[str, float]:
+    def __call__(self, work: Callable[..., object]) -> dict[str, float]:
         """{"median", "low", "high"} seconds of `work()`, after one call that does not count."""
         work()
         times = []
@@ -97,7 +97,7 @@ def matrix_peak(clock: Clock) -> dict[str, float]:
     return peak
 
 
-def flops(work: Callable[[], object]) -> int:
+def flops(work: Callable[..., object]) -> int:
     """FLOP of the matrix products and convolutions of `work()`, on tensors without data."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         work()

@@ -243,7 +243,7 @@ def precision(folder: str | Path = FOLDER) -> str:
         for full in reported(path)[0]:
             kept = reported(path.with_name(f"sweep-{name}.jsonl"), full["num"])[0]
             for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
-                mean, spread, other, its = *half["frechet"], *full["frechet"]
+                (mean, spread), (other, its) = half["frechet"], full["frechet"]
                 lines.append(
                     f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
                     f"{spread:.2f} in bfloat16, {other:.2f} ± {its:.2f} in float32."

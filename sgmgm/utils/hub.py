@@ -188,7 +188,8 @@ def fingerprint(*things) -> str:
         if isinstance(thing, torch.Tensor):
             sha.update(repr((thing.dtype, tuple(thing.shape))).encode())
             thing = thing.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        sha.update(thing if isinstance(thing, bytes | np.ndarray) else repr(thing).encode())
+        raw: Any = thing if isinstance(thing, bytes | np.ndarray) else repr(thing).encode()
+        sha.update(raw)
     return sha.hexdigest()[:16]
 
 

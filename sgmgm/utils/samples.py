@@ -50,7 +50,7 @@ def load_samples(path, resolution: int | None = None) -> tuple[np.ndarray, np.nd
         raise DataError(f"there is no file {path}: write it with `sgmgm sample --out {path.name}`.")
     try:
         archive = np.load(path)  # never unpickles
-        if not isinstance(archive, np.lib.npyio.NpzFile):
+        if not (isinstance(archive, np.lib.npyio.NpzFile) and archive.zip):
             raise ValueError
         with archive:
             keys = archive.files
