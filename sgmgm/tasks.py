@@ -84,6 +84,7 @@ class TokenizerTask(Task):
     FEATURE_WEIGHT = 0.1
     FEATURE_SHARE = 4  # the feature distance looks at one image in so many
     START_ROWS = 100_000  # encoder outputs behind the first k-means centres
+    keep_codes = False  # a further round of training starts from the codes that it finds
     model: VQTokenizer
     quantized: Quantized  # of the latest step
 
@@ -129,8 +130,11 @@ class TokenizerTask(Task):
         chosen = accelerator.reduce(chosen, "sum")  # (K,)
         age[chosen > 0] = 0
         if quantizer.decay and step == 0:
-            self.start_codebook(generator)
+            if not self.keep_codes:
+                self.start_codebook(generator)
             broadcast(quantizer.embedding.weight.data)
+            age.zero_()
+            self.state["sizes"].fill_(1.0)
             self.state["sums"].copy_(quantizer.embedding.weight)
             return
         if quantizer.decay:
@@ -155,8 +159,6 @@ class TokenizerTask(Task):
         encoded = torch.cat([self.model.encoder(batch) for batch in pixels])  # (M, D, h, w)
         rows = encoded.float().permute(0, 2, 3, 1).flatten(0, 2)  # (M h w, D)
         codes.copy_(kmeans(rows, len(codes), generator))
-        self.state["age"].zero_()
-        self.state["sizes"].fill_(1.0)
 
     @torch.no_grad()
     def move_codebook(self, chosen: Tensor, accelerator) -> None:

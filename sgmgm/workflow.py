@@ -129,6 +129,8 @@ def train(
         task, evaluate = _task(part, plan, data, folder, card, device, options)
         if start is not None:
             hub.load_weights(task.model, Path(start) / "model.safetensors")
+            if isinstance(task, TokenizerTask):
+                task.keep_codes = True
         if not (folder / "pipeline.json").is_file():
             write_card(folder, card)
         return fit(task, config, place, seed, device, metadata, evaluate, minutes)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -210,3 +211,17 @@ def test_impossible_settings_give_one_sentence(changes, fragment):
         replace(CONFIG, **changes)
     text = str(caught.value)
     assert fragment in text and text.endswith(".") and "\n" not in text
+
+
+def test_a_further_round_starts_from_the_codes_it_finds(images, tmp_path):
+    task = TokenizerTask(tokenizer(), images)
+    task.to(torch.device("cpu"))
+    codes = task.model.quantize.embedding.weight
+    before = codes.clone()
+    accelerator = SimpleNamespace(reduce=lambda x, how: x)
+    for keep in (True, False):
+        task.keep_codes = keep
+        task.losses(task.model, torch.arange(4), slice(None), seeded())
+        task.after_step(0, 10, accelerator, seeded())
+        assert codes.equal(before) == keep
+        assert task.state["sums"].equal(codes) and task.state["sizes"].eq(1).all()
