@@ -10,7 +10,7 @@ each other. A patch encoder's token depends on a window of a few pixels.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from typing import NamedTuple
 
 import torch
@@ -112,7 +112,7 @@ class ResBlock(nn.Module):
 
 
 def res_blocks(width_in: int, width: int, count: int, groups: int) -> nn.Sequential:
-    widths = [width_in] + [width] * count
+    widths = chain([width_in], repeat(width, count))  # no list: a file may ask for 10^9 blocks
     return nn.Sequential(*(ResBlock(*pair, groups) for pair in pairwise(widths)))
 
 
