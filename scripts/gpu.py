@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOKENS = "build/cifar10-tokens.safetensors"  # CIFAR-10 in the shipped tokenizer's tokens
 # what a copy of the project needs to hold for all parts
 TRAVELS = ("Makefile", "pyproject.toml", "sgmgm", "scripts", "tests/__init__.py",
-           "tests/test_cuda.py", "tests/test_fast.py", "data/checkpoints/cifar10",
-           TOKENS)  # fmt: skip
+           "tests/test_cuda.py", "tests/test_fast.py", "tests/accelerated.py",
+           "data/checkpoints/cifar10", TOKENS)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "huggingface_hub", "accelerate",
             "psutil", "tqdm", "PIL")  # fmt: skip
 MORE = {"tests": ("pytest", "peft", "msgpack"), "benchmark": ("matplotlib", "msgpack")}
