@@ -58,18 +58,18 @@ from sgmgm.pipeline import Pipeline
 from sgmgm.course.widgets import Explorer
 view.ANSWER = 0.05  # no page is open that could answer
 explorer = Explorer(Pipeline.from_pretrained({folder!r}, "cpu"), count=2, steps=3)
-draws, usual = [], explorer.draw
-explorer.draw = lambda: (draws.append(explorer.controls["scale"].value), usual())
+renders, usual = [], explorer.render
+explorer.render = lambda: (renders.append(explorer.controls["scale"].value), usual())
 print(explorer.controls["scale"].model_id)
 """
 STATE = """
-print(len(draws), explorer.controls["scale"].value, psutil.Process().memory_info().rss / 2**20,
+print(len(renders), explorer.controls["scale"].value, psutil.Process().memory_info().rss / 2**20,
       repr(explorer.status.value))
 """
 
 
 def test_a_kernel_survives_500_moves_of_a_slider(folder):  # noqa: F811
-    """As a browser moves it: by messages, faster than the kernel can draw."""
+    """As a browser moves it: by messages, faster than the kernel can render."""
     manager, client = start_new_kernel()
 
     def say(code):
@@ -93,10 +93,10 @@ def test_a_kernel_survives_500_moves_of_a_slider(folder):  # noqa: F811
         move(slider, 100)
         first = say(STATE)
         move(slider, 400)
-        draws, value, used, *status = say(STATE)
+        renders, value, used, *status = say(STATE)
         assert manager.is_alive() and float(value) == 3.9
-        assert int(draws) > int(first[0]) > 3  # it drew now and then, not at every move
-        assert int(draws) <= 500 and "Error" not in " ".join(status)
+        assert int(renders) > int(first[0]) > 3  # it rendered now and then, not at every move
+        assert int(renders) <= 500 and "Error" not in " ".join(status)
         assert float(used) - float(first[2]) < 30, f"{first[2]} to {used} MiB"
     finally:
         client.stop_channels()
