@@ -211,13 +211,9 @@ class Pipeline:
 
     @torch.no_grad()
     def __call__(
-        self,
-        labels,
-        *,
-        seeds: Sequence[int] | None = None,
-        canvas: Tensor | None = None,
+        self, labels, *, seeds: Sequence[int] | None = None, canvas: Tensor | None = None,
         **settings,
-    ) -> Samples:
+    ) -> Samples:  # fmt: skip
         """Generate one image per label, all in one batch.
 
         Args:

@@ -182,12 +182,9 @@ def is_samples_file(reference: str) -> bool:
 
 
 def reference_for(
-    dataset: str,
-    extractor: Extractor,
-    folder: Path | None = None,
-    resolution: int = RESOLUTION,
+    dataset: str, extractor: Extractor, folder: Path | None = None, resolution: int = RESOLUTION,
     split: str = "train",
-) -> Reference:
+) -> Reference:  # fmt: skip
     """Statistics of a training set, or of a samples file if `dataset` ends in .npz.
 
     Those of a training set are kept in its own pipeline folder, unless that is packed: a manifest
@@ -246,11 +243,9 @@ def score(
 
 def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:
     """Fréchet distance of the real test set to the training set: what a perfect model gets."""
-    stats = GaussianStats()
     batches = float_batches(load_data(dataset, "test"), progress="noise floor")
-    for batch in _moved(batches, extractor):
-        stats.update(extractor(batch).features.detach().cpu())
-    return frechet_distance(stats, reference.stats)
+    features, _ = extract(extractor, _moved(batches, extractor))
+    return frechet_distance(GaussianStats().update(features), reference.stats)
 
 
 def float_batches(images: ImageSet, progress: str):
@@ -259,15 +254,11 @@ def float_batches(images: ImageSet, progress: str):
         yield images.batch(slice(start, start + 250))[0]
 
 
-@torch.no_grad()
 def accuracy(classifier: Classifier | SecondExtractor, images: ImageSet) -> float:
     """Share of an image set that the classifier assigns to the right class."""
-    device = next(classifier.parameters()).device
-    right = 0
-    for start in range(0, len(images), 250):
-        pixels, labels = images.batch(slice(start, start + 250))
-        right += int((classifier(pixels.to(device)).logits.argmax(1).cpu() == labels).sum())
-    return right / len(images)
+    batches = float_batches(images, progress="test accuracy")
+    _, logits = extract(classifier, _moved(batches, classifier))
+    return (logits.argmax(1) == images.labels).double().mean().item()
 
 
 @torch.no_grad()

@@ -93,10 +93,9 @@ def train(
         why = f"{folder} was made for the classes {made}, and {dataset} has {found}"
         raise CheckpointError(f"{why}: choose another --out.")
     if part in ("classifier", "second") and len(data.classes) == 1:
-        raise InputError(
-            f"{dataset} has one class only, so a {part} has nothing to learn: train the other "
-            "parts; scores use the classifier that ships for cifar10."
-        )
+        why = f"{dataset} has one class only, so a {part} has nothing to learn"
+        instead = "train the other parts; scores use the classifier that ships for cifar10"
+        raise InputError(f"{why}: {instead}.")
     if mirror is None:
         trained = sorted(folder.glob("*/training.json"))
         mirror = read_report(trained[0].parent).get("mirror") if trained else data.flip

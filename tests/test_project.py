@@ -241,12 +241,16 @@ def test_no_file_names_this_machine():
 
 @pytest.mark.check
 def test_an_installed_copy_holds_every_module(tmp_path):
-    """Not an editable one: setuptools copies what `pyproject.toml` names, sub-folders too."""
+    """Not an editable one: setuptools copies what `pyproject.toml` names, styles and scripts too."""
     source, target = tmp_path / "source", tmp_path / "target"
     shutil.copytree(PACKAGE, source / "sgmgm", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, source / name)
     options = ("--quiet", "--no-build-isolation", "--no-deps", "--no-index", "--target", target)
     subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
-    found = {path.relative_to(target).as_posix() for path in (target / "sgmgm").rglob("*.py")}
-    assert found == {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
+
+    def files(root: Path) -> set[str]:
+        every = (path for path in (root / "sgmgm").rglob("*.*") if path.suffix != ".pyc")
+        return {path.relative_to(root).as_posix() for path in every}
+
+    assert files(target) == files(ROOT) and "sgmgm/course/views.css" in files(target)

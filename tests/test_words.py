@@ -91,6 +91,11 @@ def test_a_module_uses_the_fields_words(path):
     assert not found, "see WORDS for what to write instead"
 
 
+def test_model_cards_use_the_fields_words():
+    about = PACKAGE.parent / "data" / "checkpoints" / "about.toml"
+    assert not broken(about.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_uses_the_fields_words(name):
     text = COMMANDS[name].format_help() if name else parser().format_help()

@@ -11,33 +11,8 @@ from ..utils.errors import InputError
 from ..utils.files import ROOT, check_writable
 
 PARTS = ("sgmgm", "notebooks", "docs", "data/checkpoints", "data/results", "pyproject.toml",
-         "README.md", "LICENSE")  # fmt: skip
-
-INSTALL = '''"""Install the course from this folder, without a network: python install.py"""
-
-import os
-import subprocess
-import sys
-import venv
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-if sys.version_info[:2] != WANTED:
-    sys.exit("this bundle is for Python %d.%d, not %d.%d" % (*WANTED, *sys.version_info[:2]))
-print("installing into", HERE / "course" / ".venv", "(minutes; torch is large)", flush=True)
-venv.create(HERE / "course" / ".venv", with_pip=True)
-bin = HERE / "course" / ".venv" / ("Scripts" if os.name == "nt" else "bin")
-offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": (HERE / "packages").as_uri()}
-environment = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | offline
-python = str(bin / "python")
-what = str(HERE / "course") + "[course]"
-install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-e", what]
-if subprocess.run(install, env=environment).returncode:
-    sys.exit("this bundle was made for another machine: make one on a computer like this")
-done = subprocess.run([python, "-m", "sgmgm", "doctor"], cwd=HERE / "course").returncode
-print("Now: cd", HERE / "course", "and run", bin / "jupyter", "lab notebooks")
-sys.exit(done)
-'''
+         "README.md", "LICENSE", "scripts/install.py")  # fmt: skip
+INSTALL = ROOT / "scripts" / "install.py"  # what installs from the bundle
 
 
 def requirements(root: Path) -> list[str]:
@@ -64,7 +39,8 @@ def bundle(out: str | Path) -> Path:
             _copy(ROOT / part, partial / "course" / part)
         for inside in DOWNLOADED.values():
             _copy(data_root() / inside, partial / "course" / "data" / "raw" / inside)
-        (partial / "install.py").write_text(INSTALL.replace("WANTED", str(sys.version_info[:2])))
+        ours = INSTALL.read_text().replace("WANTED = ()", f"WANTED = {sys.version_info[:2]}")
+        (partial / "install.py").write_text(ours)
         partial.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}.") from None

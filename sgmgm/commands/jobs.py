@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..pipeline import Pipeline, as_list
 from ..settings import Sampling
 from ..utils import files
-from ..utils.distributed import meet
+from ..utils.distributed import meet, rank_and_size
 from ..utils.errors import DataError, InputError, check_count, listed
 from ..utils.files import atomic_path, check_writable, read_json, write_json
 from ..utils.hub import fingerprint
@@ -44,7 +44,7 @@ def generate_to(
     }  # fmt: skip
     folder = path.with_name(path.name + ".parts")
     job = meet(pipeline.device)
-    rank, processes = (job.process_index, job.num_processes) if job else (0, 1)
+    rank, processes = rank_and_size()
     wait = job.wait_for_everyone if job else lambda: None
     with files.sole_writer(path) if rank == 0 else nullcontext():
         if rank == 0:

@@ -172,6 +172,5 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of everything random")
     add("--out", type=Path, help="folder; build/course if not given")
     add("--notebooks", type=Path, help="folder; the repository's if not given")
-    add("--strict", action="store_true", help="fail when a lesson is over budget")
     # fmt: on
     return top

@@ -100,13 +100,12 @@ def saving(function: Callable[[int, int, int], float]) -> None:
     for side, count, codes in ((32, 64, 1024), (256, 256, 1024), (32, 64, 1000)):
         pixels, bits = side * side * 24, count * math.log2(codes)
         found = _number(function(side, count, codes), "saving")
-        mistakes = {
+        _unlike(found, {
             "a pixel has three colours of 8 bits each": pixels / 3 / bits,
             "one of K codes takes log2(K) bits, not K": pixels / (count * codes),
             "that is the inverse: divide the pixels' bits by the tokens'": bits / pixels,
             "count bits on both sides; a token has log2(K)": side * side * 3 / count,
-        }
-        _unlike(found, mistakes, f"you get {found:.4g}: ")
+        }, f"you get {found:.4g}: ")
         _want(_same(found, pixels / bits),
               f"{side} x {side} pixels as {count} of {codes} codes are {pixels / bits:.4g} times "
               f"smaller, not {found:.4g}.")
@@ -211,13 +210,12 @@ def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     each = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")  # (2, 6)
     found = _number(_asked(function, logits, tokens, masked), "masked_loss")
     per_image = torch.stack([each[i][masked[i]].mean() for i in (0, 1)]).mean()
-    mistakes = {
+    _unlike(found, {
         "that is the mean over all positions; the visible ones can be read off": each.mean(),
         "that is the mean over the visible positions, which can be read off": each[~masked].mean(),
         "that is the sum; divide by the number of masked positions": each[masked].sum(),
         "that is a mean of means: every masked position must count the same": per_image,
-    }
-    _unlike(found, mistakes, f"your loss is {found:.3f}: ")
+    }, f"your loss is {found:.3f}: ")
     wanted = each[masked].mean().item()
     _want(_same(found, wanted), f"your loss is {found:.3f}, the right one {wanted:.3f}.")
     print("masked_loss: right.")
@@ -461,7 +459,7 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
         few_keys = 2 * (wanted * (every + some) + 2 * pairs)
         few_pairs = right - 4 * wanted * (length - wanted) * width
         found = _number(function(length, wanted, width, wide), "last_layer_flops")
-        mistakes = {
+        _unlike(found, {
             "a multiplication and an addition are two operations": right / 2,
             "attention has products without weights, too": right - 4 * pairs,
             "scores and weighted sum are two products, and each multiplies and adds":
@@ -469,8 +467,7 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
             "that is the layer for all its tokens": all_tokens,
             "the M tokens look at all L, which need keys and values": few_keys,
             "each of the M tokens is compared with all L": few_pairs,
-        }
-        _unlike(found, mistakes, f"you get {found / right:.2f} x the number: ", 1e-9)
+        }, f"you get {found / right:.2f} x the number: ", 1e-9)
         _want(_same(found, right, 1e-9), f"with L = {length}, M = {wanted}, D = {width}, "
               f"F = {wide} these are {right:,} FLOP, not {found:,.0f}.")
     print("last_layer_flops: right.")
@@ -482,14 +479,13 @@ def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     x, y = 4 * _random(500).double(), 3 + _random(400, seed=1).double()
     mean, spread = (x.mean() - y.mean()) ** 2, (x.std() - y.std()) ** 2
     found = _number(function(x, y), "frechet_1d")
-    mistakes = {
+    _unlike(found, {
         "the difference of the means has to be squared": mean.sqrt() + spread,
         "the difference of the standard deviations has to be squared": mean + spread.sqrt(),
         "compare standard deviations, not variances": mean + (x.var() - y.var()) ** 2,
         "only the means are compared": mean,
         "the distance is the square, without a root": (mean + spread).sqrt(),
-    }
-    _unlike(found, mistakes, f"you get {found:.2f}: ")
+    }, f"you get {found:.2f}: ")
     wanted = float(mean + spread)
     _want(_same(found, wanted, 0.003), f"the distance is {wanted:.2f}, yours is {found:.2f}.")
     print("frechet_1d: right.")
@@ -516,13 +512,12 @@ def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
     right = {k: precision_recall(real, fake, k) for k in (2, 3, 4)}
     low, wanted, high = (right[k]["coverage"] for k in (2, 3, 4))
     found = _number(function(real, fake, 3), "coverage")
-    mistakes = {
+    _unlike(found, {
         "that is precision, the share of fakes; count the balls": right[3]["precision"],
         "that is recall; the balls belong around the reals": right[3]["recall"],
         "your balls reach to neighbour k - 1; the nearest row is the row itself": low,
         "your balls reach to neighbour k + 1": high,
-    }
-    _unlike(found, mistakes, f"you get {found:.3f}: ", 1e-6)
+    }, f"you get {found:.3f}: ", 1e-6)
     _want(_same(found, wanted, 1e-6), f"coverage is {wanted:.3f} here, you get {found:.3f}.")
     found = _number(function(real, fake, 2), "coverage")
     _want(_same(found, low, 1e-6), "with k = 2 it is wrong: use k.")

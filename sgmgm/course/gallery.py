@@ -8,14 +8,7 @@ import nbformat
 
 from ..utils.files import write_bytes
 
-STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
-ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem;
-     list-style: none; padding: 0 }
-li { border: 1px solid #8886; border-radius: 8px; padding: 1rem }
-img { display: block; width: 100%; height: 11rem; object-fit: contain; background: white }
-"""
+STYLE = Path(__file__).with_name("gallery.css").read_text()
 
 
 def page(notebook) -> bytes:

@@ -91,17 +91,13 @@ def pixels(images: Tensor):
     return images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 
-def side_of(count: int) -> int:
-    """The side of a square grid of this many tokens."""
+def as_grid(values: Tensor) -> Tensor:
+    """One number a token, (..., N) -> (..., side, side)."""
+    count = values.shape[-1]
     side = math.isqrt(count)
     if side * side != count:
         raise InputError(f"{count} tokens do not fill a square grid.")
-    return side
-
-
-def as_grid(values: Tensor) -> Tensor:
-    """One number a token, (..., N) -> (..., side, side)."""
-    return values.detach().cpu().unflatten(-1, (side_of(values.shape[-1]),) * 2)
+    return values.detach().cpu().unflatten(-1, (side, side))
 
 
 def enlarge(images: Tensor, zoom: int) -> Tensor:

@@ -43,9 +43,8 @@ def preflight(device: str | None = None, profile: str = "smoke", dataset: str = 
         print(folders.describe(dataset))
         found = folders.survey(dataset)
         if len(found.classes) < 2 or len(found.files["test"]) < 8:
-            raise DataError(
-                f"{dataset}: the lessons need two classes and 8 pictures to test with (40 in all)."
-            )
+            needs = "the lessons need two classes and 8 pictures to test with (40 in all)"
+            raise DataError(f"{dataset}: {needs}.")
     stops = [f for f in doctor.examine(workspace(), device, doctor.QUICK) if f.state == "stop"]
     if stops:
         print(doctor.describe(stops))

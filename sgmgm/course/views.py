@@ -30,25 +30,7 @@ from . import plots
 
 QUIET = 0.15  # seconds without another move before a view renders
 ANSWER = 2.0  # seconds to wait for the page's answer that it holds no more moves
-STYLE = """<style>
-.sgmgm img { width: 100%; display: block; image-rendering: pixelated; }
-.sgmgm figure { margin: 0; text-align: center; }
-.sgmgm figcaption { white-space: pre-line; }
-.sgmgm figcaption, .sgmgm td, .sgmgm p { line-height: 1.4; font-size: 13px; margin: 0; }
-.sgmgm .row { display: flex; flex-wrap: wrap; align-items: start; gap: 6px; }
-.sgmgm pre { line-height: 1.35; margin: 4px 0; }
-.sgmgm .patch { width: 52px; }
-.sgmgm .small { width: clamp(64px, 6.4vw, 124px); }
-.sgmgm .large { width: clamp(136px, 11.5vw, 224px); }
-.sgmgm .page { width: clamp(240px, 22vw, 420px); }
-.sgmgm, .sgmgm .widget-html, .sgmgm .widget-html-content { overflow: visible; height: auto; }
-.sgmgm .cells { display: grid; overflow: visible; margin: 2px 4px 2px 2px; align-self: start; }
-.sgmgm .cells > * { grid-area: 1 / 1; margin: 0; overflow: visible; }
-.sgmgm .cells button { width: 100%; height: 100%; min-width: 0; margin: 0; padding: 0;
-  border: 0; border-radius: 0; background: transparent; box-shadow: none; line-height: 0; }
-.sgmgm .cells button:hover { outline: 2px solid #E69F00; outline-offset: -2px; }
-.sgmgm .cells button:focus { outline: 3px solid #D55E00; outline-offset: -2px; }
-</style>"""
+STYLE = f"<style>\n{Path(__file__).with_name('views.css').read_text()}</style>"
 
 
 def _to_pillow(image: Tensor) -> Image.Image:
@@ -180,14 +162,7 @@ def on_move(call: Callable, *controls: ipywidgets.Widget) -> None:
 
 # Buttons know of clicks only, so the page makes a click of a pointer that comes to rest on one. A
 # style sheet loads when it is put into the page, and so after the box that it stands in.
-REST = """
-const cells = this.closest('.cells');
-cells.onmousemove = (event) => {
-  clearTimeout(cells.rest);
-  cells.rest = setTimeout(() => event.target.closest('button')?.click(), 120);
-};
-cells.onclick = cells.onmouseleave = () => clearTimeout(cells.rest);
-"""
+HOVER = Path(__file__).with_name("hover.js").read_text()
 
 
 class Cells(ipywidgets.Box):
@@ -209,7 +184,7 @@ class Cells(ipywidgets.Box):
         columns = Layout(grid_template_columns=f"repeat({side}, 1fr)")
         parts = [self.image, ipywidgets.GridBox(self.buttons, layout=columns)]
         if hover:
-            script = f'<style onload="{escape(REST)}">.sgmgm .cells {{ cursor: pointer; }}</style>'
+            script = f'<style onload="{escape(HOVER)}">.sgmgm .cells {{ cursor: pointer; }}</style>'
             parts.append(HTML(script, layout=Layout(display="none")))
         super().__init__(parts)
         self.add_class("cells")

@@ -8,6 +8,7 @@ tested without a browser.
 import functools
 from dataclasses import asdict
 from html import escape
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -27,18 +28,7 @@ __all__ = ["CodebookBrowser", "Explorer", "Refill", "Scrubber"]
 
 # A kernel cannot add a cell of its own accord, so the page does: JupyterLab's key for a new cell
 # below, then typing. Elsewhere the code is on the clipboard, and stands under the button.
-NEXT_CELL = """
-const cell = this.closest('.jp-Cell'), before = cell?.nextElementSibling, code = this.dataset.code;
-navigator.clipboard?.writeText(code).catch(() => {});
-const key = {key: 'b', code: 'KeyB', keyCode: 66, bubbles: true};
-this.dispatchEvent(new KeyboardEvent('keydown', key));
-setTimeout(() => {
-  const next = cell?.nextElementSibling, editor = next?.querySelector('.cm-content');
-  if (!editor || next === before) return;
-  editor.focus();
-  document.execCommand('insertText', false, code);
-}, 400);
-"""
+NEXT_CELL = Path(__file__).with_name("next_cell.js").read_text()
 
 
 class Explorer(View):

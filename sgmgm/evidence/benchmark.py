@@ -215,7 +215,6 @@ def benchmark(
     Each batch size is a row of the table; the largest is measured part by part. `keep` is called
     with the record so far after every part, because a large model takes a while.
     """
-    sizes_of(size)
     batches = sorted(check_count("batch size", batch) for batch in batches)
     clock = Clock(check_device(device), repeats)
     eager = random_pipeline(size, device)

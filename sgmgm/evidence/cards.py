@@ -1,11 +1,12 @@
 """Model cards: what a pipeline is and how it was made, read from its own files."""
 
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..pipeline import Pipeline, read_card
+from ..pipeline import SHIPPED, Pipeline, read_card
 from ..presets import get
 from ..scoring import balanced_labels, generate
 from ..settings import TRAINABLE
@@ -13,38 +14,16 @@ from ..training import read_report
 from ..utils.samples import save_grid, to_float
 from ..workflow import default_folder
 
-# data set -> its source, its licence, and where its models fail
-ABOUT = {
-    "sprites": (
-        "images that `sgmgm.sprites` renders",
-        "MIT, like the code",
-        "Small parts come out soft: 64 tokens are few for sharp edges. Of 500 unguided "
-        "images one in five had an accent that cannot be read, too soft or of mixed colours; "
-        "where both can be read, 96 % agree (coherence counts both failures).",
-    ),
-    "cifar10": (
-        "CIFAR-10 (Krizhevsky 2009), 50,000 training images",
-        "its authors state none and ask to be cited",
-        "Trained on a CPU: shapes are soft, many animals look alike, and legs and faces rarely "
-        "come out right. Vehicles and backgrounds are best. With strong classifier-free "
-        "guidance, its default, the images of a class look alike (see the recall). The tokenizer "
-        "is small and loses detail: 1,000 further steps for squared error alone gave 23.6 dB, and "
-        "with four times the codes, or a decoder of twice the depth, it was 23.6 as well.",
-    ),
-    "fashion-mnist": (
-        "Fashion-MNIST (Xiao et al. 2017), 60,000 training images, padded to 32 x 32",
-        "MIT",
-        "Prints and fine patterns are blurred; shirts, pullovers and coats are mixed up, as the "
-        "classifier does on real ones.",
-    ),
-}
+ABOUT = SHIPPED / "about.toml"  # by data set: source, licence, and where its models fail
 
 
 def model_card(folder: str | Path, scores: str = "") -> str:
     """A pipeline folder described in Markdown; `scores` is put in as it is."""
     folder = Path(folder)
     card = read_card(folder)
-    source, licence, failures = ABOUT.get(card.dataset, (card.dataset, "that of your data", ""))
+    known = tomllib.loads(ABOUT.read_text(encoding="utf-8")) if ABOUT.is_file() else {}
+    yours = {"source": card.dataset, "licence": "that of your data", "failures": ""}
+    about = known.get(card.dataset, yours)
     needed = {part: place for place, part in enumerate(TRAINABLE)}
     names = sorted(p.parent.name for p in folder.glob("*/training.json"))
     names.sort(key=lambda name: needed.get(name, len(needed)))
@@ -61,12 +40,12 @@ def model_card(folder: str | Path, scores: str = "") -> str:
             "best setting with at most 16 passes that is known.")  # fmt: skip
     parts = [
         f"# {card.dataset}",
-        f"Data: {source}. Licence of the data: {licence}.",
+        "Data: {source}. Licence of the data: {licence}.".format(**about),
         grid if (folder / "samples.png").is_file() else "",
         f"This model's default: {default}.",
         "\n".join(rows),
         scores,
-        f"Known failures: {failures}" if failures else "",
+        f"Known failures: {about['failures']}" if about["failures"] else "",
         "Made by these commands, then `sgmgm pack`:",
         "\n".join(("```sh", *(c for item in reports.items() for c in commands(*item)), "```")),
     ]

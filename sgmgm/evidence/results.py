@@ -29,31 +29,22 @@ MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -
 def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list[dict]]:
     """A results file as rows of `summarise`, best distance first, and its tuning records.
 
-    Rows are those of the seeds that tuned nothing, of `num` images or the most there are: the
-    distance falls with the number of images, so only equal numbers compare. `tuned` is the distance
-    of the same setting in the tuning (infinite without one): rows are chosen by this seed, which no
-    table reports. `tried` counts the settings of that method and number of passes in the tuning.
+    A file that does not exist has none. Rows are those of the seeds that tuned nothing, of `num`
+    images or the most there are: the distance falls with the number of images, so only equal
+    numbers compare. `tuned` is the distance of the same setting in the tuning (infinite without
+    one): rows are chosen by this seed, which no table reports. `tried` counts the settings of that
+    method and number of passes in the tuning.
     """
-    records = read_records(path)
+    records = read_records(path) if Path(path).exists() else []
     final = [r for r in records if r["seed"] != TUNING_SEED]
     num = num or max((r["num"] for r in final), default=0)
     rows = summarise([r for r in final if r["num"] == num])
-    tuning = tuned(records)
+    tuning = [r for r in records if r["seed"] == TUNING_SEED]
     for row in rows:
         rivals = [r for r in tuning if kind(r) == kind(row)]
         own = [r["scores"]["frechet"] for r in rivals if r["settings"] == row["settings"]]
         row["tried"], row["tuned"] = len(rivals), min(own, default=math.inf)
     return rows, tuning
-
-
-def tuned(records: list[dict]) -> list[dict]:
-    """The records that chose the settings."""
-    return [record for record in records if record["seed"] == TUNING_SEED]
-
-
-def rows_of(path: Path) -> list[dict]:
-    """The rows of a results file; none if it does not exist."""
-    return reported(path)[0] if path.exists() else []
 
 
 def kind(row: dict) -> tuple[str, float]:
@@ -168,7 +159,7 @@ def markdown(folder: str | Path = FOLDER) -> str:
 
 def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
     """Rows of the smoothers that do not ship, beside the shipped ones and no guidance."""
-    rows = rows_of(Path(folder) / f"ablation-{dataset}.jsonl")
+    rows = reported(Path(folder) / f"ablation-{dataset}.jsonl")[0]
     passes = {row["nfe"] for row in rows}
     shipped: dict[str, list] = {}
     for row in reported(Path(folder) / f"sweep-{dataset}.jsonl", rows[0]["num"])[0] if rows else ():
@@ -186,9 +177,8 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
     """
 
     def points(source: str) -> list[dict]:
-        path = Path(folder) / f"{source}-{dataset}.jsonl"
-        records = read_records(path) if path.exists() else []
-        found = [r["settings"] | {"frechet": r["scores"]["frechet"]} for r in tuned(records)]
+        _, tuning = reported(Path(folder) / f"{source}-{dataset}.jsonl")
+        found = [r["settings"] | {"frechet": r["scores"]["frechet"]} for r in tuning]
         usual = {"order": "confidence", "anneal": "linear"}
         return [p for p in found if method(p) in ("none", "self") and usual.items() <= p.items()]
 
@@ -254,8 +244,9 @@ def precision(folder: str | Path = FOLDER) -> str:
 def larger(path: Path) -> list[dict]:
     """Rows of a `large-DATASET.jsonl`, with the tuning of the smaller files."""
     names = [path.name.replace("large", kind, 1) for kind in ("ablation", "sweep")]
-    kept = {str(row["settings"]): row for name in names for row in rows_of(path.with_name(name))}
-    rows = rows_of(path)
+    smaller = [row for name in names for row in reported(path.with_name(name))[0]]
+    kept = {str(row["settings"]): row for row in smaller}
+    rows = reported(path)[0]
     for row in rows:
         known = kept.get(str(row["settings"]), row)
         row["tried"], row["tuned"] = known["tried"], known["tuned"]
@@ -301,7 +292,7 @@ def write_cards(folder: str | Path = FOLDER) -> list[Path]:
     """Write the card and the image grid of every shipped model; returns the cards."""
     written = []
     for place in sorted(file.parent for file in SHIPPED.glob("*/pipeline.json")):
-        rows = rows_of(Path(folder) / f"sweep-{place.name}.jsonl")
+        rows = reported(Path(folder) / f"sweep-{place.name}.jsonl")[0]
         variants = best(rows, "none"), best(rows, "self")
         sample_grid(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", variants)
         written.append(place / "README.md")
@@ -316,7 +307,7 @@ def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> 
         pipeline = Pipeline.from_pretrained(place, device)
         labels = list(range(len(pipeline.card.classes)))
         seeds = [seed + label for label in labels]
-        rows = rows_of(Path(folder) / f"sweep-{place.name}.jsonl")
+        rows = reported(Path(folder) / f"sweep-{place.name}.jsonl")[0]
         no_rivals = ("none", "sharpened")
         rivals = [row for row in within(rows) if row["settings"]["guidance"] not in no_rivals]
         guided = chosen(rivals)["settings"]["guidance"] if rivals else "self"
@@ -335,7 +326,7 @@ def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list
         Path(folder) / "gallery.png": gallery(folder).png(),
     }
     for name, path in sweeps(folder).items():
-        if tuning := tuned(read_records(path)):
+        if tuning := reported(path)[1]:
             written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()
             if charts := hyperparameters(name, folder):
                 plot = plot_hyperparameters(charts, "Fréchet distance")

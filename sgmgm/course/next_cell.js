@@ -1,0 +1,10 @@
+const cell = this.closest('.jp-Cell'), before = cell?.nextElementSibling, code = this.dataset.code;
+navigator.clipboard?.writeText(code).catch(() => {});
+const key = {key: 'b', code: 'KeyB', keyCode: 66, bubbles: true};
+this.dispatchEvent(new KeyboardEvent('keydown', key));
+setTimeout(() => {
+  const next = cell?.nextElementSibling, editor = next?.querySelector('.cm-content');
+  if (!editor || next === before) return;
+  editor.focus();
+  document.execCommand('insertText', false, code);
+}, 400);
