@@ -241,7 +241,7 @@ def test_no_file_names_this_machine():
 
 @pytest.mark.check
 def test_an_installed_copy_holds_every_module(tmp_path):
-    """Not an editable one: setuptools copies what `pyproject.toml` names, styles and scripts too."""
+    """Not an editable one: setuptools copies what `pyproject.toml` names, styles and all."""
     source, target = tmp_path / "source", tmp_path / "target"
     shutil.copytree(PACKAGE, source / "sgmgm", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
