@@ -170,10 +170,10 @@ def _shipped(part: str, dataset: str) -> Path:
     return SHIPPED / part / dataset if part == "second" else SHIPPED / dataset / part
 
 
-def _moved(batches: Iterable[Tensor], extractor) -> Iterable[Tensor]:
-    """The batches on the extractor's device."""
+def _extract(extractor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """`extract`, with the batches moved to the extractor's device."""
     device = getattr(extractor, "device", None) or next(extractor.parameters()).device
-    return (batch.to(device) for batch in batches)
+    return extract(extractor, (batch.to(device) for batch in batches))
 
 
 def is_samples_file(reference: str) -> bool:
@@ -194,7 +194,7 @@ def reference_for(
     dataset = canonical(dataset)
     if is_samples_file(dataset):
         pixels, _ = load_samples(dataset, resolution)
-        features, _ = extract(extractor, _moved(sample_batches(pixels, 250), extractor))
+        features, _ = _extract(extractor, sample_batches(pixels, 250))
         return Reference.from_features(features, dataset, extractor.name)
     usual = resolution == RESOLUTION and split == "train"
     second = extractor.name.startswith("second")  # each extractor keeps its own
@@ -214,8 +214,7 @@ def reference_for(
                 return reference
     if images is None:
         images = load_data(dataset, split, resolution=resolution)
-    batches = float_batches(images, progress=f"features of {dataset}")
-    features, _ = extract(extractor, _moved(batches, extractor))
+    features, _ = _extract(extractor, float_batches(images, f"features of {dataset}"))
     called = dataset if split == "train" else f"{dataset} (all {len(images)} images)"
     reference = Reference.from_features(features, called, extractor.name)
     reference.data = data
@@ -232,7 +231,7 @@ def score(
     Against sprites, coherence too: how often the two accents of an image agree. Accuracy needs a
     class for each image: there is none if a label is C, "no class".
     """
-    features, logits = extract(extractor, _moved(sample_batches(images, 250), extractor))
+    features, logits = _extract(extractor, sample_batches(images, 250))
     if not extractor.labels_known or (labels is not None and logits.shape[1] in labels):
         labels = None
     scores = evaluate(features, logits, labels, reference)
@@ -243,8 +242,7 @@ def score(
 
 def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:
     """Fréchet distance of the real test set to the training set: what a perfect model gets."""
-    batches = float_batches(load_data(dataset, "test"), progress="noise floor")
-    features, _ = extract(extractor, _moved(batches, extractor))
+    features, _ = _extract(extractor, float_batches(load_data(dataset, "test"), "noise floor"))
     return frechet_distance(GaussianStats().update(features), reference.stats)
 
 
@@ -256,8 +254,7 @@ def float_batches(images: ImageSet, progress: str):
 
 def accuracy(classifier: Classifier | SecondExtractor, images: ImageSet) -> float:
     """Share of an image set that the classifier assigns to the right class."""
-    batches = float_batches(images, progress="test accuracy")
-    _, logits = extract(classifier, _moved(batches, classifier))
+    _, logits = _extract(classifier, float_batches(images, "test accuracy"))
     return (logits.argmax(1) == images.labels).double().mean().item()
 
 
@@ -271,7 +268,7 @@ def evaluate_tokenizer(tokenizer: VQTokenizer, classifier: Extractor, images: Im
     device = next(tokenizer.parameters()).device
     quality, counts = [], torch.zeros(tokenizer.num_codes)
     real, rebuilt = GaussianStats(), GaussianStats()
-    for pixels in float_batches(images, progress="evaluate tokenizer"):
+    for pixels in float_batches(images, "evaluate tokenizer"):
         pixels = pixels.to(device)
         tokens = tokenizer.encode(pixels)
         again = tokenizer.decode(tokens)

@@ -132,16 +132,6 @@ def smoke_text(notebook) -> dict[str, list]:
     return kept
 
 
-def with_smoke(notebook, text: dict[str, list]):
-    """The notebook in the smoke profile, with the compared outputs of a smoke file, in place."""
-    from nbformat import NotebookNode
-
-    with_profile(notebook, "smoke")
-    for cell in code_cells(notebook):
-        cell.outputs = [NotebookNode(output) for output in text.get(cell.id, [])]
-    return notebook
-
-
 def pixels(content: bytes):
     """A PNG's pixels, without an alpha channel; None if it moves."""
     from PIL import Image
