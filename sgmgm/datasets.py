@@ -100,9 +100,6 @@ def augment(images: Tensor, generator: torch.Generator, flip=True, shift: int = 
 
     The result is new and depends on the images and on the generator's state alone.
     """
-    if images.dim() != 4:
-        raise InputError(f"images have shape (B, C, H, W), not {tuple(images.shape)}.")
-    check_count("shift", shift, least=0)
     batch, channels, height, width = images.shape
 
     def offsets(low: int, high: int) -> Tensor:

@@ -94,7 +94,6 @@ CALLS = {
     "data set": (lambda p: workflow.train("classifier", "cats", "smoke", "x"), "unknown data set"),
     "no data set": (lambda p: load(None), "unknown data set None"),
     "split": (lambda p: load("sprites", "valid"), "unknown split 'valid'"),
-    "picture kind": (lambda p: samples.save_grid("x.txt", torch.zeros(1, 3, 2, 2)), "end it in"),
 }  # fmt: skip
 
 

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 from ..pipeline import SHIPPED
-from ..presets import PRESETS
 from ..utils.devices import default_device
-from ..utils.errors import InputError, check_choice
+from ..utils.errors import InputError
 from ..utils.files import ROOT, atomic_path, read_json, write_json
 from ..utils.hub import digest, fingerprint
 from .catch_up import needed
@@ -177,7 +176,7 @@ def commit(
     """
     import nbformat
 
-    profile = check_choice("profile", profile or SHOWN, PRESETS)
+    profile = profile or SHOWN
     folder = Path(notebooks or ROOT / "notebooks")
     for path in find_lessons(wanted, folder):
         before = read_lesson(path, {})

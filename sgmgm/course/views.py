@@ -66,8 +66,6 @@ class Animation:
     """A moving image of frames (T, 3, H, W): an animated PNG, which any page can show."""
 
     def __init__(self, frames: Tensor, alt: str, milliseconds: int = 500):
-        if frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
-            raise InputError(f"frames have shape (T, 3, H, W), not {tuple(frames.shape)}.")
         self.alt, self.milliseconds = alt, milliseconds
         self.frames = [_to_pillow(frame) for frame in plots.enlarge(frames, 4)]
 

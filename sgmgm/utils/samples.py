@@ -13,16 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .errors import DataError, InputError, listed
+from .errors import DataError, listed
 from .files import atomic_path
 
 UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, SyntaxError,
               tokenize.TokenError, zipfile.BadZipFile, zlib.error)  # fmt: skip
-
-
-def _is_images(array) -> bool:
-    good = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.size > 0
-    return good and array.ndim == 4 and array.shape[-1] == 3
 
 
 def save_samples(path: str | Path, images: np.ndarray, labels: np.ndarray) -> None:
@@ -30,11 +25,6 @@ def save_samples(path: str | Path, images: np.ndarray, labels: np.ndarray) -> No
 
     `arr_0` holds the images, `arr_1` the labels as int64, uncompressed (Dhariwal & Nichol 2021).
     """
-    labels = np.asarray(labels)
-    if not _is_images(images):
-        raise InputError("images must be a non-empty uint8 array (N, H, W, 3).")
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise InputError(f"labels must be {len(images)} whole numbers, one for each image.")
     with atomic_path(path) as partial, open(partial, "wb") as file:
         np.savez(file, images, labels.astype(np.int64))
 
@@ -66,7 +56,7 @@ def load_samples(path, resolution: int | None = None) -> tuple[np.ndarray, np.nd
     if images is None:
         held = listed(keys) or "nothing"
         raise DataError(f"{path} holds {held} and no arr_0: save the images under that name.")
-    if not _is_images(images):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
         held = f"{images.dtype} {images.shape} in arr_0"
         raise DataError(f"{path} holds {held}: save a non-empty uint8 array (N, H, W, 3).")
     if resolution is not None and images.shape[1:3] != (resolution, resolution):
@@ -107,8 +97,6 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 def save_grid(path: str | Path, images: Tensor, columns: int | None = None, zoom: int = 3) -> None:
     """Write images (B, 3, H, W) in [0, 1] as one image file, a grid."""
-    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(f"{path} is no image file: end it in .png, .jpg or .webp.")
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     images = images.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
     white = (-len(images)) % columns  # images that fill the last row
