@@ -135,8 +135,6 @@ def sample_tokens(logits: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # --- what is fixed before the first step -------------------------------------------------------
-
-
 def temperatures(temperature: float, steps: int, anneal: str = "linear") -> list[float]:
     """Choice temperature tau_k of each step k = 1..T, with r = k / T.
 
@@ -197,8 +195,6 @@ def check_finite(trajectory: Trajectory, finite: Tensor) -> Trajectory:
 
 
 # --- noise -------------------------------------------------------------------------------------
-
-
 def generators_for(seeds: Sequence[int]) -> list[torch.Generator]:
     """One torch.Generator per image, so that a seed means the same image in any batch.
 

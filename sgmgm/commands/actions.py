@@ -350,7 +350,7 @@ def info(args) -> None:
 def course(args) -> None:
     """Run the lessons; prepare one (catch-up); write the exercises, or outputs (commit)."""
     from ..course import seals
-    from ..course.catch_up import catch_up
+    from ..course.runner import catch_up
     from ..course.runner import run as run_course
     from ..course.stubs import write_exercises
 

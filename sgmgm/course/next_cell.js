@@ -1,3 +1,5 @@
+/* A kernel cannot add a cell of its own accord, so the page does: JupyterLab's key for a new cell
+   below, then typing. Elsewhere the code is on the clipboard, and stands under the button. */
 const cell = this.closest('.jp-Cell'), before = cell?.nextElementSibling, code = this.dataset.code;
 navigator.clipboard?.writeText(code).catch(() => {});
 const key = {key: 'b', code: 'KeyB', keyCode: 66, bubbles: true};

@@ -1,4 +1,4 @@
-"""The runner: execute lessons one by one, with a report and pages to look at."""
+"""The runner: execute lessons one by one, with a report and pages to look at; or jump in at any."""
 
 import ast
 import importlib.metadata
@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 
 from .. import doctor
+from ..pipeline import SHIPPED
+from ..scoring import load_data
 from ..utils.devices import default_device
 from ..utils.errors import InputError, listed
 from ..utils.files import ROOT, write_json
+from ..utils.hub import check_manifest
 from . import gallery
-from .start import REPORTED, machine
+from .start import REPORTED, machine, models, preflight
 
 
 def find_lessons(wanted: list[str], folder: Path) -> list[Path]:
@@ -175,3 +178,33 @@ def commit() -> str:
         return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "-s") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def needed(notebook) -> list[str]:
+    """The parts of a pipeline that a lesson asks `course.models` for, in its order."""
+    parts: dict[str, None] = {}  # a dict keeps the order
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "course.models":
+                parts |= {ast.literal_eval(a): None for a in node.args}
+    return list(parts)
+
+
+def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[Path, list, Path]:
+    """Bring about the state in which a lesson, a number or name, starts: data and models are here.
+
+    The parameters are profile, dataset, seed and device, as in the lesson. Returns the lesson, the
+    parts that it needs, and their folder: the shipped one, or one in `runs/`, where missing ones
+    are trained. InputError: no such lesson; CheckpointError, DataError: damaged files.
+    """
+    path = find_lessons([lesson], Path(notebooks or ROOT / "notebooks"))[0]
+    parts = needed(read_lesson(path, parameters))
+    machine = {name: parameters[name] for name in ("device", "profile", "dataset")}
+    parameters["device"] = preflight(**machine)
+    load_data(parameters["dataset"], "test", count=10)  # downloads what is absent
+    folder = models(*parts, **parameters)
+    if folder.parent == SHIPPED:
+        check_manifest(folder)
+    return path, parts, folder

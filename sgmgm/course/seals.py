@@ -20,9 +20,8 @@ from ..utils.devices import default_device
 from ..utils.errors import InputError
 from ..utils.files import ROOT, atomic_path, read_json, write_json
 from ..utils.hub import digest, fingerprint
-from .catch_up import needed
 from .runner import commit as repository_commit
-from .runner import declared, find_lessons, freeze, own_kernel, parameter_cell, read_lesson
+from .runner import declared, find_lessons, freeze, needed, own_kernel, parameter_cell, read_lesson
 from .start import machine
 
 SMOKE = ROOT / "tests" / "notebooks" / "smoke"

@@ -158,8 +158,7 @@ def on_move(call: Callable, *controls: ipywidgets.Widget) -> None:
         each.observe(call, "value")
 
 
-# Buttons know of clicks only, so the page makes a click of a pointer that comes to rest on one. A
-# style sheet loads when it is put into the page, and so after the box that it stands in.
+# A style sheet loads when it is put into the page, and so after the box that it stands in.
 HOVER = Path(__file__).with_name("hover.js").read_text()
 
 

@@ -26,8 +26,6 @@ from .views import View
 __all__ = ["CodebookBrowser", "Explorer", "Refill", "Scrubber"]
 
 
-# A kernel cannot add a cell of its own accord, so the page does: JupyterLab's key for a new cell
-# below, then typing. Elsewhere the code is on the clipboard, and stands under the button.
 NEXT_CELL = Path(__file__).with_name("next_cell.js").read_text()
 
 

@@ -5,7 +5,7 @@ import shutil
 import nbformat
 
 from sgmgm.commands import cli
-from sgmgm.course import catch_up, runner, start
+from sgmgm.course import runner, start
 
 from .test_runner import LESSONS, write_lesson
 
@@ -13,7 +13,7 @@ GIVEN = {"profile": "smoke", "dataset": "sprites", "seed": 0, "device": "cpu"}
 
 
 def test_a_lesson_says_which_parts_it_needs():
-    needed = {path.stem[:2]: catch_up.needed(nbformat.read(path, 4)) for path in LESSONS}
+    needed = {path.stem[:2]: runner.needed(nbformat.read(path, 4)) for path in LESSONS}
     assert needed["01"] == ["tokenizer"]
     assert needed["05"] == ["tokenizer", "transformer", "smoother"]
     assert all(needed.values())
@@ -29,7 +29,7 @@ def test_with_shipped_models_there_is_nothing_to_do(capsys):
 def test_what_is_missing_is_trained(trained, tmp_path, monkeypatch):
     """... and what is there is kept: the folder already holds all but one part."""
     (tmp_path / "notebooks").mkdir()
-    for module in (start, catch_up):
+    for module in (start, runner):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(start, "SHIPPED", tmp_path / "none")
     write_lesson(tmp_path / "notebooks", "04_x.ipynb", 'course.models("tokenizer", "weak", x=1)')
@@ -37,7 +37,7 @@ def test_what_is_missing_is_trained(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, place)
     shutil.rmtree(place / "weak")
     before = (place / "tokenizer" / "model.safetensors").stat().st_mtime_ns
-    path, parts, folder = catch_up.catch_up("04", **GIVEN)
+    path, parts, folder = runner.catch_up("04", **GIVEN)
     assert (path.name, parts, folder) == ("04_x.ipynb", ["tokenizer", "weak"], place)
     assert (place / "weak" / "model.safetensors").is_file()
     assert (place / "tokenizer" / "model.safetensors").stat().st_mtime_ns == before
@@ -46,7 +46,7 @@ def test_what_is_missing_is_trained(trained, tmp_path, monkeypatch):
 def test_a_duplicate_is_no_lesson(tmp_path):
     for name in ("05_adapter_fine_tuning.ipynb", "05_adapter_fine_tuning-Copy1.ipynb"):
         shutil.copy(runner.ROOT / "notebooks" / "05_adapter_fine_tuning.ipynb", tmp_path / name)
-    path, _, folder = catch_up.catch_up("05", tmp_path, **GIVEN)
+    path, _, folder = runner.catch_up("05", tmp_path, **GIVEN)
     assert path.name == "05_adapter_fine_tuning.ipynb" and folder.name == "sprites"
 
 
