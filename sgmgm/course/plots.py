@@ -113,6 +113,12 @@ def bare(axes, title: str = "") -> None:
         spine.set_visible(False)
 
 
+def show(axes, content, title: str = "", **how):
+    """An image alone: no ticks, no frame; returns matplotlib's own of it, for a colour bar."""
+    bare(axes, title)
+    return axes.imshow(content, **how)
+
+
 def write_numbers(axes, numbers: Tensor, dark: Tensor) -> None:
     """Whole numbers (h, w) in the cells of an image: white where the cell is dark."""
     middle = {"ha": "center", "va": "center", "size": 8}
@@ -151,14 +157,12 @@ def token_grid(image: Tensor, tokens: Tensor) -> Plot:
     side = len(numbers)
     alt = f"An image under a {side} x {side} grid, and the {side * side} tokens that stand for it"
     plot, ((left, right),) = new_plot(3.4, alt, columns=2)
-    bare(left, "the image and the grid")
-    left.imshow(pixels(image)[0])
+    show(left, pixels(image)[0], "the image and the grid")
     for cut in range(1, side):
         for line in (left.axhline, left.axvline):
             line(cut * image.shape[-1] / side - 0.5, color="white", linewidth=0.7, alpha=0.8)
-    bare(right, "its tokens")
     nothing = torch.zeros(side, side)
-    right.imshow(nothing.numpy(), cmap=ListedColormap(["white"]))
+    show(right, nothing.numpy(), "its tokens", cmap=ListedColormap(["white"]))
     write_numbers(right, numbers, nothing)
     return plot
 
@@ -172,8 +176,7 @@ def codebook(patches: Tensor, uses: Tensor) -> Plot:
     sheet = tile(F.pad(shown, edges, value=1.0), columns)
     alt = f"{len(shown)} of {len(patches)} codebook entries as small images"
     plot, ((axes,),) = new_plot(WIDTH * sheet.shape[1] / sheet.shape[2] + 0.3, alt)
-    bare(axes, f"{len(shown)} of {len(patches)} codes, the most used first")
-    axes.imshow(pixels(sheet[None])[0])
+    show(axes, pixels(sheet[None])[0], f"{len(shown)} of {len(patches)} codes, the most used first")
     return plot
 
 
@@ -198,8 +201,7 @@ def colour_codes(image: Tensor, quantised: Tensor, tokens: Tensor, codes: Tensor
     contents = (pixels(image)[0], pixels(quantised)[0], shown.numpy())
     titles = ("the image", few, "the framed part: tokens")
     for axes, title, content in zip(line, titles, contents, strict=True):
-        bare(axes, title)
-        axes.imshow(content)
+        show(axes, content, title)
     frame: dict[str, Any] = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 2}
     line[1].add_patch(Rectangle((top - 0.5, top - 0.5), part, part, **frame))
     write_numbers(line[2], numbers, shown.mean(-1) <= 0.45)
@@ -221,8 +223,7 @@ def masks(masked: Tensor, titles: Sequence[str]) -> Plot:
     plot, (line,) = new_plot(WIDTH / count + 0.45, alt, columns=count)
     colours = ListedColormap(["#F0E442", "0.35"])
     for axes, mask, title in zip(line, grids, titles, strict=True):
-        bare(axes, title)
-        axes.imshow(mask.numpy(), cmap=colours, vmin=0, vmax=1)
+        show(axes, mask.numpy(), title, cmap=colours, vmin=0, vmax=1)
     return plot
 
 
@@ -238,10 +239,8 @@ def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str])
     for axes, image, numbers, title in zip(
         grid.T, pixels(images), as_grid(values), titles, strict=True
     ):
-        bare(axes[0], title)
-        bare(axes[1])
-        axes[0].imshow(image)
-        shown = axes[1].imshow(numbers.numpy(), vmin=0, vmax=top)
+        show(axes[0], image, title)
+        shown = show(axes[1], numbers.numpy(), vmin=0, vmax=top)
     plot.colorbar(shown, ax=grid, label=label, shrink=0.9)
     return plot
 
@@ -279,13 +278,10 @@ def decoding(seen: Tensor, sampled: Tensor, confidence: Tensor, kept: Tensor) ->
     colours = ListedColormap(["0.35", "0.85", "#F0E442"])
     images = zip(pixels(seen), pixels(sampled), as_grid(rank), as_grid(fates), strict=True)
     for k, (column, (canvas, sample, ranks, fate)) in enumerate(zip(grid.T, images, strict=True)):
-        for axes in column:
-            bare(axes)
-        column[0].set_title(f"step {k + 1}")
-        column[0].imshow(canvas)
-        column[1].imshow(sample)
-        column[2].imshow(ranks.numpy(), vmin=0, vmax=1)
-        column[3].imshow(fate.numpy(), cmap=colours, vmin=0, vmax=2)
+        show(column[0], canvas, f"step {k + 1}")
+        show(column[1], sample)
+        show(column[2], ranks.numpy(), vmin=0, vmax=1)
+        show(column[3], fate.numpy(), cmap=colours, vmin=0, vmax=2)
     for axes, name in zip(grid[:, 0], ("canvas", "sampled", "confi-\ndence", "kept"), strict=True):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return plot
@@ -299,7 +295,6 @@ def fields(maps: dict[str, Tensor], label: str) -> Plot:
     colours: dict[str, Any] = {"vmin": 0, "vmax": max(float(each.max()) for each in maps.values())}
     colours |= {"cmap": "magma", "origin": "lower"}
     for axes, (name, values) in zip(line, maps.items(), strict=True):
-        bare(axes, name)
-        shown = axes.imshow(values.detach().cpu().numpy(), **colours)
+        shown = show(axes, values.detach().cpu().numpy(), name, **colours)
     plot.colorbar(shown, ax=list(line), label=label, shrink=0.8, ticks=MaxNLocator(4))
     return plot
