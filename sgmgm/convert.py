@@ -30,7 +30,7 @@ from .transformer import MaskedTransformer
 from .utils.devices import default_device
 from .utils.errors import CheckpointError, InputError, check_choice, listed, reason
 from .utils.files import read_json
-from .utils.hub import Pretrained, at_most, check_sizes
+from .utils.hub import Pretrained, without_memory
 
 MAX_BYTES = 8 * 2**30  # of an unpacked checkpoint; the largest published one has about 1 GB
 WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
@@ -188,9 +188,7 @@ def _make(kind: type[Pretrained], sizes: dict, tensors: dict, path: str | Path) 
         raise CheckpointError(f"{path}: neither config.json nor shapes give {listed(missing)}.")
     try:
         config = kind.config_class(**{n: sizes[n] for n in names if sizes.get(n) is not None})
-        check_sizes(config)
-        with torch.device("meta"), at_most(2 * len(tensors) + 1000):
-            return kind(config)
+        return without_memory(kind, config, len(tensors))
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} has impossible sizes: {reason(error)}.") from None
 

@@ -65,12 +65,10 @@ class Pretrained(nn.Module, PyTorchModelHubMixin):
             stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
         try:
             config = from_fields(cls.config_class, data, path)
-            check_sizes(config)
-            # nothing is allocated for sizes that cannot be
-            with torch.device("meta"), at_most(2 * len(stored) + 1000):
-                declared = {k: tuple(v.shape) for k, v in cls(config).state_dict().items()}
+            wanted = without_memory(cls, config, len(stored)).state_dict()
         except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} holds impossible sizes: {reason(error)}.") from None
+        declared = {k: tuple(v.shape) for k, v in wanted.items()}
         unfit = sorted(k for k in declared | stored if declared.get(k) != stored.get(k))
         if unfit:
             what = f"model.safetensors in {folder} does not fit its config.json"
@@ -108,10 +106,13 @@ def check_sizes(config) -> None:
             raise InputError(f"{field.name} cannot be {value!r}.")
 
 
-@contextmanager
-def at_most(count: int):
-    """ValueError as soon as more than `count` parameters are made inside."""
-    made = iter(range(count))
+def without_memory(kind: type, config, tensors: int) -> Any:
+    """A model that has no memory yet, for a file of so many tensors.
+
+    ValueError if its sizes cannot be, or as soon as it makes far more parameters than these.
+    """
+    check_sizes(config)
+    made = iter(range(2 * tensors + 1000))
 
     def tick(module, name, parameter):
         if next(made, None) is None:
@@ -119,7 +120,8 @@ def at_most(count: int):
 
     hook = register_module_parameter_registration_hook(tick)
     try:
-        yield
+        with torch.device("meta"):
+            return kind(config)
     finally:
         hook.remove()
 
