@@ -88,6 +88,8 @@ class SecondExtractor(Pretrained):
 
     def forward(self, images: Tensor) -> Features:
         """Features (B, widths[-1]) and logits (B, C) of images (B, 3, H, W) in [0, 1]."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"the extractor takes images (B, 3, H, W), not {(*images.shape,)}.")
         # channels last: the permutations to and from the MLPs then move nothing
         x = self.stem_norm(self.stem(images * 2 - 1)).contiguous(memory_format=torch.channels_last)
         for stage in self.stages:
