@@ -106,8 +106,7 @@ def panels(charts: dict[str, dict], xs: Sequence[float], x: str, log_x: bool = F
             axes.plot(xs, values, **look(i))
         axes.set(xlabel=x, title=y)
         if log_x:
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(xs, [f"{value:g}" for value in xs])
+            log_ticks(axes, xs)
     plot.legend(row[0].lines, first, loc="outside upper center", ncols=len(first))
     return plot
 
