@@ -384,9 +384,8 @@ def published_pipeline(
     transformer, smoother = _part(entries["transformer"][0], load_released, MaskedTransformer)
     tokenizer, _ = _part(entries["tokenizer"][0], load_released_tokenizer, VQTokenizer)
     # Convolutions fit every size, and the authors leave this number to be set by hand.
-    shrink = tokenizer.config.resolution // tokenizer.config.grid
     side = math.isqrt(transformer.config.num_vq_tokens)
-    tokenizer.config = replace(tokenizer.config, resolution=side * shrink)
+    tokenizer.config = replace(tokenizer.config, resolution=side * tokenizer.config.patch)
     sampling = PUBLISHED[model]
     if smoother is None:
         sampling = sampling.updated(guidance="none", temperature=4.5, anneal="linear")
