@@ -1,6 +1,5 @@
 """What every lesson starts with: a line on the machine, and the trained parts it needs."""
 
-import importlib.metadata
 import io
 import os
 import sys
@@ -37,7 +36,7 @@ def preflight(device: str | None = None, profile: str = "smoke", dataset: str = 
     datasets.check_name(dataset)
     os.environ.setdefault("SGMGM_DATA", str(workspace() / "data" / "raw"))
     device = device or default_device()
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED[:2])
+    versions = doctor.versions(*REPORTED[:2])
     print(f"{versions}, Python {sys.version.split()[0]}, {machine(check_device(device))}")
     if dataset.startswith("folder:"):
         print(folders.describe(dataset))

@@ -26,6 +26,7 @@ from ..pipeline import Pipeline
 from ..settings import Sampling
 from ..utils.errors import CheckpointError, InputError, SgmgmError
 from ..utils.files import write_bytes
+from ..utils.samples import to_uint8
 from . import plots
 
 QUIET = 0.15  # seconds without another move before a view renders
@@ -33,14 +34,9 @@ ANSWER = 2.0  # seconds to wait for the page's answer that it holds no more move
 STYLE = f"<style>\n{Path(__file__).with_name('views.css').read_text()}</style>"
 
 
-def _to_pillow(image: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> a Pillow image."""
-    return Image.fromarray((plots.pixels(image[None])[0] * 255).round().astype("uint8"))
-
-
 def html_image(image: Tensor, alt: str, caption: str = "", size: str = "large") -> str:
     """An image (3, H, W) as an HTML figure, "patch", "small", "large" or "page" wide."""
-    _to_pillow(image).save(file := io.BytesIO(), format="png")
+    Image.fromarray(to_uint8(image[None])[0]).save(file := io.BytesIO(), format="png")
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure class="{size}"><img src="{source}" alt="{escape(alt)}">{below}</figure>'
@@ -67,7 +63,7 @@ class Animation:
 
     def __init__(self, frames: Tensor, alt: str, milliseconds: int = 500):
         self.alt, self.milliseconds = alt, milliseconds
-        self.frames = [_to_pillow(frame) for frame in plots.enlarge(frames, 4)]
+        self.frames = [Image.fromarray(frame) for frame in to_uint8(plots.enlarge(frames, 4))]
 
     def encode(self, kind: str = "png") -> bytes:
         """The content of a file of this kind, "png" (exact colours) or "gif" (256 of them)."""
