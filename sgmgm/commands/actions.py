@@ -242,10 +242,10 @@ def run(args) -> None:
     rows, chosen = [], chosen_settings(args)
     plan = presets.get(args.dataset, args.preset, 2).sampling.updated(**chosen)
     if plan.helper and not (folder / plan.helper).is_dir():
-        what = "all" if plan.helper in settings.PARTS else f"smoother --name {plan.helper}"
+        part = "all" if plan.helper in settings.PARTS else f"smoother --name {plan.helper}"
         where = f"--dataset {args.dataset} --preset {args.preset} --out {folder}"
         needs = f"guidance {plan.guidance!r} needs a {plan.helper}"
-        first = f"which `sgmgm run` does not train: first run `sgmgm train {what} {where}`"
+        first = f"which `sgmgm run` does not train: first run `sgmgm train {part} {where}`"
         raise InputError(f"{needs}, {first}.")
     announce(args.dataset)
     what = (args.dataset, args.preset, folder, args.seed, device)
