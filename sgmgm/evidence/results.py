@@ -4,8 +4,7 @@ In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on t
 `ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
 more images, `precision-DATASET.jsonl` the same in float32, `steps-DATASET.jsonl` more numbers of
 steps, `benchmark-MACHINE.json` what `sgmgm benchmark` measured, and `course.json` what `sgmgm
-course run` reported. The numbers of the README, and the tables beside these files, are written by
-`write`, never by hand.
+course run` reported. `write` puts the numbers into the README and `docs/results.md`.
 """
 
 import math
@@ -23,6 +22,7 @@ from .sweep import TUNING_SEED, curves, markdown_table, method, read_records, su
 
 FOLDER = ROOT / "data" / "results"
 RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
+TABLES = "<!-- tables: written by `sgmgm results` -->", "<!-- end of tables -->"
 MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -->"
 
 
@@ -114,37 +114,51 @@ def sources(folder: str | Path) -> list[tuple[str, str, list[dict]]]:
     return found + [(name, ": more images", larger(path)) for name, path in large.items()]
 
 
+def columns(named: list[tuple[str, list[dict]]]) -> dict[str, list[dict]]:
+    """Rows by a title that says data set, images, seeds, and precision unless bfloat16."""
+    found = [(n, rows, rows[0]) for n, rows in named if rows]  # none if it was stopped while tuning
+    return {f"{name} ({r['num']:,} x {r['seeds']}{'' if r['bf16'] else ', float32'})": rows
+            for name, rows, r in found}  # fmt: skip
+
+
+def preferred(rows: list[dict]) -> dict[str, dict]:
+    """Of each method the row that the tuning prefers, `within` 16 passes."""
+    ranked = sorted(within(rows), key=lambda row: (row["tuned"], row["frechet"]), reverse=True)
+    return {method(row["settings"]): row for row in ranked}
+
+
 def overview(folder: str | Path = FOLDER) -> str:
-    """The Fréchet distance of every method on every data set, and what self-guidance gains.
-
-    Each method at the setting that the tuning prefers, `within` 16 passes.
-    """
-    found: dict[str, dict[str, dict]] = {}  # column -> method -> row
-    gains = []
-    for name, _, rows in sorted(sources(folder), key=lambda source: source[0]):
-        if not rows:
-            continue  # a sweep that was stopped while it was tuning
-        precision = "" if rows[0]["bf16"] else ", float32"
-        column = f"{name} ({rows[0]['num']:,} x {rows[0]['seeds']}{precision})"
-        methods: dict[str, list[dict]] = {}
-        for row in within(rows):
-            methods.setdefault(method(row["settings"]), []).append(row)
-        found[column] = {name: chosen(members) for name, members in methods.items()}
-        gains.append(f"- {column}: {gain(rows)}")
+    """The Fréchet distance of every method on every data set, and what self-guidance gains."""
+    found = columns(sorted(((n, rows) for n, _, rows in sources(folder)), key=lambda p: p[0]))
+    best_of = [preferred(rows) for rows in found.values()]
     order = list(GUIDANCES)
-    names = sorted({name for rows in found.values() for name in rows})
+    names = sorted({name for rows in best_of for name in rows})
     names.sort(key=lambda name: order.index(name.split(" ")[0]))
-    lines = [[name, *(_distance(rows, name) for rows in found.values())] for name in names]
-    return markdown_table(["guidance", *found], lines) + "\n\n" + "\n".join(gains)
+    lines = [[name, *(_distance(rows, name) for rows in best_of)] for name in names]
+    gains = "\n".join(f"- {title}: {gain(rows)}" for title, rows in found.items())
+    return f"{markdown_table(['guidance', *found], lines)}\n\n{gains}"
 
 
-def _distance(rows: dict[str, dict], name: str) -> str:
-    """A cell of the overview; the best of its column is bold."""
+def brief(folder: str | Path = FOLDER) -> str:
+    """Five guidances on each data set: distance, precision / recall, settings tried."""
+    names = ("none", "cfg", "spatial", "auto", "self")
+    found = columns([(name, reported(path)[0]) for name, path in sweeps(folder).items()])
+    best_of = [{n: r for n, r in preferred(rows).items() if n in names} for rows in found.values()]
+    lines = [[name, *(_distance(rows, name, True) for rows in best_of)] for name in names]
+    pairs = [[rows[n]["frechet"][0] for n in ("self", "none") if n in rows] for rows in best_of]
+    change = [f"{100 * (p[0] / p[1] - 1):+.0f} %" if len(p) == 2 else "" for p in pairs]
+    return markdown_table(["guidance", *found], [*lines, ["self against none", *change]])
+
+
+def _distance(rows: dict[str, dict], name: str, more: bool = False) -> str:
+    """A cell: the distance, bold if it is the best of its column, and what `brief` adds."""
     if name not in rows:
         return ""
-    mean, spread = rows[name]["frechet"]
+    (mean, spread), row = rows[name]["frechet"], rows[name]
     text = f"{mean:.2f} ± {spread:.2f}"
-    return f"**{text}**" if mean == min(row["frechet"][0] for row in rows.values()) else text
+    text = f"**{text}**" if mean == min(r["frechet"][0] for r in rows.values()) else text
+    scores = " / ".join(f"{row[each][0]:.2f}" for each in ("precision", "recall"))
+    return f"{text}<br>{scores}<br>{row['tried']} tried" if more else text
 
 
 def markdown(folder: str | Path = FOLDER) -> str:
@@ -276,11 +290,14 @@ def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
     return f"{before}{begin}\n\n{block}\n\n{end}{rest.split(end)[1]}"
 
 
-def with_numbers(text: str, folder: str | Path = FOLDER) -> str:
-    """The README's text with the numbers of a results folder."""
-    parts = [part(folder) for part in (overview, speed, precision)]
-    text = put_between(text, "\n\n".join(part for part in parts if part))
-    return put_between(text, minutes(folder), MINUTES)
+def pages(folder: str | Path = FOLDER, root: str | Path = ROOT) -> dict[Path, str]:
+    """The README and the page of results, with the numbers of a results folder."""
+    readme, page = Path(root) / "README.md", Path(root) / "docs" / "results.md"
+    summary = "\n\n".join(p for part in (overview, speed, precision) if (p := part(folder)))
+    first = put_between(readme.read_text(encoding="utf-8"), brief(folder))
+    second = put_between(page.read_text(encoding="utf-8"), summary)
+    return {readme: put_between(first, minutes(folder), MINUTES),
+            page: put_between(second, markdown(folder), TABLES)}  # fmt: skip
 
 
 def card(place: Path, rows: list[dict]) -> str:
@@ -317,14 +334,10 @@ def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> 
     return image_rows(images)
 
 
-def write(folder: str | Path = FOLDER, readme: str | Path | None = None) -> list[Path]:
-    """Put the numbers into the README and the tables into `folder`'s own, and make all plots."""
-    readme, tables = Path(readme or FOLDER.parents[1] / "README.md"), Path(folder) / "README.md"
-    written = {
-        readme: with_numbers(readme.read_text(encoding="utf-8"), folder).encode(),
-        tables: put_between(tables.read_text(encoding="utf-8"), markdown(folder)).encode(),
-        Path(folder) / "gallery.png": gallery(folder).png(),
-    }
+def write(folder: str | Path = FOLDER, root: str | Path = ROOT) -> list[Path]:
+    """Put the numbers into the README and the page of results, and make all plots."""
+    written = {path: text.encode() for path, text in pages(folder, root).items()}
+    written[Path(folder) / "gallery.png"] = gallery(folder).png()
     for name, path in sweeps(folder).items():
         if tuning := reported(path)[1]:
             written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()

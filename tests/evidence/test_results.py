@@ -17,7 +17,7 @@ from sgmgm.utils.files import write_json
 
 from .test_sweep import record
 
-README = results.FOLDER.parents[1] / "README.md"
+README = results.ROOT / "README.md"
 
 
 def guided(found):
@@ -134,8 +134,11 @@ def test_a_benchmark_gives_one_line(folder):
     said = results.speed(folder)
     assert "on a toaster: 30.0 images/s, 3.0 times" in said and "45% of" in said
     assert "older one, without bfloat16: 30.0" in said and "measured float32 matrix" in said
-    marks = "\n".join((*results.RESULTS, *results.MINUTES))
-    assert said in results.with_numbers(marks, folder)
+    (folder / "README.md").write_text("\n".join((*results.RESULTS, *results.MINUTES)))
+    (folder / "docs").mkdir()
+    page = folder / "docs" / "results.md"
+    page.write_text("\n".join((*results.RESULTS, *results.TABLES)))
+    assert said in results.pages(folder, folder)[page]
 
 
 def test_more_images_have_a_column_of_their_own(folder):
@@ -173,24 +176,20 @@ def test_float32_stands_beside_bfloat16(folder):
 def test_the_block_replaces_what_stood_there(folder, tmp_path, monkeypatch):
     picture = charts.bars({"a": [1.0]}, ["b"], "x", "y")  # the real one is drawn below
     monkeypatch.setattr(results, "gallery", lambda *_: picture)
-    readme = tmp_path / "FRONT.md"
-    marked = "\n".join(f"{begin}\nold\n{end}" for begin, end in (results.RESULTS, results.MINUTES))
-    readme.write_text(f"before\n{marked}\nafter\n")
-    (folder / "README.md").write_text(marked)
-    written = results.write(folder, readme)
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "| 3.30 ± 0.42 |" in text and "3.300 ± 0.424" in (folder / "README.md").read_text(
-        "utf-8"
-    )
-    assert set(written) == {
-        readme,
-        folder / "README.md",
-        folder / "gallery.png",
-        folder / "sweep-sprites.png",
-    }
-    results.write(folder, readme)
-    assert readme.read_text(encoding="utf-8") == text
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    for path, second in ((readme, results.MINUTES), (page, results.TABLES)):
+        marked = "\n".join(f"{begin}\nold\n{end}" for begin, end in (results.RESULTS, second))
+        path.write_text(f"before\n{marked}\nafter\n")
+    written = results.write(folder, tmp_path)
+    first, second = (path.read_text(encoding="utf-8") for path in (readme, page))
+    for text in (first, second):
+        assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "3.30 ± 0.42**<br>0.50 / 0.50<br>1 tried |" in first
+    assert "| 3.30 ± 0.42 |" in second and "3.300 ± 0.424" in second
+    assert set(written) == {readme, page, folder / "gallery.png", folder / "sweep-sprites.png"}
+    results.write(folder, tmp_path)
+    assert [path.read_text(encoding="utf-8") for path in (readme, page)] == [first, second]
 
 
 def test_one_command_shows_every_model_that_ships(tmp_path, capsys):
@@ -205,17 +204,56 @@ def test_a_text_without_marks_or_a_folder_without_results_gives_one_sentence(fol
     readme = folder / "README.md"
     readme.write_text("nothing")
     with pytest.raises(DataError, match="needs one line"):
-        results.write(folder, readme)
+        results.write(folder, folder)
     assert readme.read_text() == "nothing" and not list(folder.glob("*.png"))
     with pytest.raises(DataError, match="holds no sweep"):
         results.markdown(tmp_path / "void")
 
 
-def test_the_readme_says_what_the_records_say():
-    text = README.read_text(encoding="utf-8")
-    assert results.with_numbers(text) == text
-    tables = (results.FOLDER / "README.md").read_text(encoding="utf-8")
-    assert results.put_between(tables, results.markdown()) == tables
+def test_the_pages_say_what_the_records_say():
+    for path, text in results.pages().items():
+        assert path.read_text(encoding="utf-8") == text, path
+
+
+def test_the_readmes_table_has_five_guidances_their_scores_and_what_was_tried(folder):
+    (folder / "sweep-toys.jsonl").write_text(json.dumps(record("sag", 1.0, 8.0, 2.0)) + "\n")
+    assert results.brief(folder).splitlines() == [
+        "| guidance | sprites (100 x 1) | toys (100 x 1) |",
+        "| --- | --- | --- |",
+        "| none | 4.50 ± 0.71<br>0.50 / 0.50<br>0 tried |  |",
+        *("| cfg |  |  |", "| spatial |  |  |", "| auto |  |  |"),
+        "| self | **3.30 ± 0.42**<br>0.50 / 0.50<br>1 tried |  |",
+        "| self against none | -27 % |  |",
+    ]
+
+
+def test_the_verdict_in_words_is_what_the_records_say():
+    """If this fails, the records have changed: read them, then write the verdict anew."""
+    found = {}
+    for name, path in results.sweeps(results.FOLDER).items():
+        rows = results.preferred(results.reported(path)[0])
+        found[name] = {each: rows[each]["frechet"] for each in ("none", "cfg", "spatial", "auto")}
+        found[name]["self"] = rows["self"]["frechet"]
+        assert {rows[each]["nfe"] for each in found[name]} == {16}
+    distance = {name: {k: v[0] for k, v in rows.items()} for name, rows in found.items()}
+    change = {name: rows["self"] / rows["none"] - 1 for name, rows in distance.items()}
+    # wins clearly, wins slightly, loses
+    assert change["fashion-mnist"] < -0.2 < change["cifar10"] < 0 < change["sprites"]
+    # the best method on no data set
+    best = {name: min(rows, key=rows.get) for name, rows in distance.items()}
+    assert best == {"fashion-mnist": "auto", "cifar10": "cfg", "sprites": "spatial"}
+    (auto, its), (ours, other) = (found["fashion-mnist"][each] for each in ("auto", "self"))
+    assert ours - auto < its + other  # as good: the spreads overlap
+    cifar, fashion = (
+        results.preferred(results.reported(results.sweeps(results.FOLDER)[name])[0])
+        for name in ("cifar10", "fashion-mnist")
+    )
+    assert cifar["cfg"]["recall"][0] < cifar["none"]["recall"][0] / 2
+    assert distance["cifar10"]["cfg"] < distance["cifar10"]["self"] / 2
+    assert fashion["self"]["recall"][0] > fashion["none"]["recall"][0]
+    assert fashion["self"]["precision"][0] < fashion["none"]["precision"][0]
+    five = ("none", "cfg", "spatial", "auto", "self")
+    assert max(five, key=lambda each: fashion[each]["tried"]) == "self"
 
 
 def test_minutes_are_those_of_a_run(tmp_path):
