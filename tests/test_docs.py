@@ -13,6 +13,7 @@ from sgmgm.commands.parser import parser
 from sgmgm.course import runner
 
 from . import licences
+from .test_words import EXCEPTIONS, broken
 
 ROOT = runner.ROOT
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "notebooks" / "README.md"]
@@ -37,9 +38,10 @@ def test_every_command_of_a_page_exists(page):
 
 
 def test_every_promise_names_a_test_that_exists():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text.split("\n## Reliability\n")[1].split("\n## ")[0]
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    section = text.split("\n## Promises and their tests\n")[1].split("\n## ")[0]
     (rows,) = tables(section)
+    assert len(rows) >= 29, "no promise is dropped by moving the table"
     for promise, proofs in rows:
         named = re.findall(r"`((?:\w+/)?test_\w+\.py)::(test_\w+)`", proofs)
         assert named and len(named) == proofs.count("`") / 2, promise
@@ -51,6 +53,61 @@ def test_every_promise_names_a_test_that_exists():
             marks = {ast.unparse(mark) for mark in found[0].decorator_list}
             slow = "pytest.mark.check" in marks or "pytestmark = pytest.mark.check\n" in source
             assert slow == ("*check*" in promise), promise
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "data").rglob("README.md")],
+                         ids=lambda path: path.relative_to(ROOT).as_posix())  # fmt: skip
+def test_a_page_uses_the_fields_words(page):
+    text = page.read_text(encoding="utf-8")
+    for use in (use for uses in EXCEPTIONS.values() for use in uses):
+        text = text.replace(use, "none")
+    assert not broken(text), "see WORDS in test_words.py for what to write instead"
+
+
+# --------------------------------------------------------------------------------------- README
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 1_200
+
+
+def test_the_readme_starts_with_three_commands():
+    """The clone, whose address is the one documented setting, the folder, and a target of make."""
+    start = README.split("\n## Start\n")[1]
+    lines = re.search(r"```sh\n(.*?)```", start, re.DOTALL)[1].splitlines()
+    commands = [line.split("#")[0].strip() for line in lines]
+    assert commands[:2] == ['git clone "$SGMGM_REPO" sgmgm', "cd sgmgm"] and len(commands) == 3
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?m)(?:^|`)make ([a-z]+)", README):
+        assert re.search(rf"(?m)^{target}:", makefile), target
+    assert "export SGMGM_REPO=" in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_page_has_a_placeholder_for_an_address(page):
+    text = page.read_text(encoding="utf-8")
+    assert "OWNER" not in text and not re.search(r"git clone (?!-q )(?!\"\$SGMGM_REPO\")", text)
+
+
+def test_the_python_of_the_readme_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(code, names)
+    said = re.search(r"samples\.images  # float32 \((.*?)\) in \[0, 1\]", code)[1]
+    images = names["samples"].images
+    assert str(tuple(images.shape)) == f"({said})" and images.dtype.is_floating_point
+    assert images.min() >= 0 and images.max() <= 1
+
+
+def test_the_readme_lists_every_lesson_with_the_minutes_of_the_one_day_workshop():
+    (rows,) = [rows for rows in tables(README) if "](notebooks/00" in rows[0][0]]
+    planned = {row[2][:2]: int(row[1]) for row in SCHEDULES[1] if row[2][:2] in LESSONS}
+    assert {row[0][1:3]: int(row[1]) for row in rows} == planned
+    for row in rows:
+        assert f"](notebooks/{LESSONS[row[0][1:3]].name})" in row[0]
+    assert "about seven hours for all nine" in README and 390 <= sum(planned.values()) <= 450
 
 
 # ------------------------------------------------------------------------------------- workshop
@@ -96,14 +153,20 @@ def test_a_schedule_names_headings_that_the_lesson_has():
                 assert not headings(row[2], row[2][:2])
 
 
-def test_the_first_lessons_minute_by_minute_fit_the_schedules():
+def test_every_lesson_has_a_plan_whose_minutes_fit_the_schedules():
     """Minutes in brackets are for the whole day only."""
-    plans = [rows for rows in tables(WORKSHOP) if re.fullmatch(r"\d", rows[0][0])]
-    for lesson, plan in zip(("00", "01"), plans, strict=True):
-        half, whole = (int(r[1]) for rows in SCHEDULES for r in rows if r[2][:2] == lesson)
-        assert sum(int(row[0]) for row in plan if "(" not in row[0]) == half
-        assert sum(int(row[0].strip("()")) for row in plan) == whole
+    found = (rows for rows in tables(WORKSHOP) if len(rows[0]) == 3)  # minutes, section, what to do
+    plans = [rows for rows in found if re.fullmatch(r"\(?\d+\)?", rows[0][0])]
+    for lesson, plan in zip(LESSONS, plans, strict=True):
+        half, whole = ([int(r[1]) for r in rows if r[2][:2] == lesson] for rows in SCHEDULES)
+        assert sum(int(row[0]) for row in plan if "(" not in row[0]) == sum(half[:1])
+        assert [sum(int(row[0].strip("()")) for row in plan)] == whole
         assert not any(headings(row[1], lesson) for row in plan)
+
+
+def test_half_a_day_reaches_the_core_of_05_and_the_verdict_of_08():
+    found = {row[2][:2] for row in SCHEDULES[0]}
+    assert {"05", "08"} <= found
 
 
 def test_every_lesson_can_be_jumped_into_and_is_listed():
