@@ -15,7 +15,7 @@ from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
 from .extractor import SecondExtractor
 from .masking import corrupt, drop_labels, random_mask
-from .tokenizer import Quantized, VQTokenizer, kmeans
+from .tokenizer import Quantized, ShuffleDecoder, VQTokenizer, kmeans
 from .transformer import MaskedTransformer
 from .utils.distributed import in_turn
 from .utils.errors import InputError, check_choice
@@ -71,8 +71,9 @@ class ClassifierTask(Task):
 class TokenizerTask(Task):
     """L1 + L2 + feature distance + codebook and commitment loss, with dead-code revival.
 
-    With a `codebook_decay` the codes start as the k-means centres of encoder outputs. Then they are
-    moving averages of the encoder outputs that chose them (van den Oord et al. 2017, appendix A.1).
+    With a `codebook_decay` the codes start as the k-means centres of encoder outputs. With a decay
+    of 1 they stay these centres. With a smaller one they become moving averages of the encoder
+    outputs that chose them (van den Oord et al. 2017, appendix A.1).
 
     Args:
         classifier: gives the feature distance; None leaves it out.
@@ -83,7 +84,7 @@ class TokenizerTask(Task):
     DEAD_AFTER = 50  # steps without being chosen
     FEATURE_WEIGHT = 0.1
     FEATURE_SHARE = 4  # the feature distance looks at one image in so many
-    START_ROWS = 100_000  # encoder outputs behind the first k-means centres
+    START_ROWS = 600_000  # encoder outputs behind the first k-means centres: a minute of one core
     keep_codes = False  # a further round of training starts from the codes that it finds
     model: VQTokenizer
     quantized: Quantized  # of the latest step
@@ -137,6 +138,8 @@ class TokenizerTask(Task):
             self.state["sizes"].fill_(1.0)
             self.state["sums"].copy_(quantizer.embedding.weight)
             return
+        if quantizer.decay == 1:
+            return
         if quantizer.decay:
             self.move_codebook(chosen, accelerator)
         # every code starts as dead, so step 0 places the codebook on real encoder outputs;
@@ -159,6 +162,8 @@ class TokenizerTask(Task):
         encoded = torch.cat([self.model.encoder(batch) for batch in pixels])  # (M, D, h, w)
         rows = encoded.float().permute(0, 2, 3, 1).flatten(0, 2)  # (M h w, D)
         codes.copy_(kmeans(rows, len(codes), generator))
+        if isinstance(self.model.decoder, ShuffleDecoder):
+            self.model.decoder.init_from_codebook(codes)
 
     @torch.no_grad()
     def move_codebook(self, chosen: Tensor, accelerator) -> None:

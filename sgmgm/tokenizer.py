@@ -38,15 +38,16 @@ class TokenizerConfig:
     encoder: str = "vqgan"  # a name in ENCODERS
     decoder: str = "vqgan"  # a name in DECODERS
     window: int = 4  # "patch" encoder: side of what a token depends on, in pixels
-    codebook_decay: float = 0.0  # of the moving averages that are the codes; 0: gradient descent
+    # of the moving averages that are the codes; 0: gradient descent, 1: the first codes stay
+    codebook_decay: float = 0.0
 
     def __post_init__(self):
         self.channel_mult = tuple(self.channel_mult)  # JSON has lists only
         check_sizes(self)
         check_choice("encoder", self.encoder, ENCODERS)
         check_choice("decoder", self.decoder, DECODERS)
-        if not 0 <= self.codebook_decay < 1:
-            raise InputError(f"codebook_decay must lie in [0, 1), not {self.codebook_decay}.")
+        if not 0 <= self.codebook_decay <= 1:
+            raise InputError(f"codebook_decay must lie in [0, 1], not {self.codebook_decay}.")
         if self.z_channels != self.quantized_embed_dim:
             raise InputError("z_channels and quantized_embed_dim must be equal.")
         halvings = len(self.channel_mult) - 1
@@ -178,27 +179,27 @@ class Decoder(nn.Module):
 class PatchEncoder(nn.Module):
     """Pixels (B, 3, H, W) -> (B, D, h, w); each vector depends on a window of pixels.
 
-    At first the vector is the patch itself, D = 3 x side^2, so that the nearest code is the patch
-    of least squared error. Training adds what one hidden layer makes of the window.
+    The vector is the patch itself, D = 3 x side^2, so the nearest code is the patch of least
+    squared error. Where the window is wider, what one hidden layer makes of it is added. That is
+    nothing at first.
     """
 
     def __init__(self, c: TokenizerConfig):
         super().__init__()
-        side, border, top = c.patch, (c.window - c.patch) // 2, c.widths[-1]
+        self.side, border, top = c.patch, (c.window - c.patch) // 2, c.widths[-1]
         self.padding = (border,) * 4
-        self.linear = nn.Conv2d(c.num_channels, c.z_channels, c.window, stride=side)
-        self.hidden = nn.Conv2d(c.num_channels, top, c.window, stride=side)
-        self.out = nn.Conv2d(top, c.z_channels, 1)
-        with torch.no_grad():
-            inner = slice(border, border + side)
-            patch = torch.eye(c.z_channels).view(-1, c.num_channels, side, side)
-            self.linear.weight.zero_()[:, :, inner, inner] = patch
-        for tensor in (self.linear.bias, self.out.weight, self.out.bias):
-            nn.init.zeros_(tensor)  # type: ignore[arg-type]
+        if border:
+            self.hidden = nn.Conv2d(c.num_channels, top, c.window, stride=c.patch)
+            self.out = nn.Conv2d(top, c.z_channels, 1)
+            for tensor in (self.out.weight, self.out.bias):
+                nn.init.zeros_(tensor)  # type: ignore[arg-type]
 
     def forward(self, pixels: Tensor) -> Tensor:
+        patches = F.pixel_unshuffle(pixels, self.side)  # (B, D, h, w)
+        if not hasattr(self, "out"):
+            return patches
         x = F.pad(pixels, self.padding, mode="replicate")  # (B, 3, H + 2 border, W + 2 border)
-        return self.linear(x) + self.out(F.silu(self.hidden(x)))  # (B, D, h, w)
+        return patches + self.out(F.silu(self.hidden(x)))  # (B, D, h, w)
 
 
 class ShuffleDecoder(nn.Module):
@@ -213,6 +214,7 @@ class ShuffleDecoder(nn.Module):
         super().__init__()
         widths, top, self.side = c.widths, c.widths[-1], c.patch
         self.paste = nn.Conv2d(c.z_channels, c.z_channels, 1)
+        self.whiten = nn.Conv2d(c.z_channels, c.z_channels, 1)
         self.conv_in = nn.Conv2d(c.z_channels, top, 3, padding=1)
         self.mid = res_blocks(top, top, c.num_res_blocks, c.norm_groups)
         self.up = nn.ModuleList()
@@ -223,13 +225,27 @@ class ShuffleDecoder(nn.Module):
             self.up.append(nn.Sequential(*level))
         self.norm_out = nn.GroupNorm(c.norm_groups, widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], c.num_channels, 3, padding=1)
-        with torch.no_grad():
-            self.paste.weight.copy_(torch.eye(c.z_channels)[..., None, None])
-        for tensor in (self.paste.bias, self.conv_out.weight, self.conv_out.bias):
+        for layer in (self.paste, self.whiten):
+            nn.init.dirac_(layer.weight)  # the identity
+        for tensor in (self.paste.bias, self.whiten.bias, self.conv_out.weight, self.conv_out.bias):
             nn.init.zeros_(tensor)  # type: ignore[arg-type]
 
+    @torch.no_grad()
+    def init_from_codebook(self, codes: Tensor) -> None:
+        """Show the network codes (K, D) of mean 0 and variance 1 in every direction.
+
+        Patches differ in brightness most. Without this their detail is too faint to learn from.
+        """
+        mean = codes.mean(0)  # (D,)
+        centred = codes - mean  # (K, D)
+        variances, axes = torch.linalg.eigh(centred.T @ centred / len(codes))  # (D,), (D, D)
+        floor = 1e-5 * variances.max()  # grey images do not vary in colour
+        matrix = (axes * variances.clamp_min(floor).rsqrt()).T  # (D, D)
+        self.whiten.weight.copy_(matrix[..., None, None])
+        self.whiten.bias.copy_(-matrix @ mean)  # type: ignore[union-attr]
+
     def forward(self, states: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(states))  # (B, top, h, w)
+        x = self.mid(self.conv_in(self.whiten(states)))  # (B, top, h, w)
         for level in self.up:
             x = level(x)  # twice as high and wide
         patches = F.pixel_shuffle(self.paste(states), self.side)  # (B, 3, H, W)

@@ -37,6 +37,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     clip: float = 1.0  # largest norm of the gradient
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
+    muon: float = 0.0  # learning rate of `Muon` for a transformer's matrices; 0: AdamW for all
     bf16: bool = True  # autocast matrix products; norms and losses stay in float32
 
     def __post_init__(self):
@@ -177,8 +178,8 @@ class Run:
         if not any(p.requires_grad for p in self.model.parameters()):
             raise InputError(f"all weights of this {task.name} are frozen: load it anew.")
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        groups = parameter_groups(self.model, config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, config.learning_rate, config.betas, fused=True)
+        groups = parameter_groups(self.model, config.weight_decay, config.muon)
+        optimizer = Muon(groups, config.learning_rate, config.betas, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
     def step(self, number: int) -> dict[str, Tensor]:
@@ -186,6 +187,8 @@ class Run:
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(number)
+            if group["muon"]:
+                group["lr"] *= config.muon / config.learning_rate
         # Every process samples the randomness of the whole batch, then takes its shard: the result
         # does not depend on the number of processes.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
@@ -283,13 +286,53 @@ class Run:
         return report
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Decay matrices only: biases and norms are left alone."""
+def parameter_groups(model: nn.Module, weight_decay: float, muon: float = 0.0) -> list[dict]:
+    """Decay matrices only: biases and norms are left alone. With `muon`, a transformer's matrices
+    but for embeddings and head are a group of their own."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+    named = model.named_parameters() if muon else ()
+    inner = {id(p) for n, p in named if n.startswith("transformer_layers.") and p.ndim == 2}
+    groups: list[dict] = [
+        {"params": [p for p in trained if p.ndim > 1 and id(p) not in inner]},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if id(p) in inner], "muon": True},
     ]
+    return [{"weight_decay": weight_decay, "muon": False} | g for g in groups if g["params"]]
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About U V^T of a matrix U S V^T: five Newton-Schulz steps of degree five (Jordan 2024)."""
+    x = matrix / matrix.norm().clamp_min(1e-7)
+    x = x.T if len(x) > len(x.T) else x  # the smaller product
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (2.0315 * a @ a - 4.7750 * a) @ x
+    return x.T if x.shape != matrix.shape else x
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, and Muon for the groups that ask for it (Jordan 2024, "Muon: an optimizer for hidden
+    layers in neural networks").
+
+    A matrix moves by its momentum, all of whose singular values are made one. `torch.optim.Muon`
+    does that in bfloat16, which many CPUs only emulate.
+    """
+
+    MOMENTUM = 0.95
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"] if group["muon"] else ():
+                if not (state := self.state[p]):  # AdamW wants a step in all that it loads
+                    state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
+                momentum = state["momentum"]
+                momentum.mul_(self.MOMENTUM).add_(p.grad)
+                update = orthogonal(p.grad + self.MOMENTUM * momentum)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * max(1, len(p) / p.shape[1]) ** 0.5)
+                p.grad = None  # so AdamW leaves it alone
+        return super().step(closure)
 
 
 def batch_indices(size: int, batch: int, step: int, seed: int) -> Tensor:
@@ -330,6 +373,8 @@ def _renamed(report):
     names = {"recipe": "training"}
     read = {"start": _renamed, "dataset": canonical}  # a folder's path was relative once
     report = {names.get(k, k): read[k](v) if k in read else v for k, v in report.items()}
+    if isinstance(report.get("training"), dict):
+        report["training"].setdefault("muon", 0.0)
     if "dataset" in report:  # earlier versions mirrored every set but this one
         report.setdefault("mirror", report["dataset"] != "fashion-mnist")
     return report

@@ -118,20 +118,23 @@ def saved(folder, name="model.safetensors"):
 # ------------------------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("kind", TASKS)
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(kind, images, tmp_path, monkeypatch):
-    whole = fit(make(kind, images), CONFIG, tmp_path / "whole", device="cpu")
+@pytest.mark.parametrize("kind, muon", [*((kind, 0.0) for kind in TASKS), ("transformer", 0.02)])
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(
+    kind, muon, images, tmp_path, monkeypatch
+):
+    config = replace(CONFIG, muon=muon)
+    whole = fit(make(kind, images), config, tmp_path / "whole", device="cpu")
     monkeypatch.setattr(training, "SAVE_SECONDS", -1)
     for step in (3, 6):  # two power cuts; the second run resumes the first
         with pytest.raises(PowerCut):
-            fit(cut_after(make(kind, images), step), CONFIG, tmp_path / "cut", device="cpu")
+            fit(cut_after(make(kind, images), step), config, tmp_path / "cut", device="cpu")
         left = {f.name for f in (tmp_path / "cut").iterdir()}
         assert left == {"training.safetensors"}
     steps = []
     task = make(kind, images)
     usual = task.after_step
     task.after_step = lambda step, *rest: steps.append(step) or usual(step, *rest)
-    resumed = fit(task, CONFIG, tmp_path / "cut", device="cpu")
+    resumed = fit(task, config, tmp_path / "cut", device="cpu")
     assert steps == [6, 7]
     name = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
     expected, found = saved(tmp_path / "whole", name), saved(tmp_path / "cut", name)
@@ -697,6 +700,36 @@ def test_biases_and_norms_do_not_decay():
     assert decayed["weight_decay"] == 0.3 and free["weight_decay"] == 0
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in free["params"])
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_muon_moves_a_transformers_matrices_and_adamw_the_rest():
+    model = MaskedTransformer(TRANSFORMER)
+    *others, inner = training.parameter_groups(model, 0.3, muon=0.02)
+    assert inner["muon"] and not any(group["muon"] for group in others)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)] for p in inner["params"]}
+    assert found == {
+        n for n in names.values() if "layers" in n and "norm" not in n and "weight" in n
+    }
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (32, 24), (24, 32)])
+def test_muon_is_torchs_but_for_rounding(shape):
+    """`torch.optim.Muon` rounds to bfloat16: three digits."""
+    torch.manual_seed(0)
+    start = torch.randn(shape)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    group = {"params": [ours], "weight_decay": 0.1, "muon": True}
+    optimizers = training.Muon([group], lr=0.1), torch.optim.Muon([theirs], 0.1, 0.1)
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.03 * moved
+    values = torch.linalg.svdvals(training.orthogonal(torch.randn(shape)))
+    assert values.min() > 0.3 and values.max() < 1.3
 
 
 def test_gradients_are_clipped(images, tmp_path):
