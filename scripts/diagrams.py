@@ -12,6 +12,7 @@ diagram has a light panel of its own, because a page with a dark theme does not 
 Worked numbers are computed here, not typed.
 """
 
+import json
 import math
 import random
 import re
@@ -28,7 +29,7 @@ SMALLEST = 13  # pixels of a letter
 PLAIN, SMOOTHED, GUIDED = "#0072B2", "#D55E00", "#009E73"
 INK, GREY, FAINT, PANEL = "#1F2328", "#57606A", "#C9D1D9", "#FFFFFF"
 NETWORK, KNOWN, NEW, WRONG = "#EAEFF4", "#F1F1EE", "#F0E442", "#F2CFE2"
-CLASS = "#DCEBFA"  # the class token
+CLASS, MISSED = "#DCEBFA", "#A6357A"  # the class token; a cross
 
 # sizes of the `laptop` preset, see sgmgm/presets.py
 GRID, CODES, CLASSES, WIDTHS, CODE_WIDTH = 8, 1024, 10, (16, 32, 64), 8
@@ -73,7 +74,8 @@ class Drawing:
     """An SVG in the making, `WIDTH` wide and `height` high; y grows downwards."""
 
     def __init__(self, height: float, title: str, description: str):
-        self.height, self.title, self.description = height, title, description
+        self.height, self.title = height, title
+        self.description = " ".join(description.split())
         self.parts: list[str] = []
         self.text(WIDTH / 2, 36, title, size=18, bold=True)
 
@@ -248,6 +250,11 @@ class Drawing:
         else:
             self.line((x - 4.5, y - 4.5), (x + 4.5, y + 4.5), width=2)
             self.line((x - 4.5, y + 4.5), (x + 4.5, y - 4.5), width=2)
+
+    def cross(self, x: float, y: float, r: float = 10) -> None:
+        """What is wrong or missed."""
+        self.line((x - r, y - r), (x + r, y + r), colour=MISSED, width=3)
+        self.line((x - r, y + r), (x + r, y - r), colour=MISSED, width=3)
 
     def picture(self, x: float, y: float, side: float, scene: int = 0) -> None:
         """An image: a house before a sky, in pixels; scene 1 is another image of the kind."""
@@ -988,6 +995,586 @@ def gumbel_race() -> Drawing:
     return d
 
 
+# --- lesson 04 ---------------------------------------------------------------------------------
+
+
+def guidance_line() -> Drawing:
+    s = 1
+    plain, smooth = (2.0, 1.0, 0.0), (1.0, 1.4, 0.4)
+    guided = tuple(b + (1 + s) * (a - b) for a, b in zip(plain, smooth, strict=True))
+    d = Drawing(
+        450, "Guidance: from smoothed to plain, and on in the same direction",
+        """A straight line in the plane of two logits. The smoothed prediction lies at s = -1, the
+        plain one at s = 0, the guided one at s = 1: the step from smoothed to plain, made once
+        more. Beside it the three logits of each prediction, and the probabilities as bars: the
+        code that smoothing has lowered is raised by guidance.""",
+    )  # fmt: skip
+    d.text(430, 66, "guided = smoothed + (1 + s) · (plain − smoothed)", size=17)
+    left, bottom, unit = 64, 392, 92
+
+    def at(logits: Sequence[float]) -> Point:
+        return left + unit * (logits[0] + 0.4), bottom - 170 * (logits[1] - 0.2)
+
+    d.arrow((left, bottom), (left + 4 * unit, bottom), colour=GREY)
+    d.arrow((left, bottom), (left, 108), colour=GREY)
+    d.text(left + 2 * unit, bottom + 28, "logit of code A", size=14, colour=GREY)
+    d.text(left + 8, 116, "logit of code B", size=14, anchor="start", colour=GREY)
+    a, b, c = at(smooth), at(plain), at(guided)
+    d.line(*(at([x + t * (y - x) for x, y in zip(smooth, plain, strict=True)]) for t in (-0.3, 2.3)),
+           colour=FAINT, width=2)  # fmt: skip
+    for start, end, colour in ((a, b, PLAIN), (b, c, GUIDED)):
+        ends = [tuple(p + t * (q - p) for p, q in zip(start, end, strict=True)) for t in (0.1, 0.9)]
+        d.arrow(*ends, colour=colour, width=2.6)  # type: ignore[arg-type]
+    for (x0, y0), (x1, y1), said in ((a, b, "plain − smoothed"), (b, c, "the same, s times")):
+        d.text((x0 + x1) / 2 + 16, (y0 + y1) / 2 - 12, said, size=14, anchor="start", colour=GREY)
+    for (x, y), name, colour, scale in (
+        (a, "smoothed", SMOOTHED, -1), (b, "plain", PLAIN, 0), (c, "guided", GUIDED, s),
+    ):  # fmt: skip
+        d.circle(x, y, 9, fill=colour, stroke=None)
+        d.text(x - 16, y + 5, name, colour=colour, bold=True, anchor="end")
+        d.text(x - 16, y + 26, f"s = {signed(scale, 0)}", anchor="end")
+    d.text(470, 116, "logits of A, B, C", size=14, anchor="start", colour=GREY)
+    d.text(662, 116, "probabilities", size=14, anchor="start", colour=GREY)
+    for i, (logits, name, colour) in enumerate(
+        ((smooth, "smoothed", SMOOTHED), (plain, "plain", PLAIN), (guided, "guided", GUIDED))
+    ):
+        y = 134 + 94 * i
+        d.text(470, y + 28, name, anchor="start", colour=colour, bold=True)
+        d.text(470, y + 52, ",  ".join(signed(x, 1) for x in logits), anchor="start")
+        for k, p in enumerate(softmax(logits)):
+            d.text(646, y + 15 + 25 * k, "ABC"[k], size=14)
+            d.rect(662, y + 25 * k, 120 * p, 19, fill=colour, stroke=None)
+            d.text(670 + 120 * p, y + 15 + 25 * k, f"{p:.2f}", size=14, anchor="start")
+    d.text(
+        470,
+        428,
+        "A is lower in smoothed than in plain: guidance raises it.",
+        size=13,
+        anchor="start",
+    )
+    return d
+
+
+def cfg() -> Drawing:
+    d = Drawing(
+        420, "Classifier-free guidance: the same network, with and without the class",
+        """Two sequences: the canvas with its class token, and the same canvas with [MASK] in the
+        place of the class. One frozen transformer takes both in one batch. The prediction with the
+        class is the plain one; the prediction without it plays the smoothed one's part. Guidance
+        goes from the second to the first and on.""",
+    )  # fmt: skip
+    for y, label, fill in ((104, "c", CLASS), (212, None, None)):
+        if label:
+            d.token(36, y, label, 38, fill=str(fill))
+        else:
+            d.mask(36, y, 38)
+        d.row(80, y, ["12", None, "7", None], 38)
+        d.arrow((262, y + 19), (312, y + 19))
+    d.text(36, 92, "with the class", anchor="start", bold=True)
+    d.text(36, 200, "without the class", anchor="start", bold=True)
+    d.text(36, 274, "the same canvas, [MASK] for c", anchor="start", size=14, colour=GREY)
+    d.box(314, 84, 150, 186, "transformer", "one batch", "of 2 B rows", frozen=True)
+    d.shape(389, 292, "(2 B, N + 1) → (2 B, N, K)")
+    d.arrow((466, 123), (618, 123), (618, 156), colour=PLAIN, width=2.6)
+    d.text(536, 114, "plain", colour=PLAIN, bold=True)
+    d.shape(536, 144, "(B, N, K)")
+    d.arrow((466, 231), (618, 231), (618, 208), colour=SMOOTHED, width=2.6)
+    d.text(536, 222, "no class", colour=SMOOTHED, bold=True)
+    d.shape(536, 252, "(B, N, K)")
+    d.rect(558, 158, 120, 48, fill=PANEL, stroke=GUIDED, width=2.4)
+    d.text(618, 187, "guidance", bold=True)
+    d.arrow((680, 182), (772, 182), colour=GUIDED, width=2.6)
+    d.text(724, 172, "guided", colour=GUIDED, bold=True)
+    d.shape(806, 187, "(B, N, K)")
+    d.line((24, 310), (836, 310), colour=FAINT)
+    d.text(430, 340, "guided = no class + (1 + s) · (plain − no class)", size=16)
+    d.text(
+        430,
+        372,
+        "in probabilities:  p(x | c) · p(c | x)^s, up to a constant: what shows the class gets likelier",
+        size=14,
+    )
+    d.text(
+        430,
+        400,
+        "Training prepares it: in one example of ten the class token is [MASK].",
+        size=14,
+        colour=GREY,
+    )
+    return d
+
+
+# --- lessons 04 and 05 ---------------------------------------------------------------------------
+
+
+def corruption() -> Drawing:
+    truth, gaps, lies = "ABCDEFGHABCD", {1, 5, 6, 8}, {4: "H", 7: "B"}  # lesson 05's example
+    visible = len(truth) - len(gaps)
+    d = Drawing(
+        470, "The corruption task: find the truth among wrong tokens",
+        f"""Twelve tokens in rows. First the truth; then {len(gaps)} of them masked; then
+        {len(lies)} of the {visible} visible ones replaced by wrong ones, which is what the smoother
+        sees. The question in the released code and in this course: what stood at the replaced
+        positions? In the paper's equation 7: what stood at the masked positions?""",
+    )  # fmt: skip
+    left, side, pitch = 268, 36, 46
+
+    def row(
+        y: float, cells: Sequence[str | None], fills: dict[int, str], names: Sequence[str]
+    ) -> None:
+        d.text(28, y + 15, names[0], anchor="start", bold=True)
+        d.lines(28, y + 35, *names[1:], size=14, anchor="start", colour=GREY)
+        for i, cell in enumerate(cells):
+            x = left + pitch * i
+            if cell is None:
+                d.mask(x, y, side)
+            elif cell:
+                d.token(
+                    x, y, cell, side, fill=fills.get(i, KNOWN), width=2.4 if i in fills else 1.4
+                )
+            else:
+                d.circle(x + side / 2, y + side / 2, 2.5, fill=FAINT, stroke=None)
+
+    seen = [None if i in gaps else lies.get(i, t) for i, t in enumerate(truth)]
+    row(66, list(truth), {}, ("truth x_0", "tokens of a real image"))
+    row(
+        140,
+        [None if i in gaps else t for i, t in enumerate(truth)],
+        {},
+        ("masked x_t", f"{len(gaps)} of {len(truth)} hidden"),
+    )
+    row(
+        214,
+        seen,
+        dict.fromkeys(lies, WRONG),
+        ("corrupted z_t", f"{len(lies)} of {visible} visible: wrong", "(nobody says which)"),
+    )
+    d.arrow((541, 258), (541, 284))
+    d.box(466, 286, 150, 36, "smoother")
+    d.arrow((541, 324), (541, 346))
+    d.text(640, 309, "must say what stood there:", size=14, anchor="start")
+    row(350, [t if i in lies else "" for i, t in enumerate(truth)], dict.fromkeys(lies, WRONG),
+        ("at the wrong tokens", "released code, this course"))  # fmt: skip
+    row(410, [t if i in gaps else "" for i, t in enumerate(truth)], {},
+        ("or at the gaps", "paper, equation 7"))  # fmt: skip
+    for changed, y in ((gaps, 104), (lies, 178)):
+        for i in changed:
+            x = left + pitch * i + side / 2
+            d.arrow((x, y), (x, y + 34), colour=GREY, width=1.2)
+    return d
+
+
+# --- lesson 05 ---------------------------------------------------------------------------------
+
+
+def toast() -> Drawing:
+    d = Drawing(
+        700, "TOAST: look, keep what fits the class, look again at a blank canvas",
+        """Left, pass 1: class and canvas go up through the frozen layers 1 to 3; the head makes
+        the plain prediction of the last hidden states. Middle: each hidden state is multiplied by
+        its cosine with the class anchor and by a matrix P; then matrices A_3, A_2, A_1 lead down,
+        and from each a matrix B_l makes the signal of layer l. Right, pass 2: a canvas of [MASK]s
+        only goes up through the same frozen layers; the signals are added to the values of their
+        attention; the head makes the smoothed prediction.""",
+    )  # fmt: skip
+    left, middle, right = 134, 430, 726
+    d.text(left, 70, "pass 1", size=16, bold=True)
+    d.text(middle, 70, "top-down (trained)", size=16, bold=True)
+    d.text(right, 70, "pass 2", size=16, bold=True)
+    for x, cells, colour, name in (
+        (left, ["c", "12", None, "7"], PLAIN, "plain"), (right, [None] * 4, SMOOTHED, "smoothed"),
+    ):  # fmt: skip
+        d.row(x - 72, 586, cells, 32, 5, [CLASS, KNOWN, KNOWN, KNOWN])
+        d.arrow((x, 582), (x, 554))
+        for layer, y in ((1, 512), (2, 432), (3, 352)):
+            d.box(x - 70, y, 140, 40, f"layer {layer}", frozen=True)
+        d.arrow((x, 510), (x, 474))
+        d.arrow((x, 430), (x, 394))
+        d.arrow((x, 350), (x, 186))
+        d.box(x - 70, 144, 140, 40, "head", frozen=True)
+        d.arrow((x, 142), (x, 114), colour=colour, width=2.6)
+        d.text(x - 8, 104, name, colour=colour, bold=True, anchor="end")
+        d.shape(x, 104, "(B, N, K)", anchor="start")
+    d.text(left, 640, "class and canvas", size=14)
+    d.text(right, 640, "blank canvas, no class", size=14)
+
+    d.lines(left - 10, 246, "hidden", "states x", size=14, anchor="end")
+    d.arrow((left, 262), (300, 262))
+    d.circle(left, 262, 3.5, fill=INK, stroke=None)
+    d.shape(218, 252, "(B, N + 1, D)")
+    d.token(330, 92, "c", 32, fill=CLASS)
+    d.arrow((364, 108), (396, 108))
+    d.box(398, 88, 152, 40, "anchor ξ_c")
+    d.arrow((474, 130), (474, 198))
+    d.shape(486, 168, "(B, 1, D)", anchor="start")
+    d.rect(302, 200, 256, 122, fill=NETWORK, width=2, round_=11)
+    d.text(430, 228, "selection", bold=True)
+    d.text(430, 254, "x · clamp(cos(x, ξ_c), 0, 1)")
+    d.text(430, 274, "which tokens count", size=14, colour=GREY)
+    d.text(430, 308, "then x P: which channels count", size=15)
+    d.arrow((352, 324), (352, 350))
+    for layer, y in ((3, 352), (2, 432), (1, 512)):
+        d.box(322, y, 60, 40, f"A_{layer}")
+        d.arrow((384, y + 20), (438, y + 20))
+        d.box(440, y, 60, 40, f"B_{layer}")
+        d.arrow((502, y + 20), (654, y + 20), width=2.4)
+        d.text(576, y + 12, f"signal td_{layer}")
+        if layer > 1:
+            d.arrow((352, y + 42), (352, y + 78))
+    d.text(578, 394, "joins the values", size=14, colour=GREY)
+    d.text(430, 600, "in layer l of pass 2:")
+    d.text(430, 624, "values = W_v h + W_v td_l", bold=True)
+    d.text(430, 676, "A lock: frozen, the same weights in both passes. Without a lock: the adapter, which is trained.",
+           size=14, colour=GREY)  # fmt: skip
+    return d
+
+
+def lora() -> Drawing:
+    scale = 2  # alpha / r of this course's adapters
+    d = Drawing(
+        400, "LoRA: a narrow detour around a frozen matrix",
+        f"""A vector x of D numbers goes two ways. Above, through the frozen matrix W, D x D. Below,
+        through A, which leaves r numbers, and B, which makes D numbers of them again, times alpha
+        over r. Both results are added. With the adapter on the prediction is smoothed, with the
+        adapter off it is plain. For D = {HIDDEN} and r = {RANK} the detour has {2 * RANK * HIDDEN:,}
+        weights, W has {HIDDEN**2:,}.""",
+    )  # fmt: skip
+    d.text(430, 68, "y = W x + (α / r) · B A x", size=17)
+    x0, y0 = 70, 190
+    d.rect(x0 - 9, y0 - 54, 18, 108, fill=KNOWN)
+    d.text(x0, y0 - 66, "x", bold=True)
+    d.text(x0, y0 + 76, "D numbers", size=14, colour=GREY)
+    d.line((x0 + 11, y0), (140, y0))
+    d.arrow((140, y0), (140, 130), (296, 130))
+    d.circle(140, y0, 3.5, fill=INK, stroke=None)
+    d.box(298, 94, 190, 72, "W", "D x D", frozen=True)
+    d.arrow((490, 130), (676, 130), (676, y0 - 14))
+    d.arrow((140, y0), (140, 256), (198, 256))
+    for points in (
+        ((200, 206), (300, 246), (300, 266), (200, 306)),
+        ((388, 246), (488, 206), (488, 306), (388, 266)),
+    ):
+        d.polygon(*points, fill=NETWORK, stroke=INK)
+    d.text(244, 261, "A", bold=True)
+    d.text(444, 261, "B", bold=True)
+    d.text(244, 326, "r x D", size=14, colour=GREY)
+    d.text(444, 326, "D x r", size=14, colour=GREY)
+    d.arrow((302, 256), (332, 256))
+    d.rect(335, 248, 18, 16, fill=KNOWN)
+    d.arrow((356, 256), (386, 256))
+    d.text(344, 290, f"r = {RANK}", size=14)
+    d.text(344, 308, "numbers", size=14, colour=GREY)
+    d.arrow((490, 256), (528, 256))
+    d.plus(542, 256, "x")
+    d.text(542, 292, f"α / r = {scale}", size=14)
+    # the switch
+    d.line((556, 256), (600, 256))
+    d.circle(602, 256, 4, fill=INK, stroke=None)
+    d.line((602, 256), (634, 238), width=2.4)
+    d.circle(640, 256, 4, fill=INK, stroke=None)
+    d.arrow((642, 256), (676, 256), (676, y0 + 14))
+    d.plus(676, y0)
+    d.arrow((690, y0), (742, y0))
+    d.rect(746, y0 - 54, 18, 108, fill=KNOWN)
+    d.text(755, y0 - 66, "y", bold=True)
+    d.text(622, 292, "switch", size=14)
+    d.text(700, 292, "on: smoothed", anchor="start", colour=SMOOTHED, bold=True)
+    d.text(700, 316, "off: plain", anchor="start", colour=PLAIN, bold=True)
+    share = 2 * RANK * HIDDEN / HIDDEN**2
+    d.text(
+        430,
+        360,
+        f"D = {HIDDEN}:  W has {HIDDEN**2:,} weights, frozen;  A and B have {2 * RANK * HIDDEN:,} together, {share:.0%} of that.",
+        size=14,
+    )
+    d.text(430, 384, "B starts at zero, so a fresh adapter changes nothing.", size=14)
+    return d
+
+
+# --- lesson 06 ---------------------------------------------------------------------------------
+
+
+def timeline() -> Drawing:
+    record = json.loads(
+        (ROOT / "data" / "results" / "benchmark-cpu.json").read_text(encoding="utf-8")
+    )
+    batch, steps = record["batches"][-1]["batch"], record["steps"]
+    first, second, sampling, decoder = (
+        1000 * seconds * batch for seconds in record["split_seconds_per_image"].values()
+    )  # milliseconds for a batch
+    first, second, sampling = (part / steps for part in (first, second, sampling))
+    way = record["ways"][-1].removeprefix("fast ")
+    d = Drawing(
+        400, "Where the time of one step goes: pass 2 has to wait for pass 1",
+        f"""Bars on one time axis, for a step of {batch} images. Plain: pass 1 {first:.0f} ms and
+        sampling {sampling:.0f} ms. Classifier-free: one pass of twice the rows, about twice pass 1,
+        and sampling. Self-guidance with TOAST: pass 1 {first:.0f} ms, then pass 2 {second:.0f} ms,
+        which waits for the hidden states of pass 1, then sampling.""",
+    )  # fmt: skip
+    left, scale = 176, 620 / (first + second + sampling)
+    rows = (
+        ("plain", [(first, "pass 1", PLAIN), (sampling, "", GREY)]),
+        ("classifier-free", [(2 * first, "one pass of 2 B rows", PLAIN), (sampling, "", GREY)]),
+        (
+            "self, TOAST",
+            [(first, "pass 1", PLAIN), (second, "pass 2", SMOOTHED), (sampling, "", GREY)],
+        ),
+    )
+    for i, (name, parts) in enumerate(rows):
+        y, x = 78 + 74 * i, float(left)
+        d.text(left - 14, y + 27, name, anchor="end", bold=True)
+        for milliseconds, label, colour in parts:
+            wide, guess = scale * milliseconds, name == "classifier-free"
+            d.rect(x, y, wide, 42, fill=colour if not guess else PANEL, stroke=colour if guess else PANEL,
+                   width=2 if guess else 1.4, dash=guess)  # fmt: skip
+            if label:
+                said = f"{label}: {'about 2 · ' + format(first, '.0f') if guess else format(milliseconds, '.0f')} ms"
+                d.text(x + wide / 2, y + 27, said, colour=INK if guess else PANEL, bold=not guess)
+            x += wide
+        if i == 0:
+            d.arrow((x + 60, y + 21), (x + 4, y + 21), colour=GREY)
+            d.text(x + 68, y + 26, f"sampling: {sampling:.0f} ms", anchor="start", size=14)
+    wait = left + scale * first
+    d.line((wait, 272), (wait, 292), colour=GREY)
+    d.text(wait, 308, "pass 2 waits here for the hidden states of pass 1", size=14)
+    axis = 330
+    d.arrow((left, axis), (836, axis), colour=GREY)
+    for t in range(0, int(first + second + sampling) + 1, 20):
+        d.line((left + scale * t, axis - 4), (left + scale * t, axis + 4), colour=GREY)
+        d.text(left + scale * t, axis + 20, f"{t} ms" if not t else f"{t}", size=14, colour=GREY)
+    d.text(
+        430,
+        374,
+        f"Measured: {record['size']} size, {batch} images at once, {way}, {record['device']}; dashed: computed from pass 1.",
+        size=13,
+        colour=GREY,
+    )
+    d.text(
+        430,
+        391,
+        f"The tokenizer's decoder runs once, after the last of {steps} steps: {decoder:.0f} ms.",
+        size=13,
+        colour=GREY,
+    )
+    return d
+
+
+def graph() -> Drawing:
+    kernels, launch, run = 6, 10, 4  # microseconds, made up
+    eager, one = kernels * launch + run, launch + kernels * run
+    d = Drawing(
+        420, "Eager launches against a CUDA graph",
+        f"""Two timelines, each with a lane for Python and one for the GPU. Eager: Python launches
+        {kernels} kernels one by one; each launch takes longer than its kernel, and the GPU waits
+        between them. CUDA graph: the same kernels were recorded before; one launch, then they run
+        back to back. {eager} against {one} microseconds in this made-up example.""",
+    )  # fmt: skip
+    left, scale = 150, 10.6
+    for top, name, total in ((70, "eager", eager), (206, "CUDA graph", one)):
+        d.text(28, top + 18, name, anchor="start", bold=True, size=16)
+        for lane, y in (("Python", top + 32), ("GPU", top + 78)):
+            d.text(left - 12, y + 23, lane, anchor="end", size=14)
+            d.rect(left, y, scale * eager, 34, fill="#F6F8FA", stroke=None)
+        for k in range(kernels):
+            if name == "eager":
+                d.rect(
+                    left + scale * launch * k,
+                    top + 32,
+                    scale * launch,
+                    34,
+                    fill=FAINT,
+                    stroke=PANEL,
+                )
+                d.text(left + scale * launch * (k + 0.5), top + 54, "launch", size=14)
+                start = launch * (k + 1)
+                if k:
+                    x0, x1 = left + scale * (start - launch + run), left + scale * start
+                    d.text((x0 + x1) / 2, top + 100, "idle", size=13, colour=GREY)
+            else:
+                start = launch + run * k
+            d.rect(left + scale * start, top + 78, scale * run, 34, fill=INK, stroke=PANEL, width=2)
+        if name != "eager":
+            d.rect(left, top + 32, scale * launch, 34, fill=FAINT, stroke=PANEL)
+            d.text(left + scale * launch / 2, top + 54, "launch", size=14)
+            d.text(
+                left + scale * total + 14,
+                top + 100,
+                f"done after {total} µs; then the next step",
+                size=14,
+                anchor="start",
+            )
+    d.line((left + scale * one, 322), (left + scale * one, 350), colour=GREY)
+    d.line((left + scale * eager, 184), (left + scale * eager, 350), colour=GREY)
+    d.arrow((left, 346), (left + scale * eager + 14, 346), colour=GREY)
+    d.text(left, 366, "0", size=14, colour=GREY)
+    d.text(left + scale * one, 366, f"{one} µs", size=14, colour=GREY)
+    d.text(left + scale * eager - 8, 366, f"{eager} µs", size=14, colour=GREY)
+    d.text(
+        430,
+        390,
+        f"Made-up times: a launch {launch} µs, a kernel {run} µs. The GPU works {kernels * run} of {eager} µs eagerly, {kernels * run} of {one} µs with a graph.",
+        size=13,
+    )
+    d.text(
+        430,
+        409,
+        "Where kernels take longer than launches, the GPU is never idle, and a graph gains little.",
+        size=13,
+        colour=GREY,
+    )
+    return d
+
+
+# --- lesson 07 ---------------------------------------------------------------------------------
+
+
+def frechet() -> Drawing:
+    real, fake = ((1.6, 1.4), (0.9, 0.5)), ((4.0, 2.2), (0.5, 0.8))  # (mean, deviations)
+    moved = [(b - a) ** 2 for a, b in zip(real[0], fake[0], strict=True)]
+    spread = [(b - a) ** 2 for a, b in zip(real[1], fake[1], strict=True)]
+    total = sum(moved) + sum(spread)
+    d = Drawing(
+        440, "The Fréchet distance compares two clouds by mean and covariance",
+        f"""Two clouds of points, features of real and of generated images. Each is described by an
+        ellipse: its mean and its spread in each direction. The distance adds the squared distance
+        of the means, {sum(moved):.2f}, and what the spreads differ in, {sum(spread):.2f}: together
+        {total:.2f}.""",
+    )  # fmt: skip
+    left, bottom, unit = 48, 376, 76
+    chance = random.Random(7)
+
+    def at(x: float, y: float) -> Point:
+        return left + unit * x, bottom - unit * y
+
+    d.arrow((left, bottom), (left + 5.7 * unit, bottom), colour=GREY)
+    d.arrow((left, bottom), (left, 62), colour=GREY)
+    d.text(left + 2.8 * unit, bottom + 24, "feature 1", size=14, colour=GREY)
+    d.text(left + 8, 76, "feature 2", size=14, anchor="start", colour=GREY)
+    for (mean, deviation), colour in ((real, INK), (fake, PLAIN)):
+        for _ in range(45):
+            r, turn = math.sqrt(-2 * math.log(1 - chance.random())), 2 * math.pi * chance.random()
+            r = min(r, 1.9)
+            x, y = (
+                m + s * r * f(turn)
+                for m, s, f in zip(mean, deviation, (math.cos, math.sin), strict=True)
+            )
+            px, py = at(max(x, 0.06), max(y, 0.06))
+            d.circle(px, py, 3.2, fill=PANEL if colour == INK else colour, stroke=colour, width=1)
+        cx, cy = at(*mean)
+        d.add("ellipse", cx=cx, cy=cy, rx=unit * deviation[0] * 1.5, ry=unit * deviation[1] * 1.5,
+              fill="none", stroke=colour, stroke_width=2.4)  # fmt: skip
+    d.arrow(at(*real[0]), at(*fake[0]), width=3)
+    for mean, colour in ((real[0], INK), (fake[0], PLAIN)):
+        d.circle(*at(*mean), 6, fill=colour, stroke=PANEL)
+    d.text(at(*real[0])[0], 362, "real (A)", bold=True)
+    d.text(at(*fake[0])[0], 362, "generated (B)", bold=True, colour=PLAIN)
+
+    def pair(v: Sequence[float]) -> str:
+        return f"({v[0]:g}, {v[1]:g})"
+
+    d.text(510, 84, "|μ_A − μ_B|² + tr(A + B − 2 (A B)^{1/2})", size=15, anchor="start", bold=True)
+    d.text(510, 122, "means", anchor="start", bold=True)
+    d.text(510, 146, f"μ_A = {pair(real[0])},  μ_B = {pair(fake[0])}", anchor="start", size=14)
+    d.text(510, 172, f"{moved[0]:.2f} + {moved[1]:.2f} = {sum(moved):.2f}", anchor="start")
+    d.text(510, 212, "spreads", anchor="start", bold=True)
+    d.text(510, 236, f"σ_A = {pair(real[1])},  σ_B = {pair(fake[1])}", anchor="start", size=14)
+    d.text(510, 260, "here without correlation, so the", anchor="start", size=14, colour=GREY)
+    d.text(510, 280, "trace is the sum of (σ_A − σ_B)²:", anchor="start", size=14, colour=GREY)
+    d.text(510, 306, f"{spread[0]:.2f} + {spread[1]:.2f} = {sum(spread):.2f}", anchor="start")
+    d.text(510, 348, f"Fréchet distance = {total:.2f}", anchor="start", bold=True, size=16)
+    d.text(
+        430,
+        424,
+        "It sees nothing else of the clouds: a ring with the same mean and covariance has distance 0.",
+        size=14,
+    )
+    return d
+
+
+def precision_recall() -> Drawing:
+    k = 1
+    real = [
+        (0.5, 1.0),
+        (1.0, 1.5),
+        (1.25, 0.9),
+        (1.7, 1.1),
+        (1.5, 2.15),
+        (2.5, 2.6),
+        (2.9, 2.2),
+        (3.2, 2.9),
+    ]
+    fake = [(1.05, 1.15), (1.45, 1.25), (1.65, 1.6), (1.25, 1.65), (3.5, 0.75), (3.1, 0.5)]
+
+    def radii(points: Sequence[Point]) -> list[float]:
+        return [
+            sorted(math.dist(a, b) for b in points)[k] for a in points
+        ]  # [0] is the point itself
+
+    def inside(points: Sequence[Point], centres: Sequence[Point]) -> list[bool]:
+        balls = list(zip(centres, radii(centres), strict=True))
+        return [any(math.dist(p, c) <= r for c, r in balls) for p in points]
+
+    precise, recalled = inside(fake, real), inside(real, fake)
+    d = Drawing(
+        500, "Precision: do samples look real?  Recall: is everything real covered?",
+        f"""The same points twice: {len(real)} real ones, hollow squares, and {len(fake)} generated
+        ones, dots. Left, a ball around each real point, to its nearest real neighbour:
+        {sum(precise)} of {len(fake)} generated points lie in one, precision
+        {sum(precise) / len(fake):.2f}. Right, a ball around each generated point: {sum(recalled)}
+        of {len(real)} real points lie in one, recall {sum(recalled) / len(real):.2f}.""",
+    )  # fmt: skip
+    unit, bottom = 84, 408
+    for left, centres, hits, name, what in (
+        (48, real, precise, "precision", "generated points in a real ball"),
+        (468, fake, recalled, "recall", "real points in a generated ball"),
+    ):
+        colour = INK if centres is real else PLAIN
+        for (x, y), r in zip(centres, radii(centres), strict=True):
+            d.circle(
+                left + unit * x,
+                bottom - unit * y,
+                unit * r,
+                fill=colour,
+                stroke=colour,
+                width=1,
+                opacity=0.08,
+            )
+        for points, is_real in ((real, True), (fake, False)):
+            judged = points is not centres
+            for i, (x, y) in enumerate(points):
+                px, py = left + unit * x, bottom - unit * y
+                if is_real:
+                    d.rect(px - 6, py - 6, 12, 12, fill=PANEL, stroke=INK, width=2)
+                else:
+                    d.circle(px, py, 6.5, fill=PLAIN, stroke=None)
+                if judged and not hits[i]:
+                    d.cross(px, py)
+        d.text(
+            left + 166,
+            76,
+            f"{name} = {sum(hits)} / {len(hits)} = {sum(hits) / len(hits):.2f}",
+            size=16,
+            bold=True,
+        )
+        d.text(left + 166, 438, what, size=15)
+    d.line((430, 62), (430, 446), colour=FAINT)
+    d.rect(196, 454, 12, 12, fill=PANEL, width=2)
+    d.text(216, 465, "real", anchor="start", size=14)
+    d.circle(286, 460, 6.5, fill=PLAIN, stroke=None)
+    d.text(300, 465, "generated", anchor="start", size=14)
+    d.cross(408, 460)
+    d.text(426, 465, "in no ball", anchor="start", size=14)
+    d.text(536, 465, "ball: to the nearest neighbour", anchor="start", size=14)
+    d.text(
+        430,
+        489,
+        "The library takes the third nearest (k = 3), in the space of features.",
+        size=14,
+        colour=GREY,
+    )
+    return d
+
+
 DIAGRAMS: dict[str, Callable[[], Drawing]] = {
     "system": system,
     "vq": vq,
@@ -1000,6 +1587,15 @@ DIAGRAMS: dict[str, Callable[[], Drawing]] = {
     "decoding-step": decoding_step,
     "cosine-schedule": cosine_schedule,
     "gumbel-race": gumbel_race,
+    "guidance-line": guidance_line,
+    "cfg": cfg,
+    "corruption": corruption,
+    "toast": toast,
+    "lora": lora,
+    "timeline": timeline,
+    "graph": graph,
+    "frechet": frechet,
+    "precision-recall": precision_recall,
 }
 
 
