@@ -268,17 +268,16 @@ def larger(path: Path) -> list[dict]:
 
 
 def minutes(folder: str | Path = FOLDER) -> str:
-    """How long each lesson computes, from `course.json`: the report of one `sgmgm course run`."""
+    """How long the lessons compute, from `course.json`: the report of one `sgmgm course run`."""
     path = Path(folder) / "course.json"
     advice = "`sgmgm doctor` predicts how long each lesson computes on your machine."
     if not path.is_file():
         return advice
     report = read_json(path)
-    took = {each["name"][:2]: each["seconds"] / 60 for each in report["lessons"]}
-    each = ", ".join(f"{name} {value:.1f}" for name, value in took.items())
+    took = [each["seconds"] / 60 for each in report["lessons"]]
     how = f"profile `{report['profile']}` on {report['dataset']} ({report['device']})"
-    return (f"Minutes that the lessons compute, reading not counted, with {how}: {each}; together "
-            f"{sum(took.values()):.0f}. {advice}")  # fmt: skip
+    return (f"With {how} all lessons together compute for {sum(took):.0f} minutes, and the longest "
+            f"for {max(took):.0f}. {advice}")  # fmt: skip
 
 
 def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:

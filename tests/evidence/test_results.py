@@ -258,11 +258,12 @@ def test_the_verdict_in_words_is_what_the_records_say():
 
 def test_minutes_are_those_of_a_run(tmp_path):
     assert "0" not in results.minutes(tmp_path)  # nobody measured: no number
-    lessons = [{"name": "00_tour", "seconds": 30}, {"name": "01_vq", "seconds": 90}]
+    lessons = [{"name": "00_tour", "seconds": 20}, {"name": "01_vq", "seconds": 114}]
     run = {"profile": "smoke", "dataset": "sprites", "device": "a toaster"}
     write_json(tmp_path / "course.json", run | {"lessons": lessons})
     text = results.minutes(tmp_path)
-    assert "on sprites (a toaster): 00 0.5, 01 1.5; together 2." in text
+    assert "on sprites (a toaster) all lessons together compute for 2 minutes" in text
+    assert "the longest for 2." in text
 
 
 @pytest.mark.parametrize("name", results.sweeps(results.FOLDER))
