@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """The diagrams of the lessons: one function draws one of them as an SVG.
 
 `python -m scripts.diagrams` writes docs/diagrams/*.svg; with `--check` it only says which files
@@ -43,7 +42,8 @@ Point = tuple[float, float]
 
 def number(x: float) -> str:
     """A coordinate without needless digits."""
-    return f"{x:.1f}".removesuffix(".0").replace("-0", "0" if abs(x) < 0.05 else "-0")
+    text = f"{x:.1f}".removesuffix(".0")
+    return "0" if text == "-0" else text
 
 
 def signed(x: float, digits: int = 2) -> str:
@@ -124,9 +124,22 @@ class Drawing:
         for i, line in enumerate(lines):
             self.text(x, y + i * (step or 1.3 * size), line, size=size, **look)
 
+    def note(self, x: float, y: float, text: str, anchor: str = "middle") -> None:
+        """A remark: smaller and in grey."""
+        self.text(x, y, text, size=14, anchor=anchor, colour=GREY)
+
+    def heading(self, y: float, text: str) -> None:
+        """What a part of the diagram shows, at its left edge."""
+        self.text(24, y, text, size=14, anchor="start", colour=GREY, bold=True)
+
+    def footer(self, *lines: str) -> None:
+        """What to take away, at the bottom of the panel."""
+        for i, line in enumerate(reversed(lines)):
+            self.text(WIDTH / 2, self.height - 20 - 20 * i, line, size=14)
+
     def shape(self, x: float, y: float, text: str, anchor: str = "middle") -> None:
         """The shape of a tensor, e.g. (B, N, K)."""
-        self.text(x, y, text, size=14, anchor=anchor, colour=GREY)
+        self.note(x, y, text, anchor)
 
     def line(
         self, *points: Point, colour: str = INK, width: float = 1.6, dash: bool = False
@@ -156,13 +169,41 @@ class Drawing:
         self, x: float, y: float, w: float, h: float, fill: str = "none", stroke: str | None = INK,
         width: float = 1.4, round_: float = 0, dash: bool = False,
     ) -> None:  # fmt: skip
-        self.add("rect", x=x, y=y, width=w, height=h, rx=round_ or None, fill=fill, stroke=stroke,
-                 stroke_width=width if stroke else None, stroke_dasharray="6 4" if dash else None)  # fmt: skip
+        self.add(
+            "rect",
+            x=x,
+            y=y,
+            width=w,
+            height=h,
+            rx=round_ or None,
+            fill=fill,
+            stroke=stroke,
+            stroke_width=width if stroke else None,
+            stroke_dasharray="6 4" if dash else None,
+        )
 
-    def circle(self, x: float, y: float, r: float, fill: str = "none", stroke: str | None = INK,
-               width: float = 1.4, dash: bool = False, opacity: float | None = None) -> None:  # fmt: skip
-        self.add("circle", cx=x, cy=y, r=r, fill=fill, stroke=stroke, fill_opacity=opacity,
-                 stroke_width=width if stroke else None, stroke_dasharray="5 4" if dash else None)  # fmt: skip
+    def circle(
+        self,
+        x: float,
+        y: float,
+        r: float,
+        fill: str = "none",
+        stroke: str | None = INK,
+        width: float = 1.4,
+        dash: bool = False,
+        opacity: float | None = None,
+    ) -> None:
+        self.add(
+            "circle",
+            cx=x,
+            cy=y,
+            r=r,
+            fill=fill,
+            stroke=stroke,
+            fill_opacity=opacity,
+            stroke_width=width if stroke else None,
+            stroke_dasharray="5 4" if dash else None,
+        )
 
     def box(
         self, x: float, y: float, w: float, h: float, *labels: str, frozen: bool = False,
@@ -232,7 +273,8 @@ class Drawing:
         place = {i: (x + i % side * cell, y + i // side * cell) for i in range(side * side)}
         for group, fill in ((known - new, KNOWN), (new, NEW)):
             squares = "".join(
-                f"M{number(place[i][0])} {number(place[i][1])}h{number(cell)}v{number(cell)}h-{number(cell)}z"
+                f"M{number(place[i][0])} {number(place[i][1])}"
+                f"h{number(cell)}v{number(cell)}h-{number(cell)}z"
                 for i in sorted(group)
             )
             if squares:
@@ -303,16 +345,15 @@ def plain_text(text: str) -> str:
 def system() -> Drawing:
     d = Drawing(
         520, "The whole system: images become tokens, tokens become new images",
-        "Above, learning: an image passes the tokenizer's encoder and becomes a grid of tokens; some "
-        "are masked, and the transformer learns to predict them. Below, generating: the frozen "
-        "transformer gives a plain prediction for the canvas, the smoother a smoothed one from the "
-        "transformer's hidden states; guidance combines them; the sampler keeps the most confident "
-        "tokens and goes back to the canvas, T times. The tokenizer's decoder makes an image of the "
-        "tokens, and the Fréchet distance compares many such images with real ones.",
+        """Above, learning: an image passes the tokenizer's encoder and becomes a grid of tokens;
+        some are masked, and the transformer learns to predict them. Below, generating: the frozen
+        transformer gives a plain prediction for the canvas, the smoother a smoothed one from the
+        transformer's hidden states; guidance combines them; the sampler keeps the most confident
+        tokens and goes back to the canvas, T times. The tokenizer's decoder makes an image of the
+        tokens, and the Fréchet distance compares many such images with real ones.""",
     )  # fmt: skip
-    d.text(24, 72, "LEARN", size=14, anchor="start", colour=GREY, bold=True)
-    d.text(84, 72, "first the tokenizer, then the transformer, then the smoother", size=14,
-           anchor="start", colour=GREY)  # fmt: skip
+    d.heading(72, "LEARN")
+    d.note(84, 72, "first the tokenizer, then the transformer, then the smoother", anchor="start")
     d.picture(36, 90, 72)
     d.text(72, 184, "real image", size=14)
     d.arrow((112, 126), (150, 126))
@@ -331,7 +372,7 @@ def system() -> Drawing:
     d.arrow((742, 126), (758, 126))
     d.line((24, 206), (836, 206), colour=FAINT)
 
-    d.text(24, 232, "GENERATE", size=14, anchor="start", colour=GREY, bold=True)
+    d.heading(232, "GENERATE")
     d.token(30, 268, "c", 22, fill=CLASS)
     d.grid(58, 268, 18, {5})
     d.text(80, 362, "class c, canvas", size=14)
@@ -377,17 +418,17 @@ def system() -> Drawing:
 def vq() -> Drawing:
     d = Drawing(
         560, "Vector quantization: take the nearest code; gradients go straight through",
-        "Forward: the encoder gives a vector z, the nearest code e of the codebook takes its place, "
-        "and the decoder gets e. Backward: the gradient of the reconstruction loss passes the "
-        "decoder and is copied from e to z, as if nothing had happened between them. A worked "
-        "example in the plane: squared distances of z to four codes; the codebook loss moves the "
-        "code to z, the commitment loss moves z to the code.",
+        """Forward: the encoder gives a vector z, the nearest code e of the codebook takes its
+        place, and the decoder gets e. Backward: the gradient of the reconstruction loss passes the
+        decoder and is copied from e to z, as if nothing had happened between them. A worked
+        example in the plane: squared distances of z to four codes; the codebook loss moves the
+        code to z, the commitment loss moves z to the code.""",
     )  # fmt: skip
     z, codes = (1.3, 0.9), [(0.0, 0.0), (2.0, 0.0), (1.0, 1.5), (2.5, 2.0)]
     squares = [(a - z[0]) ** 2 + (b - z[1]) ** 2 for a, b in codes]
     best = min(range(4), key=squares.__getitem__)
 
-    d.text(24, 76, "FORWARD", size=14, anchor="start", colour=GREY, bold=True)
+    d.heading(76, "FORWARD")
     d.picture(30, 96, 64)
     d.arrow((98, 128), (128, 128))
     d.box(130, 102, 106, 52, "encoder")
@@ -405,7 +446,7 @@ def vq() -> Drawing:
     d.picture(750, 96, 64)
     d.text(782, 180, "reconstruction", size=14)
 
-    d.text(24, 218, "BACKWARD", size=14, anchor="start", colour=GREY, bold=True)
+    d.heading(218, "BACKWARD")
     d.arrow((782, 190), (782, 240), (712, 240), dash=True)
     d.text(776, 262, "gradient", size=14)
     d.box(604, 214, 106, 52, "decoder")
@@ -414,8 +455,11 @@ def vq() -> Drawing:
     d.text(420, 236, "copied as it is", bold=True)
     d.text(420, 257, "“straight-through”", size=14)
     d.box(130, 214, 106, 52, "encoder")
-    d.text(420, 294, "argmin has no gradient: z + (e − z).detach() gives e forward, and z's gradient backward",
-           size=14, colour=GREY)  # fmt: skip
+    d.note(
+        420,
+        294,
+        "argmin has no gradient: z + (e − z).detach() gives e forward, and z's gradient backward",
+    )
     d.line((24, 312), (836, 312), colour=FAINT)
 
     # the plane
@@ -424,15 +468,7 @@ def vq() -> Drawing:
     def at(p: Point) -> Point:
         return left + unit * p[0], bottom - unit * p[1]
 
-    d.text(
-        24,
-        338,
-        "EXAMPLE: two dimensions, four codes",
-        size=14,
-        anchor="start",
-        colour=GREY,
-        bold=True,
-    )
+    d.heading(338, "EXAMPLE: two dimensions, four codes")
     d.arrow((left - 16, bottom), (left + 3.1 * unit, bottom), colour=GREY)
     d.arrow((left, bottom + 16), (left, bottom - 2.25 * unit), colour=GREY)
     (zx, zy), (ex, ey) = at(z), at(codes[best])
@@ -443,8 +479,8 @@ def vq() -> Drawing:
     d.line((zx, zy), (ex + 4, ey + 9), dash=True)
     d.circle(zx, zy, 7, fill=INK)
     d.text(zx + 14, zy + 8, "z", anchor="start", bold=True)
-    d.text(348, 366, "code", anchor="start", size=14, colour=GREY)
-    d.text(444, 366, "|z − e_j|²", anchor="start", size=14, colour=GREY)
+    d.note(348, 366, "code", anchor="start")
+    d.note(444, 366, "|z − e_j|²", anchor="start")
     for j, square in enumerate(squares):
         y = 394 + 28 * j
         if j == best:
@@ -470,10 +506,10 @@ def vq() -> Drawing:
 def autoencoder() -> Drawing:
     d = Drawing(
         470, "The tokenizer: 32 x 32 pixels become 8 x 8 tokens and 32 x 32 pixels again",
-        "Blocks whose height is the side of the feature map and whose label is channels x height x "
-        "width. Encoder: 3 x 32 x 32, 16 x 32 x 32, 32 x 16 x 16, 64 x 8 x 8, then 8 x 8 x 8; the "
-        "nearest codes; the decoder goes the same way back. Below: the losses. In a VQGAN a "
-        "discriminator judges the reconstruction; here a frozen classifier compares features.",
+        """Blocks whose height is the side of the feature map and whose label is channels x height x
+        width. Encoder: 3 x 32 x 32, 16 x 32 x 32, 32 x 16 x 16, 64 x 8 x 8, then 8 x 8 x 8; the
+        nearest codes; the decoder goes the same way back. Below: the losses. In a VQGAN a
+        discriminator judges the reconstruction; here a frozen classifier compares features.""",
     )  # fmt: skip
     middle, sides = 160, (32, 16, 8)
     d.text(220, 74, "encoder", bold=True)
@@ -501,11 +537,11 @@ def autoencoder() -> Drawing:
         d.shape(x, middle - 12, f"({CODE_WIDTH}, 8, 8)")
     d.text(430, 94, "nearest codes", size=14)
     d.text(430, 228, f"{GRID} x {GRID} tokens", bold=True)
-    d.text(430, 248, f"vectors of D = {CODE_WIDTH}", size=14, colour=GREY)
-    d.text(430, 268, "shapes are (channels, height, width)", size=14, colour=GREY)
+    d.note(430, 248, f"vectors of D = {CODE_WIDTH}")
+    d.note(430, 268, "shapes are (channels, height, width)")
     d.line((24, 284), (836, 284), colour=FAINT)
 
-    d.text(24, 312, "THE LOSS", size=14, anchor="start", colour=GREY, bold=True)
+    d.heading(312, "THE LOSS")
     d.picture(40, 336, 48)
     d.picture(40, 396, 48, scene=2)
     d.text(98, 364, "image", anchor="start")
@@ -516,17 +552,17 @@ def autoencoder() -> Drawing:
     d.text(276, 432, "codes: codebook + commitment loss", anchor="start")
     d.box(566, 376, 100, 32, "classifier", frozen=True)
     d.rect(690, 318, 152, 128, stroke=GREY, dash=True, round_=11)
-    d.lines(766, 342, "VQGAN adds", "a discriminator:", "“real or fake?”", "This tokenizer", "does without.", size=14,
-            step=23, colour=GREY)  # fmt: skip
+    said = "VQGAN adds", "a discriminator:", "“real or fake?”", "This tokenizer", "does without."
+    d.lines(766, 342, *said, size=14, step=23, colour=GREY)
     return d
 
 
 def patches() -> Drawing:
     d = Drawing(
         390, "From pixels to patches to codes",
-        "An image of 32 x 32 pixels is cut into 8 x 8 patches. One patch of 4 x 4 pixels is 48 "
-        "numbers. Among four code patches the nearest one is found by its squared distance, and its "
-        "number becomes the token at the place of the patch in a grid of 8 x 8 tokens.",
+        """An image of 32 x 32 pixels is cut into 8 x 8 patches. One patch of 4 x 4 pixels is 48
+        numbers. Among four code patches the nearest one is found by its squared distance, and its
+        number becomes the token at the place of the patch in a grid of 8 x 8 tokens.""",
     )  # fmt: skip
     side = 192
     d.picture(36, 78, side)
@@ -535,7 +571,7 @@ def patches() -> Drawing:
         d.line((36, 78 + 24 * i), (36 + side, 78 + 24 * i), colour="#FFFFFF", width=1)
     column, row = 5, 2
     d.rect(36 + 24 * column, 78 + 24 * row, 24, 24, width=3)
-    d.text(132, 294, "3 x 32 x 32 numbers", colour=GREY, size=14)
+    d.note(132, 294, "3 x 32 x 32 numbers")
     d.text(132, 316, "8 x 8 patches")
 
     sky, _, _, roof, *_ = HOUSES[0]
@@ -586,16 +622,18 @@ def patches() -> Drawing:
         pixels(rows, 438, y, 11)
         d.text(494, y + 18, f"code {ids[k]}", size=14, anchor="start")
         d.text(494, y + 37, f"distance² {distances[k]:.2f}", size=14, anchor="start")
-    d.text(509, 328, "K = 1024 codes", size=14, colour=GREY)
-    d.text(509, 348, "(four of them shown)", size=14, colour=GREY)
+    d.note(509, 328, "K = 1024 codes")
+    d.note(509, 348, "(four of them shown)")
     d.arrow((600, 166), (634, 166))
 
     d.grid(640, 78, 24, set(range(64)), side=8)
     d.token(640 + 24 * column - 8, 78 + 24 * row - 6, str(ids[best]), 40, fill=NEW, width=2)
     d.text(736, 294, "8 x 8 tokens", bold=True)
-    d.text(736, 316, "64 integers, each 0..1023", size=14, colour=GREY)
-    d.text(420, 376, "A VQ tokenizer does the same with vectors: its encoder looks at more than the patch itself.",
-           size=14)  # fmt: skip
+    d.note(736, 316, "64 integers, each 0..1023")
+    d.footer(
+        "A VQ tokenizer does the same with vectors: "
+        "its encoder looks at more than the patch itself.",
+    )  # fmt: skip
     return d
 
 
@@ -605,10 +643,10 @@ def patches() -> Drawing:
 def canvas_to_logits() -> Drawing:
     d = Drawing(
         600, "From the canvas to a probability for every code",
-        "From top to bottom: a canvas of four positions with the class token before it; as ids; as "
-        "vectors, the sum of a token and a position embedding; the transformer's layers; the last "
-        "hidden states; the head, without the class position; logits over the K codes; softmax at a "
-        "masked position, drawn as bars.",
+        """From top to bottom: a canvas of four positions with the class token before it; as ids; as
+        vectors, the sum of a token and a position embedding; the transformer's layers; the last
+        hidden states; the head, without the class position; logits over the K codes; softmax at a
+        masked position, drawn as bars.""",
     )  # fmt: skip
     columns = [210 + 100 * i for i in range(5)]
     mask = CODES + CLASSES
@@ -631,7 +669,7 @@ def canvas_to_logits() -> Drawing:
     for i, x in enumerate(columns[1:], 1):
         d.text(x, 146, f"{ids[i]}")
     d.text(columns[4] + 24, 146, "= K + C", anchor="start", size=14)
-    d.text(24, 166, f"K = {CODES}, C = {CLASSES}, c = 3", anchor="start", size=14, colour=GREY)
+    d.note(24, 166, f"K = {CODES}, C = {CLASSES}, c = 3", anchor="start")
     for x in columns:
         d.arrow((x, 154), (x, 176))
     d.rect(160, 178, 500, 34, fill=PANEL)
@@ -643,7 +681,7 @@ def canvas_to_logits() -> Drawing:
     stage(272, "L layers", "")
     for i, x in enumerate(columns):
         d.arrow((x, 298), (x, 322 if i else 318), colour=INK if i else GREY, dash=not i)
-    d.text(columns[0], 334, "not used", size=14, colour=GREY)
+    d.note(columns[0], 334, "not used")
     d.box(260, 324, 400, 40, "head: Linear, GELU, LayerNorm, Linear")
     stage(320, "hidden states", "(B, N + 1, D)")
     stage(350, "head", "(B, N, D)")
@@ -676,9 +714,9 @@ def canvas_to_logits() -> Drawing:
 def block() -> Drawing:
     d = Drawing(
         330, "One transformer layer (post-norm): mix positions, then transform each one",
-        "From left to right: x goes through attention and is added to its result, then LayerNorm; "
-        "the sum goes through the feed-forward network, two linear layers with a GELU between them, is "
-        "added to its result, then LayerNorm. The shape stays (B, N + 1, D).",
+        """From left to right: x goes through attention and is added to its result, then LayerNorm;
+        the sum goes through the feed-forward network, two linear layers with a GELU between them,
+        is added to its result, then LayerNorm. The shape stays (B, N + 1, D).""",
     )  # fmt: skip
     y = 180
     d.text(52, y - 14, "x", bold=True)
@@ -691,7 +729,7 @@ def block() -> Drawing:
     d.arrow((98, y), (98, 90), (324, 90), (324, y - 13))
     for x in (98, 486):
         d.circle(x, y, 3.5, fill=INK, stroke=None)
-    d.text(211, 82, "as it is (residual)", size=14, colour=GREY)
+    d.note(211, 82, "as it is (residual)")
     d.arrow((338, y), (362, y))
     d.rect(364, y - 26, 96, 52, fill=PANEL)
     d.text(412, y + 5, "LayerNorm")
@@ -703,24 +741,24 @@ def block() -> Drawing:
     d.arrow((648, y), (672, y))
     d.plus(686, y)
     d.arrow((486, y), (486, 90), (686, 90), (686, y - 13))
-    d.text(586, 82, "as it is (residual)", size=14, colour=GREY)
+    d.note(586, 82, "as it is (residual)")
     d.arrow((700, y), (716, y))
     d.rect(718, y - 26, 96, 52, fill=PANEL)
     d.text(766, y + 5, "LayerNorm")
     d.arrow((816, y), (846, y))
     d.shape(772, y + 62, "(B, N + 1, D)")
-    d.text(205, y + 74, "4 matrices D x D", size=14, colour=GREY)
-    d.text(581, y + 86, "each position by itself", size=14, colour=GREY)
-    d.text(430, 312, "The shape never changes, so layers can be stacked: 4 here, 24 in the paper.")
+    d.note(205, y + 74, "4 matrices D x D")
+    d.note(581, y + 86, "each position by itself")
+    d.footer("The shape never changes, so layers can be stacked: 4 here, 24 in the paper.")
     return d
 
 
 def attention() -> Drawing:
     d = Drawing(
-        480, "Attention on three tokens: whom does [MASK] look at?",
-        "Three positions: code A, [MASK] and code B. The query of [MASK] meets the keys of all three: "
-        "scores, divided by the root of d; softmax makes weights of them; the output is the weighted "
-        "sum of the values. All numbers are worked out for d = 2.",
+        492, "Attention on three tokens: whom does [MASK] look at?",
+        """Three positions: code A, [MASK] and code B. The query of [MASK] meets the keys of all
+        three: scores, divided by the root of d; softmax makes weights of them; the output is the
+        weighted sum of the values. All numbers are worked out for d = 2.""",
     )  # fmt: skip
     q, d_ = (2.0, 1.0), 2
     keys, values = [(2.0, 0.0), (0.0, 1.0), (1.0, 1.0)], [(1.0, 0.0), (0.0, 0.0), (0.0, 2.0)]
@@ -765,23 +803,17 @@ def attention() -> Drawing:
     d.text(40, 412, "output", anchor="start", bold=True)
     d.text(40, 434, "weighted sum of values", anchor="start", size=14)
     d.text(530, 444, f"{terms} = {pair(out, 2)}", bold=False)
-    d.text(
-        430,
-        470,
-        "A layer does this for every position, and in several heads side by side.",
-        size=14,
-        colour=GREY,
-    )
+    d.footer("A layer does this for every position, and in several heads side by side.")
     return d
 
 
 def families() -> Drawing:
     d = Drawing(
         480, "Three ways to generate an image",
-        "Four snapshots of each of three families. Autoregressive: one token after the other, from "
-        "left to right, one network pass each. Diffusion: all pixels at once, from noise to image, "
-        "little by little. Masked: from a canvas of [MASK]s, several tokens anywhere in each pass, "
-        "more and more of them.",
+        """Four snapshots of each of three families. Autoregressive: one token after the other, from
+        left to right, one network pass each. Diffusion: all pixels at once, from noise to image,
+        little by little. Masked: from a canvas of [MASK]s, several tokens anywhere in each pass,
+        more and more of them.""",
     )  # fmt: skip
     chance = random.Random(3)
     order = list(range(16))
@@ -790,11 +822,17 @@ def families() -> Drawing:
     target = [[0.75 if j < 2 else 0.45 for i in range(4)] for j in range(4)]
     noise = [[chance.uniform(0, 1) for _ in range(4)] for _ in range(4)]
     cell, gap = 14, 11
-    for column, (name, *facts) in enumerate((
-        ("autoregressive", "one token after another", "sees: the tokens before it", "passes: N (here 16)"),
-        ("diffusion", "everything, little by little", "sees: a noisy version of all", "passes: tens to hundreds"),
-        ("masked (this course)", "several tokens anywhere", "sees: any set of tokens", "passes: T, about 8 to 20"),
-    )):  # fmt: skip
+    names = "autoregressive", "diffusion", "masked (this course)"
+    facts = (
+        ("one token after another", "sees: the tokens before it", "passes: N (here 16)"),
+        (
+            "everything, little by little",
+            "sees: a noisy version of all",
+            "passes: tens to hundreds",
+        ),
+        ("several tokens anywhere", "sees: any set of tokens", "passes: T, about 8 to 20"),
+    )
+    for column, name in enumerate(names):
         x = 24 + 276 * column
         if column == 2:
             d.rect(x - 8, 58, 272, 404, fill="#F4F8FB", stroke=None, round_=10)
@@ -816,13 +854,13 @@ def families() -> Drawing:
             if k % 2 == 0:
                 d.arrow((left + 80, top + 36), (left + 128, top + 36), colour=GREY)
         d.arrow((x + 200, 186), (x + 60, 210), colour=GREY)
-        d.lines(x + 128, 336, *facts, size=15, step=30)
-    d.text(162, 438, "each token sure of its", size=14, colour=GREY)
-    d.text(162, 456, "past, blind to its future", size=14, colour=GREY)
-    d.text(428, 438, "works on numbers that", size=14, colour=GREY)
-    d.text(428, 456, "can change a little", size=14, colour=GREY)
-    d.text(704, 438, "tokens of one pass do not", size=14, colour=GREY)
-    d.text(704, 456, "know of each other", size=14, colour=GREY)
+        d.lines(x + 128, 336, *facts[column], size=15, step=30)
+    d.note(162, 438, "each token sure of its")
+    d.note(162, 456, "past, blind to its future")
+    d.note(428, 438, "works on numbers that")
+    d.note(428, 456, "can change a little")
+    d.note(704, 438, "tokens of one pass do not")
+    d.note(704, 456, "know of each other")
     return d
 
 
@@ -834,11 +872,11 @@ def decoding_step() -> Drawing:
     keep_masked = math.floor(n * math.cos(math.pi * step / steps / 2) + 1e-9)
     tau_k = tau * (1 - step / steps)
     d = Drawing(
-        560, f"One decoding step with four tokens (step {step} of {steps})",
-        "From top to bottom: a canvas with one known token and three [MASK]s; probabilities of the "
-        "codes A, B, C; a token sampled at each masked position; its log-probability; plus Gumbel "
-        "noise times the temperature; the score, infinite for the known token; the best are kept and "
-        f"{keep_masked} are masked again.",
+        572, f"One decoding step with four tokens (step {step} of {steps})",
+        f"""From top to bottom: a canvas with one known token and three [MASK]s; probabilities of
+        the codes A, B, C; a token sampled at each masked position; its log-probability; plus Gumbel
+        noise times the temperature; the score, infinite for the known token; the best are kept
+        and {keep_masked} are masked again.""",
     )  # fmt: skip
     p = [None, (0.7, 0.2, 0.1), (0.1, 0.8, 0.1), (0.3, 0.3, 0.4)]
     drawn = [None, 0, 1, 2]
@@ -887,8 +925,10 @@ def decoding_step() -> Drawing:
         d.arrow((x, 434), (x, 464))
     surest = max((i for i in range(1, n)), key=lambda i: log_p[i])  # type: ignore[arg-type,return-value]
     assert surest == 2 and 1 in kept  # the sentence below
-    d.text(430, 542, "The noise let position 2 overtake position 3. At temperature 0 the most confident token always wins.",
-           size=14)  # fmt: skip
+    d.footer(
+        "The noise let position 2 overtake position 3. "
+        "At temperature 0 the most confident token always wins.",
+    )  # fmt: skip
     return d
 
 
@@ -902,7 +942,8 @@ def cosine_schedule() -> Drawing:
     new = [a - b for a, b in zip(masked, masked[1:], strict=False)]
     d = Drawing(
         400, f"The cosine schedule: {steps} steps fill {n} tokens, few at first, many at the end",
-        f"Nine canvases of 8 x 8 positions, before the first and after each of {steps} steps. Masked: "
+        f"Nine canvases of 8 x 8 positions, before the first and after each of {steps} steps. "
+        "Masked: "
         + ", ".join(map(str, masked)) + ". Newly known in each step: " + ", ".join(map(str, new))
         + ". Below, the curve cos(pi/2 k/T), which stays high for long and then falls.",
     )  # fmt: skip
@@ -930,11 +971,9 @@ def cosine_schedule() -> Drawing:
         d.circle(x + 36, y, 5, fill=PLAIN, stroke=None)
         d.text(x + 36, y + 24 if k < 7 else y - 12, str(masked[k]), size=15)
     d.text(96, base - 30, "masked after step k = ⌊64 · cos(π/2 · k/T)⌋", anchor="start")
-    d.text(
-        430,
-        384,
-        "The first tokens decide about all others, so they are few; the last ones have little left to disagree about.",
-        size=14,
+    d.footer(
+        "The first tokens decide about all others, so they are few; "
+        "the last ones have little left to disagree about."
     )
     return d
 
@@ -953,13 +992,13 @@ def gumbel_race() -> Drawing:
         won[race.index(min(race))] += 1
     d = Drawing(
         460, "Two ways to sample a code from p, and they always agree",
-        "Codes A, B, C have the probabilities 0.7, 0.2, 0.1. Left, the exponential race: each code "
-        "needs the time E / p, the first one wins. Right, Gumbel-max: log p plus Gumbel noise "
-        "g = -log E, the largest wins. With the same E both choose B. In 10,000 races the codes win "
-        f"{won[0]}, {won[1]} and {won[2]} times.",
+        f"""Codes A, B, C have the probabilities 0.7, 0.2, 0.1. Left, the exponential race: each
+        code needs the time E / p, the first one wins. Right, Gumbel-max: log p plus Gumbel
+        noise g = -log E, the largest wins. With the same E both choose B. In 10,000 races the
+        codes win {won[0]}, {won[1]} and {won[2]} times.""",
     )  # fmt: skip
     d.text(222, 76, "exponential race", size=16, bold=True)
-    d.text(222, 98, "time = E / p, first one wins")
+    d.text(222, 98, "noise E, time = E / p, first one wins")
     d.text(640, 76, "Gumbel-max", size=16, bold=True)
     d.text(640, 98, "log p + g,  g = −log E, largest wins")
     scale, zero = 36.0, 826.0
@@ -979,9 +1018,9 @@ def gumbel_race() -> Drawing:
         d.circle(zero + 60 * sums[i], y + 18, 7, fill=PLAIN, stroke=None)
     d.line((152, 116), (152, 300), colour=GREY)
     d.arrow((152, 312), (340, 312), colour=GREY)
-    d.text(352, 317, "time", size=14, anchor="start", colour=GREY)
+    d.note(352, 317, "time", anchor="start")
     d.arrow((zero - 110, 312), (zero, 312), colour=GREY)
-    d.text(zero - 118, 317, "larger", size=14, anchor="end", colour=GREY)
+    d.note(zero - 118, 317, "larger", anchor="end")
     d.line((24, 338), (836, 338), colour=FAINT)
     d.text(30, 364, "10,000 races, new E for each: how often does each code win?", anchor="start")
     left = 30.0
@@ -990,8 +1029,10 @@ def gumbel_race() -> Drawing:
         d.rect(left, 378, wide, 34, fill=CLASS)
         d.text(left + wide / 2, 400, f"{name}: {count:,}" if wide > 90 else name)
         left += wide
-    d.text(430, 438, f"A {won[0] / 1e4:.3f}, B {won[1] / 1e4:.3f}, C {won[2] / 1e4:.3f}:  near p = 0.7, 0.2, 0.1", size=14,
-           colour=GREY)  # fmt: skip
+    d.footer(
+        f"A {won[0] / 1e4:.3f}, B {won[1] / 1e4:.3f}, C {won[2] / 1e4:.3f}: "
+        f"near p = {p[0]:g}, {p[1]:g}, {p[2]:g}"
+    )
     return d
 
 
@@ -1017,24 +1058,27 @@ def guidance_line() -> Drawing:
 
     d.arrow((left, bottom), (left + 4 * unit, bottom), colour=GREY)
     d.arrow((left, bottom), (left, 108), colour=GREY)
-    d.text(left + 2 * unit, bottom + 28, "logit of code A", size=14, colour=GREY)
-    d.text(left + 8, 116, "logit of code B", size=14, anchor="start", colour=GREY)
+    d.note(left + 2 * unit, bottom + 28, "logit of code A")
+    d.note(left + 8, 116, "logit of code B", anchor="start")
     a, b, c = at(smooth), at(plain), at(guided)
-    d.line(*(at([x + t * (y - x) for x, y in zip(smooth, plain, strict=True)]) for t in (-0.3, 2.3)),
-           colour=FAINT, width=2)  # fmt: skip
+    d.line(
+        *(at([x + t * (y - x) for x, y in zip(smooth, plain, strict=True)]) for t in (-0.3, 2.3)),
+        colour=FAINT,
+        width=2,
+    )
     for start, end, colour in ((a, b, PLAIN), (b, c, GUIDED)):
         ends = [tuple(p + t * (q - p) for p, q in zip(start, end, strict=True)) for t in (0.1, 0.9)]
         d.arrow(*ends, colour=colour, width=2.6)  # type: ignore[arg-type]
-    for (x0, y0), (x1, y1), said in ((a, b, "plain − smoothed"), (b, c, "the same, s times")):
-        d.text((x0 + x1) / 2 + 16, (y0 + y1) / 2 - 12, said, size=14, anchor="start", colour=GREY)
+    for (x0, y0), (x1, y1), said in ((a, b, "plain − smoothed"), (b, c, "s times that")):
+        d.note((x0 + x1) / 2 + 16, (y0 + y1) / 2 - 12, said, anchor="start")
     for (x, y), name, colour, scale in (
         (a, "smoothed", SMOOTHED, -1), (b, "plain", PLAIN, 0), (c, "guided", GUIDED, s),
     ):  # fmt: skip
         d.circle(x, y, 9, fill=colour, stroke=None)
         d.text(x - 16, y + 5, name, colour=colour, bold=True, anchor="end")
         d.text(x - 16, y + 26, f"s = {signed(scale, 0)}", anchor="end")
-    d.text(470, 116, "logits of A, B, C", size=14, anchor="start", colour=GREY)
-    d.text(662, 116, "probabilities", size=14, anchor="start", colour=GREY)
+    d.note(470, 116, "logits of A, B, C", anchor="start")
+    d.note(662, 116, "probabilities", anchor="start")
     for i, (logits, name, colour) in enumerate(
         ((smooth, "smoothed", SMOOTHED), (plain, "plain", PLAIN), (guided, "guided", GUIDED))
     ):
@@ -1059,9 +1103,9 @@ def cfg() -> Drawing:
     d = Drawing(
         420, "Classifier-free guidance: the same network, with and without the class",
         """Two sequences: the canvas with its class token, and the same canvas with [MASK] in the
-        place of the class. One frozen transformer takes both in one batch. The prediction with the
-        class is the plain one; the prediction without it plays the smoothed one's part. Guidance
-        goes from the second to the first and on.""",
+        place of the class. One frozen transformer takes both in one batch. The prediction with
+        the class is the plain one; the prediction without it plays the smoothed one's part.
+        Guidance goes from the second to the first and on.""",
     )  # fmt: skip
     for y, label, fill in ((104, "c", CLASS), (212, None, None)):
         if label:
@@ -1072,7 +1116,7 @@ def cfg() -> Drawing:
         d.arrow((262, y + 19), (312, y + 19))
     d.text(36, 92, "with the class", anchor="start", bold=True)
     d.text(36, 200, "without the class", anchor="start", bold=True)
-    d.text(36, 274, "the same canvas, [MASK] for c", anchor="start", size=14, colour=GREY)
+    d.note(36, 274, "the same canvas, [MASK] for c", anchor="start")
     d.box(314, 84, 150, 186, "transformer", "one batch", "of 2 B rows", frozen=True)
     d.shape(389, 292, "(2 B, N + 1) → (2 B, N, K)")
     d.arrow((466, 123), (618, 123), (618, 156), colour=PLAIN, width=2.6)
@@ -1091,16 +1135,11 @@ def cfg() -> Drawing:
     d.text(
         430,
         372,
-        "in probabilities:  p(x | c) · p(c | x)^s, up to a constant: what shows the class gets likelier",
+        "in probabilities: p(x | c) · p(c | x)^s, up to a constant: "
+        "what shows the class gets likelier",
         size=14,
     )
-    d.text(
-        430,
-        400,
-        "Training prepares it: in one example of ten the class token is [MASK].",
-        size=14,
-        colour=GREY,
-    )
+    d.footer("Training prepares it: in one example of ten the class token is [MASK].")
     return d
 
 
@@ -1170,10 +1209,10 @@ def corruption() -> Drawing:
 def toast() -> Drawing:
     d = Drawing(
         700, "TOAST: look, keep what fits the class, look again at a blank canvas",
-        """Left, pass 1: class and canvas go up through the frozen layers 1 to 3; the head makes
-        the plain prediction of the last hidden states. Middle: each hidden state is multiplied by
-        its cosine with the class anchor and by a matrix P; then matrices A_3, A_2, A_1 lead down,
-        and from each a matrix B_l makes the signal of layer l. Right, pass 2: a canvas of [MASK]s
+        """Left, pass 1: class and canvas go up through the frozen layers 1 to 3; the head makes the
+        plain prediction of the last hidden states. Middle: each hidden state is multiplied by its
+        cosine with the class anchor and by a matrix P; then matrices A_3, A_2, A_1 lead down, and
+        from each a matrix B_l makes the signal of layer l. Right, pass 2: a canvas of [MASK]s
         only goes up through the same frozen layers; the signals are added to the values of their
         attention; the head makes the smoothed prediction.""",
     )  # fmt: skip
@@ -1210,7 +1249,7 @@ def toast() -> Drawing:
     d.rect(302, 200, 256, 122, fill=NETWORK, width=2, round_=11)
     d.text(430, 228, "selection", bold=True)
     d.text(430, 254, "x · clamp(cos(x, ξ_c), 0, 1)")
-    d.text(430, 274, "which tokens count", size=14, colour=GREY)
+    d.note(430, 274, "which tokens count")
     d.text(430, 308, "then x P: which channels count", size=15)
     d.arrow((352, 324), (352, 350))
     for layer, y in ((3, 352), (2, 432), (1, 512)):
@@ -1221,29 +1260,31 @@ def toast() -> Drawing:
         d.text(576, y + 12, f"signal td_{layer}")
         if layer > 1:
             d.arrow((352, y + 42), (352, y + 78))
-    d.text(578, 394, "joins the values", size=14, colour=GREY)
+    d.note(578, 394, "joins the values")
     d.text(430, 600, "in layer l of pass 2:")
-    d.text(430, 624, "values = W_v h + W_v td_l", bold=True)
-    d.text(430, 676, "A lock: frozen, the same weights in both passes. Without a lock: the adapter, which is trained.",
-           size=14, colour=GREY)  # fmt: skip
+    d.text(430, 624, "values = W_v(h) + W_v(td_l)", bold=True)
+    d.footer(
+        "A lock: frozen, the same weights in both passes. "
+        "Without a lock: the adapter, which is trained."
+    )
     return d
 
 
 def lora() -> Drawing:
     scale = 2  # alpha / r of this course's adapters
     d = Drawing(
-        400, "LoRA: a narrow detour around a frozen matrix",
+        406, "LoRA: a narrow detour around a frozen matrix",
         f"""A vector x of D numbers goes two ways. Above, through the frozen matrix W, D x D. Below,
         through A, which leaves r numbers, and B, which makes D numbers of them again, times alpha
         over r. Both results are added. With the adapter on the prediction is smoothed, with the
-        adapter off it is plain. For D = {HIDDEN} and r = {RANK} the detour has {2 * RANK * HIDDEN:,}
-        weights, W has {HIDDEN**2:,}.""",
+        adapter off it is plain. For D = {HIDDEN} and r = {RANK} the detour has {2 * RANK *
+        HIDDEN:,} weights, W has {HIDDEN**2:,}.""",
     )  # fmt: skip
     d.text(430, 68, "y = W x + (α / r) · B A x", size=17)
     x0, y0 = 70, 190
     d.rect(x0 - 9, y0 - 54, 18, 108, fill=KNOWN)
     d.text(x0, y0 - 66, "x", bold=True)
-    d.text(x0, y0 + 76, "D numbers", size=14, colour=GREY)
+    d.note(x0, y0 + 76, "D numbers")
     d.line((x0 + 11, y0), (140, y0))
     d.arrow((140, y0), (140, 130), (296, 130))
     d.circle(140, y0, 3.5, fill=INK, stroke=None)
@@ -1257,13 +1298,13 @@ def lora() -> Drawing:
         d.polygon(*points, fill=NETWORK, stroke=INK)
     d.text(244, 261, "A", bold=True)
     d.text(444, 261, "B", bold=True)
-    d.text(244, 326, "r x D", size=14, colour=GREY)
-    d.text(444, 326, "D x r", size=14, colour=GREY)
+    d.note(244, 326, "r x D")
+    d.note(444, 326, "D x r")
     d.arrow((302, 256), (332, 256))
     d.rect(335, 248, 18, 16, fill=KNOWN)
     d.arrow((356, 256), (386, 256))
     d.text(344, 290, f"r = {RANK}", size=14)
-    d.text(344, 308, "numbers", size=14, colour=GREY)
+    d.note(344, 308, "numbers")
     d.arrow((490, 256), (528, 256))
     d.plus(542, 256, "x")
     d.text(542, 292, f"α / r = {scale}", size=14)
@@ -1281,13 +1322,11 @@ def lora() -> Drawing:
     d.text(700, 292, "on: smoothed", anchor="start", colour=SMOOTHED, bold=True)
     d.text(700, 316, "off: plain", anchor="start", colour=PLAIN, bold=True)
     share = 2 * RANK * HIDDEN / HIDDEN**2
-    d.text(
-        430,
-        360,
-        f"D = {HIDDEN}:  W has {HIDDEN**2:,} weights, frozen;  A and B have {2 * RANK * HIDDEN:,} together, {share:.0%} of that.",
-        size=14,
+    d.footer(
+        f"D = {HIDDEN}: W has {HIDDEN**2:,} weights, frozen; "
+        f"A and B have {2 * RANK * HIDDEN:,} together, {share:.0%} of that.",
+        "Here W is a projection of an attention. B starts at zero: a fresh adapter changes nothing.",
     )
-    d.text(430, 384, "B starts at zero, so a fresh adapter changes nothing.", size=14)
     return d
 
 
@@ -1305,11 +1344,11 @@ def timeline() -> Drawing:
     first, second, sampling = (part / steps for part in (first, second, sampling))
     way = record["ways"][-1].removeprefix("fast ")
     d = Drawing(
-        400, "Where the time of one step goes: pass 2 has to wait for pass 1",
+        424, "Where the time of one step goes: pass 2 has to wait for pass 1",
         f"""Bars on one time axis, for a step of {batch} images. Plain: pass 1 {first:.0f} ms and
-        sampling {sampling:.0f} ms. Classifier-free: one pass of twice the rows, about twice pass 1,
-        and sampling. Self-guidance with TOAST: pass 1 {first:.0f} ms, then pass 2 {second:.0f} ms,
-        which waits for the hidden states of pass 1, then sampling.""",
+        sampling {sampling:.0f} ms. Classifier-free: one pass of twice the rows, about twice pass
+        1, and sampling. Self-guidance with TOAST: pass 1 {first:.0f} ms, then pass 2 {second:.0f}
+        ms, which waits for the hidden states of pass 1, then sampling.""",
     )  # fmt: skip
     left, scale = 176, 620 / (first + second + sampling)
     rows = (
@@ -1325,11 +1364,25 @@ def timeline() -> Drawing:
         d.text(left - 14, y + 27, name, anchor="end", bold=True)
         for milliseconds, label, colour in parts:
             wide, guess = scale * milliseconds, name == "classifier-free"
-            d.rect(x, y, wide, 42, fill=colour if not guess else PANEL, stroke=colour if guess else PANEL,
-                   width=2 if guess else 1.4, dash=guess)  # fmt: skip
+            d.rect(
+                x,
+                y,
+                wide,
+                42,
+                fill=colour if not guess else PANEL,
+                stroke=colour if guess else PANEL,
+                width=2 if guess else 1.4,
+                dash=guess,
+            )
             if label:
-                said = f"{label}: {'about 2 · ' + format(first, '.0f') if guess else format(milliseconds, '.0f')} ms"
-                d.text(x + wide / 2, y + 27, said, colour=INK if guess else PANEL, bold=not guess)
+                time = f"about 2 · {first:.0f}" if guess else f"{milliseconds:.0f}"
+                d.text(
+                    x + wide / 2,
+                    y + 27,
+                    f"{label}: {time} ms",
+                    colour=INK if guess else PANEL,
+                    bold=not guess,
+                )
             x += wide
         if i == 0:
             d.arrow((x + 60, y + 21), (x + 4, y + 21), colour=GREY)
@@ -1341,29 +1394,20 @@ def timeline() -> Drawing:
     d.arrow((left, axis), (836, axis), colour=GREY)
     for t in range(0, int(first + second + sampling) + 1, 20):
         d.line((left + scale * t, axis - 4), (left + scale * t, axis + 4), colour=GREY)
-        d.text(left + scale * t, axis + 20, f"{t} ms" if not t else f"{t}", size=14, colour=GREY)
-    d.text(
-        430,
-        374,
-        f"Measured: {record['size']} size, {batch} images at once, {way}, {record['device']}; dashed: computed from pass 1.",
-        size=13,
-        colour=GREY,
-    )
-    d.text(
-        430,
-        391,
+        d.note(left + scale * t, axis + 20, f"{t} ms" if not t else f"{t}")
+    d.footer(
+        f"Measured: {record['size']} size, {batch} images at once, {way}, {record['device']}; "
+        "dashed: computed from pass 1.",
         f"The tokenizer's decoder runs once, after the last of {steps} steps: {decoder:.0f} ms.",
-        size=13,
-        colour=GREY,
     )
     return d
 
 
 def graph() -> Drawing:
     kernels, launch, run = 6, 10, 4  # microseconds, made up
-    eager, one = kernels * launch + run, launch + kernels * run
+    work, eager, one = kernels * run, kernels * launch + run, launch + kernels * run
     d = Drawing(
-        420, "Eager launches against a CUDA graph",
+        432, "Eager launches against a CUDA graph",
         f"""Two timelines, each with a lane for Python and one for the GPU. Eager: Python launches
         {kernels} kernels one by one; each launch takes longer than its kernel, and the GPU waits
         between them. CUDA graph: the same kernels were recorded before; one launch, then they run
@@ -1406,21 +1450,13 @@ def graph() -> Drawing:
     d.line((left + scale * one, 322), (left + scale * one, 350), colour=GREY)
     d.line((left + scale * eager, 184), (left + scale * eager, 350), colour=GREY)
     d.arrow((left, 346), (left + scale * eager + 14, 346), colour=GREY)
-    d.text(left, 366, "0", size=14, colour=GREY)
-    d.text(left + scale * one, 366, f"{one} µs", size=14, colour=GREY)
-    d.text(left + scale * eager - 8, 366, f"{eager} µs", size=14, colour=GREY)
-    d.text(
-        430,
-        390,
-        f"Made-up times: a launch {launch} µs, a kernel {run} µs. The GPU works {kernels * run} of {eager} µs eagerly, {kernels * run} of {one} µs with a graph.",
-        size=13,
-    )
-    d.text(
-        430,
-        409,
+    d.note(left, 366, "0")
+    d.note(left + scale * one, 366, f"{one} µs")
+    d.note(left + scale * eager - 8, 366, f"{eager} µs")
+    d.footer(
+        f"Made-up times: a launch {launch} µs, a kernel {run} µs. "
+        f"The GPU works {work} of {eager} µs eagerly, {work} of {one} µs with a graph.",
         "Where kernels take longer than launches, the GPU is never idle, and a graph gains little.",
-        size=13,
-        colour=GREY,
     )
     return d
 
@@ -1437,8 +1473,8 @@ def frechet() -> Drawing:
         440, "The Fréchet distance compares two clouds by mean and covariance",
         f"""Two clouds of points, features of real and of generated images. Each is described by an
         ellipse: its mean and its spread in each direction. The distance adds the squared distance
-        of the means, {sum(moved):.2f}, and what the spreads differ in, {sum(spread):.2f}: together
-        {total:.2f}.""",
+        of the means, {sum(moved):.2f}, and what the spreads differ in, {sum(spread):.2f}:
+        together {total:.2f}.""",
     )  # fmt: skip
     left, bottom, unit = 48, 376, 76
     chance = random.Random(7)
@@ -1448,17 +1484,16 @@ def frechet() -> Drawing:
 
     d.arrow((left, bottom), (left + 5.7 * unit, bottom), colour=GREY)
     d.arrow((left, bottom), (left, 62), colour=GREY)
-    d.text(left + 2.8 * unit, bottom + 24, "feature 1", size=14, colour=GREY)
-    d.text(left + 8, 76, "feature 2", size=14, anchor="start", colour=GREY)
+    d.note(left + 2.8 * unit, bottom + 24, "feature 1")
+    d.note(left + 8, 76, "feature 2", anchor="start")
     for (mean, deviation), colour in ((real, INK), (fake, PLAIN)):
-        for _ in range(45):
+        for _ in range(60):
             r, turn = math.sqrt(-2 * math.log(1 - chance.random())), 2 * math.pi * chance.random()
-            r = min(r, 1.9)
-            x, y = (
-                m + s * r * f(turn)
-                for m, s, f in zip(mean, deviation, (math.cos, math.sin), strict=True)
-            )
-            px, py = at(max(x, 0.06), max(y, 0.06))
+            if r > 2:  # no stragglers beyond the axes
+                continue
+            x = mean[0] + deviation[0] * r * math.cos(turn)
+            y = mean[1] + deviation[1] * r * math.sin(turn)
+            px, py = at(x, y)
             d.circle(px, py, 3.2, fill=PANEL if colour == INK else colour, stroke=colour, width=1)
         cx, cy = at(*mean)
         d.add("ellipse", cx=cx, cy=cy, rx=unit * deviation[0] * 1.5, ry=unit * deviation[1] * 1.5,
@@ -1478,15 +1513,13 @@ def frechet() -> Drawing:
     d.text(510, 172, f"{moved[0]:.2f} + {moved[1]:.2f} = {sum(moved):.2f}", anchor="start")
     d.text(510, 212, "spreads", anchor="start", bold=True)
     d.text(510, 236, f"σ_A = {pair(real[1])},  σ_B = {pair(fake[1])}", anchor="start", size=14)
-    d.text(510, 260, "here without correlation, so the", anchor="start", size=14, colour=GREY)
-    d.text(510, 280, "trace is the sum of (σ_A − σ_B)²:", anchor="start", size=14, colour=GREY)
+    d.note(510, 260, "here without correlation, so the", anchor="start")
+    d.note(510, 280, "trace is the sum of (σ_A − σ_B)²:", anchor="start")
     d.text(510, 306, f"{spread[0]:.2f} + {spread[1]:.2f} = {sum(spread):.2f}", anchor="start")
     d.text(510, 348, f"Fréchet distance = {total:.2f}", anchor="start", bold=True, size=16)
-    d.text(
-        430,
-        424,
-        "It sees nothing else of the clouds: a ring with the same mean and covariance has distance 0.",
-        size=14,
+    d.footer(
+        "It sees nothing else of the clouds: "
+        "a ring with the same mean and covariance has distance 0."
     )
     return d
 
@@ -1516,12 +1549,12 @@ def precision_recall() -> Drawing:
 
     precise, recalled = inside(fake, real), inside(real, fake)
     d = Drawing(
-        500, "Precision: do samples look real?  Recall: is everything real covered?",
+        506, "Precision: do samples look real?  Recall: is everything real covered?",
         f"""The same points twice: {len(real)} real ones, hollow squares, and {len(fake)} generated
         ones, dots. Left, a ball around each real point, to its nearest real neighbour:
-        {sum(precise)} of {len(fake)} generated points lie in one, precision
-        {sum(precise) / len(fake):.2f}. Right, a ball around each generated point: {sum(recalled)}
-        of {len(real)} real points lie in one, recall {sum(recalled) / len(real):.2f}.""",
+        {sum(precise)} of {len(fake)} generated points lie in one, precision {sum(precise) /
+        len(fake):.2f}. Right, a ball around each generated point: {sum(recalled)} of {len(real)}
+        real points lie in one, recall {sum(recalled) / len(real):.2f}.""",
     )  # fmt: skip
     unit, bottom = 84, 408
     for left, centres, hits, name, what in (
@@ -1565,13 +1598,7 @@ def precision_recall() -> Drawing:
     d.cross(408, 460)
     d.text(426, 465, "in no ball", anchor="start", size=14)
     d.text(536, 465, "ball: to the nearest neighbour", anchor="start", size=14)
-    d.text(
-        430,
-        489,
-        "The library takes the third nearest (k = 3), in the space of features.",
-        size=14,
-        colour=GREY,
-    )
+    d.footer("The library takes the third nearest (k = 3), in the space of features.")
     return d
 
 
