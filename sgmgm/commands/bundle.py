@@ -11,7 +11,7 @@ from ..utils.errors import InputError
 from ..utils.files import ROOT, check_writable
 
 PARTS = ("sgmgm", "notebooks", "docs", "data/checkpoints", "data/results", "pyproject.toml",
-         "README.md", "LICENSE", "scripts/install.py")  # fmt: skip
+         "README.md", "AGENTS.md", "LICENSE", "scripts/install.py")  # fmt: skip
 INSTALL = ROOT / "scripts" / "install.py"  # what installs from the bundle
 
 

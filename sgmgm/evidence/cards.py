@@ -36,17 +36,17 @@ def model_card(folder: str | Path, scores: str = "") -> str:
         time = f"{seconds / 60:.1f} min, {report['device']}"
         rows.append(f"| {name} | {images} images | {time} | {result(report)} |")
     default = ", ".join(f"{key} {value}" for key, value in card.sampling.record().items())
-    grid = ("![samples](samples.png)\n\nUpper half: plain, lower half: self-guided, each at its "
-            "best setting with at most 16 passes that is known.")  # fmt: skip
+    grid = ("![samples](samples.png)\n\nUpper half: plain sampling. Lower half: self-guidance. "
+            "Each uses its best known setting with at most 16 network passes.")  # fmt: skip
     parts = [
         f"# {card.dataset}",
         "Data: {source}. Licence of the data: {licence}.".format(**about),
         grid if (folder / "samples.png").is_file() else "",
-        f"This model's default: {default}.",
+        f"Default sampling settings: {default}.",
         "\n".join(rows),
         scores,
-        f"Known failures: {about['failures']}" if about["failures"] else "",
-        "Made by these commands, then `sgmgm pack`:",
+        f"**Where it fails.** {about['failures']}" if about["failures"] else "",
+        "These commands made it, then `sgmgm pack`:",
         "\n".join(("```sh", *(c for item in reports.items() for c in commands(*item)), "```")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
