@@ -183,7 +183,7 @@ def sweep(args) -> None:
 
 
 def results(args) -> None:
-    """Rewrite the README's tables, the plots and the model cards from `data/results/`."""
+    """Rewrite the tables of README and docs, the plots and the cards from `data/results/`."""
     from ..evidence.results import write, write_cards  # matplotlib takes a second to import
 
     for path in (*write(), *write_cards()):
