@@ -1,5 +1,5 @@
 # docker build -t sgmgm . && docker run --rm -p 127.0.0.1:8888:8888 sgmgm
-# Then open the address that it prints. With a graphics card: docker run --gpus all ...
+# Then open the address that it prints. With a GPU: docker run --gpus all ...
 FROM python:3.12-slim
 
 # Jupyter should not run as root; what the lessons train is kept beside them
