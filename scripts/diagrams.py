@@ -1325,7 +1325,8 @@ def lora() -> Drawing:
     d.footer(
         f"D = {HIDDEN}: W has {HIDDEN**2:,} weights, frozen; "
         f"A and B have {2 * RANK * HIDDEN:,} together, {share:.0%} of that.",
-        "Here W is a projection of an attention. B starts at zero: a fresh adapter changes nothing.",
+        "Here W is a projection of an attention. "
+        "B starts at zero: a fresh adapter changes nothing.",
     )
     return d
 
