@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 
 import numpy as np
@@ -252,8 +253,9 @@ def test_commands(case, places, tmp_path, monkeypatch, capsys):
         code = end.code
     captured = capsys.readouterr()
     assert code == 2 and captured.out == ""
-    # a progress bar wipes itself with "\r"; what then stands on the screen is what counts
-    lines = [line.rsplit("\r", 1)[-1] for line in captured.err.split("\n")]
+    # a progress bar wipes itself with "\r", and one below another goes up a line ("\x1b[A") at its
+    # end; what then stands on the screen is what counts
+    lines = [re.split("\r|\x1b\\[A", line)[-1] for line in captured.err.split("\n")]
     lines = [line for line in lines if line.strip() and "%|" not in line]
     assert len(lines) == 1 and lines[0].startswith("sgmgm")
     check_sentence(lines[0], fragment)
