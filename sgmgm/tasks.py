@@ -139,7 +139,7 @@ class TokenizerTask(Task):
             self.state["sums"].copy_(quantizer.embedding.weight)
             return
         if quantizer.decay == 1:
-            return
+            return  # the centres stay, also those that are rarely chosen
         if quantizer.decay:
             self.move_codebook(chosen, accelerator)
         # every code starts as dead, so step 0 places the codebook on real encoder outputs;

@@ -45,6 +45,8 @@ class TrainingConfig:
         self.steps = check_count("steps", self.steps, most=10**9)
         self.batch_size = check_count("batch_size", self.batch_size, most=10**6)
         self.warmup = check_count("warmup", self.warmup, least=0, most=10**9)
+        if not (is_finite(self.muon) and self.muon >= 0):
+            raise InputError(f"muon must be a learning rate, or 0 for none, not {self.muon!r}.")
         numbers = all(map(is_finite, (self.learning_rate, self.clip, self.ema)))
         if not (numbers and self.learning_rate > 0 and self.clip > 0 and 0 <= self.ema < 1):
             found = f"{self.learning_rate!r}, {self.clip!r} and {self.ema!r}"
@@ -287,11 +289,16 @@ class Run:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, muon: float = 0.0) -> list[dict]:
-    """Decay matrices only: biases and norms are left alone. With `muon`, a transformer's matrices
-    but for embeddings and head are a group of their own."""
+    """Groups of weights for `Muon`: only matrices decay, biases and norms are left alone.
+
+    With `muon`, the matrices of a transformer's layers are a group of their own; embeddings and
+    head stay with AdamW. InputError if the model has no such layers.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     named = model.named_parameters() if muon else ()
     inner = {id(p) for n, p in named if n.startswith("transformer_layers.") and p.ndim == 2}
+    if muon and not inner:
+        raise InputError(f"Muon is for transformers; a {type(model).__name__} has muon=0.")
     groups: list[dict] = [
         {"params": [p for p in trained if p.ndim > 1 and id(p) not in inner]},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

@@ -713,6 +713,18 @@ def test_muon_moves_a_transformers_matrices_and_adamw_the_rest():
     }
 
 
+@pytest.mark.parametrize("muon", [-0.1, math.nan, math.inf, "fast"])
+def test_an_impossible_muon_is_refused(muon):
+    with pytest.raises(InputError, match="muon must be a learning rate, or 0 for none, not"):
+        TrainingConfig(steps=1, muon=muon)
+
+
+def test_muon_for_what_is_no_transformer_is_refused_before_the_training(images, tmp_path):
+    with pytest.raises(InputError, match="Muon is for transformers; a VQTokenizer has muon=0"):
+        fit(make("tokenizer", images), replace(CONFIG, muon=0.02), tmp_path / "run", device="cpu")
+    assert not list(tmp_path.glob("run/*"))
+
+
 @pytest.mark.parametrize("shape", [(24, 24), (32, 24), (24, 32)])
 def test_muon_is_torchs_but_for_rounding(shape):
     """`torch.optim.Muon` rounds to bfloat16: three digits."""
