@@ -11,9 +11,9 @@ from .runner import find_lessons, read_lesson
 def exercise(solution):
     """The exercise notebook of a solution notebook.
 
-    In cells tagged `solution` every function loses its body; what it was stands folded below.
+    In cells tagged `solution` every function loses its body.
     """
-    from nbformat.v4 import new_code_cell, new_markdown_cell
+    from nbformat.v4 import new_code_cell
 
     notebook = copy.deepcopy(solution)
     notebook.cells = []
@@ -23,9 +23,7 @@ def exercise(solution):
         if "solution" not in cell.metadata.get("tags", []):
             notebook.cells.append(cell)
             continue
-        answer = f"<summary>Solution</summary>\n\n```python\n{cell.source}\n```\n"
-        answer = new_markdown_cell(f"<details>{answer}</details>", id=f"{cell.id}-answer")
-        notebook.cells += [new_code_cell(stub(cell.source), id=cell.id), answer]
+        notebook.cells.append(new_code_cell(stub(cell.source), id=cell.id))
     return notebook
 
 

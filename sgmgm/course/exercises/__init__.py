@@ -1,0 +1,38 @@
+"""Exercises: checks that say in words what is wrong with your function.
+
+One check for each exercise in `notebooks/exercises/`. It calls the learner's function on a small
+case whose answer is known, prints one line when all is well, and raises `NotYet` with one sentence
+otherwise.
+"""
+
+# ruff: noqa: F401
+from .checks import NotYet
+from .guidance import (
+    border,
+    box_blur,
+    corrupt,
+    coverage,
+    equal_temperature,
+    extrapolate,
+    frechet_1d,
+    guide,
+    honest,
+    last_layer_flops,
+    lora,
+    passes,
+    select,
+    verdict,
+)
+from .tokens import (
+    compounding,
+    cosine_mask,
+    keep,
+    mask_tokens,
+    masked_loss,
+    nearest_code,
+    one_step_chance,
+    perplexity,
+    saving,
+    straight_through,
+    tokens_kept,
+)
