@@ -115,7 +115,8 @@ def test_the_command_starts_without_what_takes_seconds_to_import():
 
 # the last one says how many steps it chose for `--minutes`
 SPEAKERS = (
-    *("commands.actions", "commands.cli", "course.start", "course.runner", "course.exercises"),
+    *("commands.actions", "commands.cli", "course.start", "course.runner"),
+    *("course.exercises.tokens", "course.exercises.guidance", "course.exercises.checks"),
     "training",
 )
 
