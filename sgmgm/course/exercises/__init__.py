@@ -7,21 +7,23 @@ otherwise.
 
 # ruff: noqa: F401
 from .checks import NotYet
-from .guidance import (
+from .evaluation import (
     border,
-    box_blur,
-    corrupt,
     coverage,
-    equal_temperature,
     extrapolate,
     frechet_1d,
-    guide,
     honest,
     last_layer_flops,
-    lora,
     passes,
-    select,
     verdict,
+)
+from .guidance import (
+    box_blur,
+    corrupt,
+    equal_temperature,
+    guide,
+    lora,
+    select,
 )
 from .tokens import (
     compounding,
