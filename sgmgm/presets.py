@@ -151,6 +151,7 @@ TABLE = {
     ("fashion-mnist", "laptop"): replace(
         LAPTOP,
         second=SecondConfig(blocks=(1, 2, 1)),  # easier than photographs
+        second_training=replace(SECOND, steps=6000),
         transformer_training=replace(LAPTOP.transformer_training, steps=5000),
     ),
     ("cifar10", "laptop"): replace(
