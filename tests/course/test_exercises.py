@@ -279,6 +279,35 @@ def flops(n, m, d, f):
     return 2 * (2 * n * d * d + m * (2 * d * d + 2 * d * f) + 2 * m * n * d)
 
 
+def cfg(model, canvas, labels, none, s, rule=None):
+    both = model(canvas.repeat(2, 1), torch.cat((labels, torch.full_like(labels, none))))
+    plain, free = both.chunk(2)
+    return rule(plain, free) if rule else plain + s * (plain - free)
+
+
+def cfg_calls(model, canvas, labels, none, s):
+    plain, free = model(canvas, labels), model(canvas, torch.full_like(labels, none))
+    return plain + s * (plain - free)
+
+
+def loop(plain, smooth, canvas, steps, scale, noise, rule=None, share=None, judge=None, m=None):
+    """Guided decoding, with one part of it replaced."""
+    first, codes = canvas, noise.shape[-1]
+    count = (m or (lambda masked: masked.sum(1)))(first >= codes)
+    for k in range(steps):
+        masked = canvas >= codes
+        known = share(first, canvas, k / steps) if share else (~masked).float().mean(1)
+        s, p, q = scale(known)[:, None, None], plain(canvas), smooth(canvas)
+        guided = rule(p, q, s) if rule else p + s * (p - q)
+        tokens = (guided.log_softmax(-1) + noise[k]).argmax(-1)
+        score = judge(p, guided, noise[k]) if judge else guided.log_softmax(-1)
+        score = score.gather(-1, tokens[..., None])[..., 0].masked_fill(~masked, torch.inf)
+        left = torch.as_tensor(count * math.cos(math.pi * (k + 1) / 2 / steps)).floor()
+        kept = ranks(score) >= left.expand(len(canvas))[:, None]
+        canvas = torch.where(kept & masked, tokens, canvas)
+    return canvas
+
+
 # check -> wrong answers, each with words that the message must hold
 WRONG = {
     "saving": [
@@ -411,18 +440,63 @@ WRONG = {
         (lambda tau, steps: tau, "returns a float, not a list of numbers"),
     ],
     "guide": [
-        (lambda plain, smooth, s: smooth + s * (plain - smooth), "at s = 0 guided must be plain; "
-         "yours is smooth"),
-        (lambda plain, smooth, s: plain.add_(s * (plain - smooth)), "make a new one"),
-        (lambda plain, smooth, s: smooth - (1 + s) * (plain - smooth), "at s = 0"),
-        (lambda plain, smooth, s: plain + s * (smooth - plain), "at s = -1 guided must be smooth"),
-        (lambda plain, smooth, s: plain, "at s = -1 guided must be smooth; yours is plain"),
+        (lambda p, q, s: p + s * (p - q), "straight line through the probabilities"),
+        (lambda p, q, s: q * (p / q) ** s / (q * (p / q) ** s).sum(-1, keepdim=True),
+         "at s = 0 guided must be plain; yours is smooth"),
+        (lambda p, q, s: p * (p / q) ** s, "add up to"),
+        (lambda p, q, s: p.div_(q).log().mul_(s).softmax(-1), "make a new one"),
+        (lambda p, q, s: p * (q / p) ** s / (p * (q / p) ** s).sum(-1, keepdim=True),
+         "at s = -1 guided must be smooth."),
+        (lambda p, q, s: (p + s * (p - q)).softmax(-1), "at s = 0 guided must be plain."),
+        (lambda p, q, s: (p.log() + s * (p / q).log()).log_softmax(-1), "the logarithm of it"),
     ],
     "equal_temperature": [
-        (lambda s: 1 + s, "for s = 1.5"),
-        (lambda s: 1 / s, "for s = 1.5"),
-        (lambda s: 1 / (1 + abs(s)), "for s = -0.5"),
-        (lambda s: -s, "above 0"),
+        (lambda s, u: 1 / (1 + s), "for s = 1.5, u = 2 guidance"),
+        (lambda s, u: 1 + s, "With u = inf smooth is uniform"),
+        (lambda s, u: 1 / (1 + s - s * u) if u < 9 else 1 / (1 + s), "above 0"),
+        (lambda s, u: -s, "above 0"),
+        (lambda s, u: 1 / (1 + abs(s) * (1 - 1 / u)), "for s = -0.5, u = 2"),
+    ],
+    "classifier_free": [
+        (lambda model, x, c, none, s: cfg_calls(model, x, c, none, s), "called 2 times"),
+        (lambda model, x, c, none, s: cfg(model, x, c, 0, s), "the labels of your batch are"),
+        (lambda model, x, c, none, s: cfg(model, x, c, none, s, lambda p, q: q + s * (p - q)),
+         "other convention"),
+        (lambda model, x, c, none, s: cfg(model, x, c, none, s, lambda p, q: q + s * (q - p)),
+         "away from the class"),
+        (lambda model, x, c, none, s: cfg(model, x, c, none, s, lambda p, q: p + s * (q - p)),
+         "the other way"),
+        (lambda model, x, c, none, s: cfg(model, x.flip(0), c, none, s), "the label of its image"),
+        (lambda model, x, c, none, s: model(x, c), "your batch has 2 rows"),
+    ],
+    "guided_decode": [
+        (lambda *given: loop(*given, rule=lambda p, q, s: p + s * (q - p)), "towards smooth"),
+        (lambda *given: loop(*given, rule=lambda p, q, s: p), "no effect"),
+        (lambda *given: loop(*given, rule=lambda p, q, s: q + s * (p - q)), "other convention"),
+        (lambda *given: loop(*given, share=lambda first, x, r: (first < 5).float().mean(1)),
+         "follows the first canvas"),
+        (lambda *given: loop(*given, share=lambda first, x, r: torch.full((3,), r)), "not k / T"),
+        (lambda *given: loop(*given, share=lambda first, x, r: (x < 5).float().mean().expand(3)),
+         "of its own"),
+        (lambda plain, smooth, x, steps, scale, noise: loop(
+            plain, smooth, x, steps, scale, noise[:1].expand_as(noise)), "noise[k - 1]"),
+        (lambda plain, smooth, x, steps, scale, noise: loop(
+            plain, smooth, x, steps, scale, 0 * noise), "the most likely token"),
+        (lambda *given: loop(*given, judge=lambda p, guided, noise: guided), "common scale"),
+        (lambda *given: loop(*given, judge=lambda p, guided, noise: p.log_softmax(-1)),
+         "not by plain's"),
+        (lambda *given: loop(*given, judge=lambda p, guided, noise: guided.log_softmax(-1) + noise),
+         "without the noise"),
+        (lambda *given: loop(*given, judge=lambda p, guided, noise: -guided.log_softmax(-1)),
+         "least confident"),
+        (lambda *given: loop(*given, judge=lambda p, guided, noise: noise), "follow its tokens"),
+        (lambda *given: loop(*given, m=lambda masked: 16), "floor(M cos(pi k / (2 T))) is 9"),
+        (lambda plain, smooth, x, *given: loop(plain, lambda _: smooth(x), x, *given),
+         "the same canvas as plain"),
+        (lambda plain, smooth, x, *given: loop(plain, lambda y: plain(y), x, *given),
+         "plain is asked 8 times"),
+        (lambda plain, smooth, x, *given: loop(plain, smooth, torch.full_like(x, 5), *given),
+         "a token that was given"),
     ],
     "box_blur": [
         (flat_blur, "position 3 reaches position 4"),

@@ -19,9 +19,11 @@ from .evaluation import (
 )
 from .guidance import (
     box_blur,
+    classifier_free,
     corrupt,
     equal_temperature,
     guide,
+    guided_decode,
     lora,
     select,
 )
