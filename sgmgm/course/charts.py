@@ -54,13 +54,28 @@ def log_y_axis(axes) -> None:
     axes.yaxis.set_minor_formatter("{x:g}")
 
 
+def write_levels(axes, levels: Mapping[str, float]) -> None:
+    """Heights to compare with, as thin lines across; the first is taken for the upper one."""
+    for i, (name, height) in enumerate(levels.items()):
+        axes.axhline(height, color="0.4", linewidth=1)
+        # the first one's name stands above its line, the others' below
+        place: dict[str, Any] = {"xytext": (0, -2 if i else 2), "va": "top" if i else "bottom"}
+        place |= {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate(name, (0.995 - 0.08 * i, height), color="0.3", size=8, ha="right", **place)
+
+
 @styled
-def lines(curves: Curves, x: str, y: str, log_y: bool = False, markers: bool = True) -> Plot:
-    """Named curves; `x` and `y` name the axes with their units."""
+def lines(
+    curves: Curves, x: str, y: str, log_y: bool = False, markers: bool = True,
+    levels: Mapping[str, float] | None = None,
+) -> Plot:  # fmt: skip
+    """Named curves; `x` and `y` name the axes with their units, `levels` are lines across."""
     plot, axes = new_chart(x, y, f"{y} against {x}: {', '.join(curves)}")
     for i, (name, points) in enumerate(curves.items()):
         axes.plot(*points, label=name, **look(i) | ({} if markers else {"marker": None}))
-    axes.set_yscale("log" if log_y else "linear")
+    if log_y:
+        log_y_axis(axes)
+    write_levels(axes, levels or {})
     if all(float(value).is_integer() for xs, _ in curves.values() for value in xs):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(curves) > 1:
@@ -68,12 +83,14 @@ def lines(curves: Curves, x: str, y: str, log_y: bool = False, markers: bool = T
     return plot
 
 
-def training_curve(report: dict, terms: dict[str, str], y: str, log_y: bool = False) -> Plot:
+def training_curve(
+    report: dict, terms: dict[str, str], y: str, log_y: bool = False, levels: dict | None = None
+) -> Plot:
     """The history of a training report (see `training.fit`); terms: its key -> the curve's name."""
     history = report["history"]
     steps = [entry["step"] for entry in history]
     curves = {name: (steps, [entry[key] for entry in history]) for key, name in terms.items()}
-    return lines(curves, "training step", y, log_y=log_y, markers=False)
+    return lines(curves, "training step", y, log_y=log_y, markers=False, levels=levels)
 
 
 def code_use(counts: dict[str, Tensor]) -> Plot:
@@ -178,12 +195,7 @@ def seed_lines(curves: dict, x: str, y: str, levels: dict | None = None, *, tick
         for at, values in zip(xs, seeds, strict=True):
             axes.scatter([at] * len(values), values, s=14, alpha=0.5, **ink(i))
     log_ticks(axes, ticks)
-    for i, (name, height) in enumerate((levels or {}).items()):
-        axes.axhline(height, color="0.4", linewidth=1)
-        # the first level is the upper one: its name stands above the line, the others' below
-        place: dict[str, Any] = {"xytext": (0, -2 if i else 2), "va": "top" if i else "bottom"}
-        place |= {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate(name, (0.995 - 0.08 * i, height), color="0.3", size=8, ha="right", **place)
+    write_levels(axes, levels or {})
     if len(curves) > 1:
         axes.legend()
     return plot

@@ -9,16 +9,17 @@ can tell apart.
 import io
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import torch
 import torch.nn.functional as F
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -28,6 +29,7 @@ from ..utils.errors import InputError
 WIDTH = 7.2  # inches, at 100 dots each: no wider than a notebook's page
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MASK_GREY = 0.55  # stands for [MASK]
+MASKED, KNOWN, NEW = "0.35", "0.85", "#F0E442"  # of positions, where a map shows them
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.parse_math": False,  # a class may be called "$5"
@@ -123,60 +125,101 @@ def write_numbers(axes, numbers: Tensor, dark: Tensor) -> None:
     """Whole numbers (h, w) in the cells of an image: white where the cell is dark."""
     middle = {"ha": "center", "va": "center", "size": 8}
     for row, column in itertools.product(*map(range, numbers.shape)):
-        ink = "white" if dark[row, column] else "black"
-        axes.text(column, row, int(numbers[row, column]), color=ink, **middle)
+        ink, edge = ("white", "black") if dark[row, column] else ("black", "white")
+        text = axes.text(column, row, int(numbers[row, column]), color=ink, **middle)
+        text.set_path_effects([withStroke(linewidth=1.5, foreground=edge)])
 
 
 @styled
-def image_rows(rows: dict[str, Tensor], titles: Sequence[str] = ()) -> Plot:
-    """Rows of images (B, 3, H, W) under each other, their names on the left, titles above."""
+def image_rows(
+    rows: dict[str, Tensor], titles: Sequence[str] | Mapping[str, Sequence[str]] = ()
+) -> Plot:
+    """Rows of images (B, 3, H, W) under each other, their names on the left.
+
+    `titles` head the columns; as a mapping, row -> titles, they stand above that row's images only.
+    """
+    heads = titles if isinstance(titles, Mapping) else {next(iter(rows)): titles}
     columns = max(len(images) for images in rows.values())
     label = 0.12 * max(len(line) for name in rows for line in name.split("\n"))
     label = min(label * 0.6 + 0.1, 1.6)
     cell = min((WIDTH - label) / columns, 0.9)
     alt = f"{columns} images a row: {one_line(rows)}"
-    alt += f". Columns: {', '.join(titles)}" if titles else ""
-    height, width = cell * len(rows) + (0.25 if titles else 0.05), cell * columns + label
-    plot, grid = new_plot(height, alt, len(rows), columns, width)
+    for name, texts in heads.items():
+        of = f" of {one_line([name])}" if isinstance(titles, Mapping) else ""
+        alt += f". Columns{of}: {one_line(texts, ', ')}" if texts else ""
+    lines = sum(1 + max(text.count("\n") for text in texts) for texts in heads.values() if texts)
+    height = cell * len(rows) + 0.05 + 0.2 * lines
+    plot, grid = new_plot(height, alt, len(rows), columns, cell * columns + label)
     plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for line, (name, images) in zip(grid, rows.items(), strict=True):
         for axes in line:
             bare(axes)
         for axes, image in zip(line, pixels(images), strict=False):
             axes.imshow(image)
+        for axes, title in zip(line, heads.get(name, ()), strict=False):
+            axes.set_title(title)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    for axes, title in zip(grid[0], titles, strict=False):
-        axes.set_title(title)
     return plot
 
 
+def cells_of(images: Tensor, side: int) -> Tensor:
+    """Images (B, 3, H, W) cut along a grid: their patches (B side^2, 3, h, w), row by row."""
+    cell = images.shape[-1] // side
+    cut = F.unfold(images, cell, stride=cell).transpose(1, 2)  # (B, side^2, 3 h w)
+    return cut.reshape(-1, images.shape[1], cell, cell)
+
+
+def mean_patches(patches: Tensor, tokens: Tensor, codes: int) -> Tensor:
+    """The mean of all patches (M, 3, h, w) with the same token, (M,); grey for codes without any.
+
+    Returns (K, 3, h, w) for K = `codes`.
+    """
+    total = torch.zeros(codes, *patches.shape[1:]).index_add(0, tokens, patches)
+    uses = torch.bincount(tokens, minlength=codes).view(-1, 1, 1, 1)
+    return torch.where(uses > 0, total / uses.clamp(min=1), 0.85)
+
+
 @styled
-def token_grid(image: Tensor, tokens: Tensor) -> Plot:
-    """One image (1, 3, H, W) with the grid laid over it, and its tokens (1, N) as numbers."""
+def token_grid(image: Tensor, tokens: Tensor, patches: Tensor | None = None) -> Plot:
+    """One image (1, 3, H, W) under a grid, and its tokens (1, N): each its code's patch and number.
+
+    `patches`, (K, 3, h, w), says what each code looks like. Without it a code looks like the mean
+    of this image's cells that have it.
+    """
     numbers = as_grid(tokens[0])
-    side = len(numbers)
+    side, image, flat = len(numbers), image.detach().cpu(), tokens[0].cpu()
+    if patches is None:
+        patches = mean_patches(cells_of(image, side), flat, int(flat.max()) + 1)
+    painted = patches.detach().cpu()[flat].clamp(0, 1)  # (N, 3, h, w)
+    different = len(flat.unique())
     alt = f"An image under a {side} x {side} grid, and the {side * side} tokens that stand for it"
-    plot, ((left, right),) = new_plot(3.4, alt, columns=2)
+    alt += f", {different} different ones, each with its code's patch"
+    plot, ((left, right),) = new_plot(3.6, alt, columns=2)
     show(left, pixels(image)[0], "the image and the grid")
     for cut in range(1, side):
         for line in (left.axhline, left.axvline):
             line(cut * image.shape[-1] / side - 0.5, color="white", linewidth=0.7, alpha=0.8)
-    nothing = torch.zeros(side, side)
-    show(right, nothing.numpy(), "its tokens", cmap=ListedColormap(["white"]))
-    write_numbers(right, numbers, nothing)
+    extent = (-0.5, side - 0.5, side - 0.5, -0.5)  # one unit a cell
+    title = f"its {side * side} tokens, {different} different ones"
+    show(right, pixels(tile(painted, side)[None])[0], title, extent=extent)
+    for cut in range(1, side):
+        for line in (right.axhline, right.axvline):
+            line(cut - 0.5, color="white", linewidth=1.5)
+    write_numbers(right, numbers, as_grid(painted.mean((1, 2, 3))) <= 0.45)
     return plot
 
 
 @styled
 def codebook(patches: Tensor, uses: Tensor) -> Plot:
-    """A codebook's entries as small images (K, 3, h, w), the 256 most used first; uses is (K,)."""
-    shown = patches[uses.argsort(descending=True)[:256].to(patches.device)].cpu()
-    columns = 32 if len(shown) > 128 else 16
+    """A codebook's entries as small images (K, 3, h, w), the 120 most used first; uses is (K,)."""
+    shown = patches[uses.argsort(descending=True)[:120].to(patches.device)].cpu()
+    columns = 24
     edges = (0, 1, 0, 1, 0, 0, 0, -len(shown) % columns)  # white, and so is the last row's rest
-    sheet = tile(F.pad(shown, edges, value=1.0), columns)
+    sheet = tile(F.pad(enlarge(shown, 4), edges, value=1.0), columns)
     alt = f"{len(shown)} of {len(patches)} codebook entries as small images"
     plot, ((axes,),) = new_plot(WIDTH * sheet.shape[1] / sheet.shape[2] + 0.3, alt)
-    show(axes, pixels(sheet[None])[0], f"{len(shown)} of {len(patches)} codes, the most used first")
+    title = f"{len(shown)} of {len(patches)} codes, row by row, the most used first"
+    show(axes, pixels(sheet[None])[0], title)
     return plot
 
 
@@ -220,27 +263,54 @@ def masks(masked: Tensor, titles: Sequence[str]) -> Plot:
     grids, count = as_grid(masked), len(masked)
     side = grids.shape[-1]
     alt = f"{count} grids of {side} x {side} positions; dark ones are masked. {one_line(titles)}"
-    plot, (line,) = new_plot(WIDTH / count + 0.45, alt, columns=count)
-    colours = ListedColormap(["#F0E442", "0.35"])
+    plot, (line,) = new_plot(WIDTH / count + 0.7, alt, columns=count)
     for axes, mask, title in zip(line, grids, titles, strict=True):
-        show(axes, mask.numpy(), title, cmap=colours, vmin=0, vmax=1)
+        show(axes, mask.numpy(), title, cmap=ListedColormap([NEW, MASKED]), vmin=0, vmax=1)
+    colour_key(plot, {"known": NEW, "masked": MASKED})
     return plot
 
 
+def colour_key(plot: Plot, colours: Mapping[str, str]) -> None:
+    """What the colours of a map mean, below the plot."""
+    patches = [Rectangle((0, 0), 1, 1, fc=colour, ec="0.4", lw=0.5) for colour in colours.values()]
+    plot.legend(patches, list(colours), loc="outside lower center", ncols=len(colours))
+
+
 @styled
-def heat_maps(images: Tensor, values: Tensor, label: str, titles: Sequence[str]) -> Plot:
+def heat_maps(
+    images: Tensor, values: Tensor | Mapping[str, Tensor], label: str, titles: Sequence[str],
+    visible: Tensor | None = None, root: bool = False,
+) -> Plot:  # fmt: skip
     """Images (B, 3, H, W) over maps of one number a position, (B, N); nan stays white.
 
-    `label` names it with its unit; the colours go from 0 to the largest value.
+    Args:
+        values: the maps; or row -> maps, for several rows with their names on the left.
+        label: names the number with its unit.
+        titles: of the B columns.
+        visible: bool (B, N), the positions to frame in white in every map.
+        root: colours go with the square root of the number, which shows small ones better.
+
+    The colours go from 0 to the largest value of all rows.
     """
+    rows = values if isinstance(values, Mapping) else {"": values}
     columns, alt = len(images), f"Images, and below each a map of: {one_line([label])}"
-    plot, grid = new_plot(2 * (WIDTH - 1) / columns + 0.35, alt, 2, columns)
-    top = float(values[~values.isnan()].max())
-    for axes, image, numbers, title in zip(
-        grid.T, pixels(images), as_grid(values), titles, strict=True
-    ):
-        show(axes[0], image, title)
-        shown = show(axes[1], numbers.numpy(), vmin=0, vmax=top)
+    alt += "".join(f"; {one_line([name])}" for name in rows if name)
+    side = 0.07 * max(len(line) for name in rows for line in name.split("\n"))
+    height = (1 + len(rows)) * (WIDTH - 1 - side) / columns + 0.35
+    plot, grid = new_plot(height, alt, 1 + len(rows), columns)
+    plot.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    top = max(float(each[~each.isnan()].max()) for each in rows.values())
+    norm = PowerNorm(0.5 if root else 1, vmin=0, vmax=top)
+    for axes, image, title in zip(grid[0], pixels(images), titles, strict=True):
+        show(axes, image, title)
+    for line, (name, maps) in zip(grid[1:], rows.items(), strict=True):
+        for axes, numbers in zip(line, as_grid(maps), strict=True):
+            shown = show(axes, numbers.numpy(), norm=norm)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for axes, cells in zip(line, () if visible is None else as_grid(visible), strict=False):
+            for row, column in cells.nonzero().tolist():
+                frame = Rectangle((column - 0.4, row - 0.4), 0.8, 0.8, fill=False, ec="white")
+                axes.add_patch(frame)
     plot.colorbar(shown, ax=grid, label=label, shrink=0.9)
     return plot
 
@@ -269,21 +339,24 @@ def decoding(seen: Tensor, sampled: Tensor, confidence: Tensor, kept: Tensor) ->
     """
     steps, kept, scores = len(kept), kept.cpu(), confidence.detach().cpu()
     alt = f"{steps} decoding steps; each one's canvas, sampled tokens, confidence and kept tokens"
-    plot, grid = new_plot(4 * (WIDTH - 0.6) / steps + 0.3, alt, 4, steps)
+    plot, grid = new_plot(4 * (WIDTH - 0.6) / steps + 0.75, alt, 4, steps)
     plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     ranked = scores.isfinite()
     rank = scores.where(ranked, math.inf).argsort(1).argsort(1)  # 0 is the least confident
     rank = (rank / ranked.sum(1, keepdim=True).sub(1).clamp(min=1)).where(ranked, torch.nan)
     fates = kept.int() + (kept & ranked)  # masked, known before, new
-    colours = ListedColormap(["0.35", "0.85", "#F0E442"])
+    colours = ListedColormap([MASKED, KNOWN, NEW])
     images = zip(pixels(seen), pixels(sampled), as_grid(rank), as_grid(fates), strict=True)
     for k, (column, (canvas, sample, ranks, fate)) in enumerate(zip(grid.T, images, strict=True)):
-        show(column[0], canvas, f"step {k + 1}")
+        show(column[0], canvas)
+        title = f"step {k + 1}:\n{int((~kept[k]).sum())} masked"
+        column[0].set_title(title, size=8 if steps < 10 else 6)
         show(column[1], sample)
         show(column[2], ranks.numpy(), vmin=0, vmax=1)
         show(column[3], fate.numpy(), cmap=colours, vmin=0, vmax=2)
     for axes, name in zip(grid[:, 0], ("canvas", "sampled", "confi-\ndence", "kept"), strict=True):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    colour_key(plot, {"masked": MASKED, "known before": KNOWN, "kept in this step": NEW})
     return plot
 
 

@@ -270,8 +270,15 @@ class CodebookBrowser(View):
         )
 
     def figure(self) -> plots.Plot:
-        """The chosen code and its nearest ones, and where it is used."""
-        rows = {"nearest codes\n(titles)": self.patches[self.near]}
+        """The chosen code and its nearest ones with their distances, and where it is used."""
+        code = self.code.value
+        distance = (self.book[self.near] - self.book[code]).norm(dim=1).tolist()
+        near, used = f"code {code} and\nits nearest", f"uses of\ncode {code}"
+        titles = [f"{n}\n{d:.2g}" for n, d in zip(self.near.tolist(), distance, strict=True)]
+        titles[0] = f"code {code}"
+        rows = {near: self.patches[self.near]}
+        heads = {near: titles}
         if len(self.where):
-            rows[f"images with\ncode {self.code.value}"] = self.framed
-        return plots.image_rows(rows, [f"code {n}" for n in self.near.tolist()])
+            rows[used] = self.framed
+            heads[used] = [f"image {i}" for i in self.where.tolist()]
+        return plots.image_rows(rows, heads)

@@ -39,3 +39,10 @@ def test_extrapolation_goes_on_to_the_limit():
     torch.testing.assert_close(seen, torch.tensor(wanted).double())
     assert [label.get_text() for label in axes.get_xticklabels()] == ["∞", "100", "200"]
     assert "distance" in plot.alt and "real" in plot.alt
+
+
+def test_levels_are_lines_across_with_their_names():
+    plot = charts.lines({"a": ([1, 2], [3.0, 4.0])}, "x", "y", levels={"guessing": 6.9})
+    (axes,) = plot.axes
+    assert list(axes.lines[-1].get_ydata()) == [6.9, 6.9]
+    assert [text.get_text() for text in axes.texts] == ["guessing"]

@@ -36,3 +36,50 @@ def test_class_names_in_any_writing_are_shown_without_a_warning():
         assert plot.png().startswith(b"\x89PNG")
     shown = [axes.get_title() for axes in plot.axes]
     assert shown == ["U+732B", "U+1F98B", "$\\oops$", "caf\u00e9"]
+
+
+def test_titles_stand_above_the_rows_that_they_belong_to():
+    images = torch.rand(3, 3, 8, 8)
+    rows = {"first": images, "second": images}
+    everywhere = [axes.get_title() for axes in plots.image_rows(rows, list("abc")).axes]
+    assert everywhere == ["a", "b", "c", "", "", ""]
+    plot = plots.image_rows(rows, {"first": ["a", "b"], "second": list("xyz")})
+    assert [axes.get_title() for axes in plot.axes] == ["a", "b", "", "x", "y", "z"]
+    assert "Columns of second: x, y, z" in plot.alt
+
+
+def test_a_token_is_shown_as_its_code_s_patch():
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[4, 1, 4, 0]])
+    patches = torch.rand(6, 3, 4, 4)
+    _, right = plots.token_grid(image, tokens, patches).axes
+    shown = torch.tensor(right.images[0].get_array()).permute(2, 0, 1)
+    torch.testing.assert_close(shown[:, :4, 4:], patches[1])
+    torch.testing.assert_close(shown[:, 4:, :4], patches[4])
+    assert [text.get_text() for text in right.texts] == ["4", "1", "4", "0"]
+    assert "3 different" in right.get_title()
+    _, right = plots.token_grid(image, tokens).axes  # the mean of the cells with the same token
+    shown = torch.tensor(right.images[0].get_array()).permute(2, 0, 1)
+    mean = (image[0, :, :4, :4] + image[0, :, 4:, :4]) / 2
+    torch.testing.assert_close(shown[:, 4:, :4], mean)
+    torch.testing.assert_close(shown[:, :4, 4:], image[0, :, :4, 4:])
+
+
+def test_mean_patches_are_grey_for_unused_codes():
+    patches = torch.rand(3, 3, 2, 2)
+    mean = plots.mean_patches(patches, torch.tensor([2, 0, 2]), 4)
+    torch.testing.assert_close(mean[2], (patches[0] + patches[2]) / 2)
+    assert torch.equal(mean[0], patches[1]) and (mean[[1, 3]] == 0.85).all()
+
+
+def test_heat_maps_have_one_scale_and_frame_the_visible_cells():
+    images, low, high = torch.rand(2, 3, 8, 8), torch.full((2, 16), 1.0), torch.full((2, 16), 4.0)
+    high[0, 3] = torch.nan
+    visible = torch.zeros(2, 16, dtype=torch.bool)
+    visible[1, 6] = True
+    plot = plots.heat_maps(images, {"a": low, "b": high}, "nats", ["x", "y"], visible, root=True)
+    maps = plot.axes[2:6]
+    assert {axes.images[0].get_clim() for axes in maps} == {(0, 4)}
+    assert [axes.get_ylabel() for axes in maps] == ["a", "", "b", ""]
+    assert [len(axes.patches) for axes in maps] == [0, 1, 0, 1]
+    assert maps[1].patches[0].get_xy() == pytest.approx((1.6, 0.6))  # row 1, column 2
