@@ -92,7 +92,7 @@ def test_the_system_is_in_sight():
     lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in PACKAGE.rglob("*.py")}
     assert not [p for p, n in lengths.items() if n > 450]
     exercises = {p for p in lengths if p.parent.name == "exercises"}  # they grow with the course
-    assert sum(n for p, n in lengths.items() if p not in exercises) <= 10_300
+    assert sum(n for p, n in lengths.items() if p not in exercises) <= 10_400
 
 
 def test_sampling_needs_no_training_library():
@@ -116,7 +116,7 @@ def test_the_command_starts_without_what_takes_seconds_to_import():
 # the last one says how many steps it chose for `--minutes`
 SPEAKERS = (
     *("commands.actions", "commands.cli", "course.start", "course.runner"),
-    *("course.exercises", "training"),
+    *("course.progress", "training"),
 )
 
 

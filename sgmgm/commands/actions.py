@@ -348,8 +348,8 @@ def info(args) -> None:
 
 
 def course(args) -> None:
-    """Run the lessons; prepare one (catch-up); write the exercises, or outputs (commit)."""
-    from ..course import seals
+    """Run the lessons; prepare one (catch-up); write exercises or outputs (commit); progress."""
+    from ..course import progress, seals
     from ..course.runner import catch_up
     from ..course.runner import run as run_course
     from ..course.stubs import write_exercises
@@ -357,6 +357,9 @@ def course(args) -> None:
     if args.action == "exercises":
         written = write_exercises(args.lessons, args.notebooks)
         print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
+        return
+    if args.action == "progress":
+        print(progress.describe())
         return
     if args.action == "commit":
         if not args.lessons:

@@ -162,8 +162,9 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help="a shipped name or a pipeline folder to describe; none if not given")
 
     add = command(actions.course)
-    add("action", choices=("run", "catch-up", "exercises", "commit"), help="run lessons, "
-        "prepare what a lesson starts from, write the exercises from their solutions, or run "
+    do = ("run", "catch-up", "progress", "exercises", "commit")
+    add("action", choices=do, help="run lessons, prepare what a lesson starts "
+        "from, say which exercises are done, write the exercises from their solutions, or run "
         "lessons and keep their outputs")
     add("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
     add("--profile", choices=presets.PRESETS,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...metrics import precision_recall
+from ..progress import passed
 from .checks import number, random, returned, same, tensor, unlike, want
 
 
@@ -25,7 +26,7 @@ def passes(function: Callable[[str, int], int]) -> None:
             found = number(function(guidance, steps), "passes")
             want(found == each * steps,
                   f"{guidance} with T = {steps} takes {each * steps} passes, not {found:g}: {why}.")
-    print("passes: right.")
+    passed("passes")
 
 
 def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
@@ -49,7 +50,7 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
         }, f"you get {found / right:.2f} x the number: ", 1e-9)
         want(same(found, right, 1e-9), f"with L = {length}, M = {wanted}, D = {width}, "
               f"F = {wide} these are {right:,} FLOP, not {found:,.0f}.")
-    print("last_layer_flops: right.")
+    passed("last_layer_flops")
 
 
 # --- 07 Evaluation -----------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     }, f"you get {found:.2f}: ")
     wanted = float(mean + spread)
     want(same(found, wanted, 0.003), f"the distance is {wanted:.2f}, yours is {found:.2f}.")
-    print("frechet_1d: right.")
+    passed("frechet_1d")
 
 
 def extrapolate(function: Callable[[list, list], float]) -> None:
@@ -82,7 +83,7 @@ def extrapolate(function: Callable[[list, list], float]) -> None:
     found = number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2]), "extrapolate")
     want(abs(found + 0.277) < 1e-3, "the best line through four points that are on no line (least "
           f"squares) ends at -0.277, yours at {found:.3f}. Use all points, and let it end below 0.")
-    print("extrapolate: right.")
+    passed("extrapolate")
 
 
 def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
@@ -100,7 +101,7 @@ def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
     want(same(found, wanted, 1e-6), f"coverage is {wanted:.3f} here, you get {found:.3f}.")
     found = number(function(real, fake, 2), "coverage")
     want(same(found, low, 1e-6), "with k = 2 it is wrong: use k.")
-    print("coverage: right.")
+    passed("coverage")
 
 
 # --- 08 Capstone -------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def honest(function: Callable[[dict, int], float]) -> None:
         })
         want(same(found, value), f"tuned on seed {tuning}, {best!r} is best, and its other "
               f"seeds give {value:.3g}; you get {found:g}.")
-    print("honest: right.")
+    passed("honest")
 
 
 def verdict(function: Callable[[list, list], str]) -> None:
@@ -153,7 +154,7 @@ def verdict(function: Callable[[list, list], str]) -> None:
         want(wanted != "tie" or found == "tie", f"{case} is a tie: mean +- standard deviation "
               "(n - 1) of the two overlap or touch.")
         want(found == wanted, f"{case}: their spreads do not overlap, so {wanted} wins.")
-    print("verdict: right.")
+    passed("verdict")
 
 
 def border(function: Callable[[int, int], Tensor]) -> None:
@@ -168,4 +169,4 @@ def border(function: Callable[[int, int], Tensor]) -> None:
         other = ", but other ones" if count == right else ""
         want(torch.equal(masked, wanted), f"a border of {width} on a side of {side} masks {right} "
               f"cells, all around the middle; yours masks {count}{other}.")
-    print("border: right.")
+    passed("border")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..progress import passed
 from .checks import (
     asked,
     elsewhere,
@@ -42,7 +43,7 @@ def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
         want(same(total, 1.0), f"at s = {s:g} the codes' probabilities at the first position add "
               f"up to {total:.2f}: divide by their sum over the codes.")
         want(same(found, wanted), f"at s = {s:g} guided must be {name}.")
-    print("guide: right.")
+    passed("guide")
 
 
 def equal_temperature(function: Callable[[float, float], float]) -> None:
@@ -58,7 +59,7 @@ def equal_temperature(function: Callable[[float, float], float]) -> None:
               f"for s = {s:g}, u = {u:g} guidance gives its favourite the probability "
               f"{guided.max():.3f}; softmax at your temperature {found:g} gives it "
               f"{mine.max():.3f}.{hint}")
-    print("equal_temperature: right.")
+    passed("equal_temperature")
 
 
 def box_blur(function: Callable[[Tensor], Tensor]) -> None:
@@ -88,7 +89,7 @@ def box_blur(function: Callable[[Tensor], Tensor]) -> None:
     found = elsewhere(function, torch.ones(1, 9, 1))
     want(found is not None and found.shape == (1, 9, 1) and same(found, torch.ones(1, 9, 1)),
           "on a grid of 3 x 3 it is wrong: take the side from N.")
-    print("box_blur: right.")
+    passed("box_blur")
 
 
 def classifier_free(function: Callable) -> None:
@@ -128,7 +129,7 @@ def classifier_free(function: Callable) -> None:
         want(same(found, with_class + s * (with_class - without)),
               f"at s = {s:g} the result is not plain + s (plain - smooth)"
               + (", which is plain." if s == 0 else ". Do both halves belong to the same image?"))
-    print("classifier_free: right.")
+    passed("classifier_free")
 
 
 def fill(plain, smooth, canvas: Tensor, steps: int, scale, noise: Tensor, fault="") -> Tensor:
@@ -214,7 +215,7 @@ def guided_decode(function: Callable) -> None:
         k = [*map(torch.equal, [*mine, found], [*path, wanted]), False].index(False)
         want(k > steps, f"{k - 1} of {steps} steps are right, and the next one is not: follow its "
               "tokens and its confidences.")
-    print("guided_decode: right.")
+    passed("guided_decode")
 
 
 # --- 05 Adapters -------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ def corrupt(function: Callable) -> None:
               "(mod 4): all three other codes must be equally likely.")
     want(torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
           "all chance must come from the generator: equal seeds, equal tokens; others, others.")
-    print("corrupt: right.")
+    passed("corrupt")
 
 
 def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -265,7 +266,7 @@ def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
         "the tokens have lost their length: scale x itself": weight * F.normalize(x, dim=-1),
     })
     want(same(found, x * weight), "the result is not x times its clamped cosine.")
-    print("select: right.")
+    passed("select")
 
 
 def lora(function: Callable) -> None:
@@ -288,4 +289,4 @@ def lora(function: Callable) -> None:
         function(random(1, 64), random(64, 64), random(2, 64), random(64, 2), 1.0)
     want(counter.get_total_flops() < 2 * 2 * 64 * 64,
           "you build the large matrix b a: send x through a, and the result through b.")
-    print("lora: right.")
+    passed("lora")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...masking import masked_after, random_mask
 from ...sampling import temperatures
+from ..progress import passed
 from .checks import (
     NotYet,
     asked,
@@ -39,7 +40,7 @@ def saving(function: Callable[[int, int, int], float]) -> None:
         want(same(found, pixels / bits),
               f"{side} x {side} pixels as {count} of {codes} codes are {pixels / bits:.4g} times "
               f"smaller, not {found:.4g}.")
-    print("saving: right.")
+    passed("saving")
 
 
 def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
@@ -53,7 +54,7 @@ def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     want(bool((held == 17).all()),
           f"a masked position must hold the id of [MASK], 17; yours holds {held.tolist()}.")
     want(same(canvas[~masked], tokens[~masked]), "a visible token must stay as it is.")
-    print("mask_tokens: right.")
+    passed("mask_tokens")
 
 
 # --- 01 VQ tokenization ------------------------------------------------------------------------
@@ -69,7 +70,7 @@ def nearest_code(function: Callable[[Tensor, Tensor], Tensor]) -> None:
         far, near = distance[i, found[i]], distance[i, wanted[i]]
         raise NotYet(f"vector {i} is {near:.2f} from code {wanted[i]}, but you chose code "
                      f"{found[i]}, which is {far:.2f} away.")
-    print("nearest_code: right.")
+    passed("nearest_code")
 
 
 def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -87,7 +88,7 @@ def straight_through(function: Callable[[Tensor, Tensor], Tensor]) -> None:
           f"backward, z must receive the result's gradient unchanged; it receives {got}.")
     want(e.grad is None or not e.grad.any(),
           "backward, the codes e receive a gradient too; detach the difference, not z.")
-    print("straight_through: right.")
+    passed("straight_through")
 
 
 def perplexity(function: Callable[[Tensor, int], float]) -> None:
@@ -102,7 +103,7 @@ def perplexity(function: Callable[[Tensor, int], float]) -> None:
         how = "equally" if used == 8 else "30, 1 and 1 times"
         want(abs(found - wanted) < 1e-3,
               f"{used} codes are used {how}: the perplexity is {wanted:.2f}, yours {found:.2f}.")
-    print("perplexity: right.")
+    passed("perplexity")
 
 
 # --- 02 Masked transformer ---------------------------------------------------------------------
@@ -130,7 +131,7 @@ def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> No
     other = elsewhere(function, 0.5, 36, one)
     want(other is not None and other.shape == (36,) and int(other.sum()) == 25,
           "of 36 tokens 25 should be masked at t = 0.5: take their number from N.")
-    print("cosine_mask: right.")
+    passed("cosine_mask")
 
 
 def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -148,7 +149,7 @@ def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     }, f"your loss is {found:.3f}: ")
     wanted = each[masked].mean().item()
     want(same(found, wanted), f"your loss is {found:.3f}, the right one {wanted:.3f}.")
-    print("masked_loss: right.")
+    passed("masked_loss")
 
 
 def one_step_chance(function: Callable[[Tensor], float]) -> None:
@@ -165,7 +166,7 @@ def one_step_chance(function: Callable[[Tensor], float]) -> None:
         want(abs(found - wanted) < 1e-6,
               f"in a world of {name} one step is right with probability {wanted:.4f}, not "
               f"{found:.4f}: multiply the positions' probabilities, and add the images up.")
-    print("one_step_chance: right.")
+    passed("one_step_chance")
 
 
 # --- 03 Parallel decoding ----------------------------------------------------------------------
@@ -183,7 +184,7 @@ def tokens_kept(function: Callable[[int, int], list]) -> None:
         for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
             want(mine == right, f"with T = {steps} step {k} keeps {mine} of {n} tokens, where the "
                   f"cosine schedule, rounded down, keeps {right}.")
-    print("tokens_kept: right.")
+    passed("tokens_kept")
 
 
 def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
@@ -206,7 +207,7 @@ def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         want(bool(found[known].all()),
               "a token that was known is masked again: known ones are kept, whatever their score.")
         want(torch.equal(found, wanted), "you keep tokens with a low score and mask better ones.")
-    print("keep: right.")
+    passed("keep")
 
 
 def compounding(function: Callable[[float, int], list]) -> None:
@@ -220,4 +221,4 @@ def compounding(function: Callable[[float, int], list]) -> None:
         for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
             want(same(mine, right), f"from tau = {tau:g} in {steps} steps, step {k} has the "
                   f"temperature {right:.3f}, not {mine:.3f}.")
-    print("compounding: right.")
+    passed("compounding")
