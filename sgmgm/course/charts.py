@@ -65,6 +65,17 @@ def write_levels(axes, levels: Mapping[str, float]) -> None:
 
 
 @styled
+def mark(plot: Plot, x: float, y: float, text: str) -> Plot:
+    """The same plot, whose only axes now have a dot at (x, y) with a text next to it."""
+    (axes,) = plot.axes
+    axes.plot([x], [y], "o", ms=8, mfc="none", mec="0.2", mew=1.5, zorder=3)
+    place: dict[str, Any] = {"xytext": (0, 14), "textcoords": "offset points", "ha": "center"}
+    axes.annotate(text, (x, y), color="0.2", bbox={"fc": "white", "ec": "none", "pad": 1}, **place)
+    plot.alt += f"; marked: {one_line([text])}"
+    return plot
+
+
+@styled
 def lines(
     curves: Curves, x: str, y: str, log_y: bool = False, markers: bool = True,
     levels: Mapping[str, float] | None = None,

@@ -361,13 +361,48 @@ def decoding(seen: Tensor, sampled: Tensor, confidence: Tensor, kept: Tensor) ->
 
 
 @styled
-def fields(maps: dict[str, Tensor], label: str) -> Plot:
-    """Numbers over a plane, (h, w) each, side by side in the same colours; 0 is the darkest."""
+def fields(maps: dict[str, Tensor], label: str, top: float | None = None) -> Plot:
+    """Numbers over a plane, (h, w) each, side by side in the same colours; 0 is the darkest.
+
+    The brightest colour is the largest of all numbers, or `top`, so that two plots can share it.
+    """
     alt = f"Heat maps of {one_line([label])}: {one_line(maps, ', ')}"
-    plot, (line,) = new_plot((WIDTH - 0.8) / len(maps) + 0.35, alt, columns=len(maps))
-    colours: dict[str, Any] = {"vmin": 0, "vmax": max(float(each.max()) for each in maps.values())}
-    colours |= {"cmap": "magma", "origin": "lower"}
+    lines = max(name.count("\n") for name in maps)
+    plot, (line,) = new_plot((WIDTH - 0.8) / len(maps) + 0.35 + 0.15 * lines, alt, 1, len(maps))
+    top = top or max(float(each.max()) for each in maps.values())
+    colours: dict[str, Any] = {"vmin": 0, "vmax": top, "cmap": "magma", "origin": "lower"}
     for axes, (name, values) in zip(line, maps.items(), strict=True):
         shown = show(axes, values.detach().cpu().numpy(), name, **colours)
     plot.colorbar(shown, ax=list(line), label=label, shrink=0.8, ticks=MaxNLocator(4))
+    return plot
+
+
+@styled
+def difference_maps(images: dict[str, Tensor], maps: dict[str, Tensor], titles: Sequence[str]):
+    """Rows of images (B, 3, H, W), and below them rows of signed numbers, (B, N), as colours.
+
+    Orange is above 0, purple below it, white is 0 and grey nan. All maps share one scale, which
+    reaches as far as 98 of 100 numbers do; each map's mean stands below it.
+    """
+    alt = f"Images: {one_line(images)}; and maps of differences: {one_line(maps)}"
+    rows, columns = len(images) + len(maps), len(titles)
+    side = 0.07 * max(len(line) for name in (*images, *maps) for line in name.split("\n"))
+    height = rows * (WIDTH - 1 - side) / columns + 0.25 + 0.2 * len(maps)
+    plot, grid = new_plot(height, alt, rows, columns)
+    plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    numbers = torch.cat([each.flatten() for each in maps.values()])
+    reach = float(numbers[~numbers.isnan()].abs().quantile(0.98)) or 1.0
+    colours: dict[str, Any] = {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach}
+    for line, name in zip(grid, (*images, *maps), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for line, row in zip(grid, images.values(), strict=False):
+        for axes, image in zip(line, pixels(row), strict=True):
+            show(axes, image)
+    for line, row in zip(grid[len(images) :], maps.values(), strict=True):
+        for axes, values in zip(line, as_grid(row), strict=True):
+            shown = show(axes, values.numpy(), **colours)
+            axes.set(facecolor="0.8", xlabel=f"mean {values.nanmean():+.2f}")
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title)
+    plot.colorbar(shown, ax=grid[len(images) :], label="nats", shrink=0.9, extend="both")
     return plot

@@ -46,3 +46,10 @@ def test_levels_are_lines_across_with_their_names():
     (axes,) = plot.axes
     assert list(axes.lines[-1].get_ydata()) == [6.9, 6.9]
     assert [text.get_text() for text in axes.texts] == ["guessing"]
+
+
+def test_a_mark_stands_where_it_should_with_its_text():
+    plot = charts.mark(charts.lines({"a": ([1, 2], [3.0, 4.0])}, "x", "y"), 2, 4.0, "least\nhere")
+    (axes,) = plot.axes
+    assert axes.lines[-1].get_xydata().tolist() == [[2, 4]]
+    assert [text.get_text() for text in axes.texts] == ["least\nhere"] and "least here" in plot.alt

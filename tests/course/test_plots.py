@@ -83,3 +83,21 @@ def test_heat_maps_have_one_scale_and_frame_the_visible_cells():
     assert [axes.get_ylabel() for axes in maps] == ["a", "", "b", ""]
     assert [len(axes.patches) for axes in maps] == [0, 1, 0, 1]
     assert maps[1].patches[0].get_xy() == pytest.approx((1.6, 0.6))  # row 1, column 2
+
+
+def test_fields_can_share_a_scale():
+    maps = {"a": torch.tensor([[0.0, 0.5]]), "b\nc": torch.tensor([[0.25, 0.0]])}
+    for top, wanted in ((None, 0.5), (2.0, 2.0)):
+        *panels, _ = plots.fields(maps, "probability", top).axes
+        assert {axes.images[0].get_clim() for axes in panels} == {(0, wanted)}
+
+
+def test_difference_maps_are_centred_share_a_scale_and_say_their_means():
+    images, values = torch.rand(2, 3, 8, 8), torch.tensor([[3.0, -1.0, torch.nan, 1.0]] * 2)
+    plot = plots.difference_maps({"seen": images}, {"a": values, "b": values / 3}, ["x", "y"])
+    maps = plot.axes[2:6]
+    ((low, high),) = {axes.images[0].get_clim() for axes in maps}
+    assert low == -high and 1 < high <= 3
+    assert [axes.get_xlabel() for axes in maps] == ["mean +1.00"] * 2 + ["mean +0.33"] * 2
+    assert [axes.get_title() for axes in plot.axes[:2]] == ["x", "y"]
+    assert plots.difference_maps({}, {"none": 0 * values}, ["x", "y"]).axes[0].images[0].get_clim()
