@@ -116,7 +116,7 @@ def test_the_command_starts_without_what_takes_seconds_to_import():
 # the last one says how many steps it chose for `--minutes`
 SPEAKERS = (
     *("commands.actions", "commands.cli", "course.start", "course.runner"),
-    *("course.progress", "training"),
+    *("course.done", "training"),
 )
 
 

@@ -349,7 +349,7 @@ def info(args) -> None:
 
 def course(args) -> None:
     """Run the lessons; prepare one (catch-up); write exercises or outputs (commit); progress."""
-    from ..course import progress, seals
+    from ..course import done, seals
     from ..course.runner import catch_up
     from ..course.runner import run as run_course
     from ..course.stubs import write_exercises
@@ -359,7 +359,7 @@ def course(args) -> None:
         print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
         return
     if args.action == "progress":
-        print(progress.describe())
+        print(done.describe())
         return
     if args.action == "commit":
         if not args.lessons:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...metrics import precision_recall
-from ..progress import passed
+from ..done import passed
 from .checks import number, random, returned, same, tensor, unlike, want
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..progress import passed
+from ..done import passed
 from .checks import (
     asked,
     elsewhere,

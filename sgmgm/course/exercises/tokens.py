@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...masking import masked_after, random_mask
 from ...sampling import temperatures
-from ..progress import passed
+from ..done import passed
 from .checks import (
     NotYet,
     asked,

@@ -6,14 +6,14 @@ import math
 import pytest
 
 from sgmgm.commands import cli
-from sgmgm.course import exercises, progress
+from sgmgm.course import done, exercises
 
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """A person's JupyterLab, with the file of progress in a temporary place."""
     path = tmp_path / "runs" / "progress.json"
-    monkeypatch.setattr(progress, "place", lambda: path)
+    monkeypatch.setattr(done, "place", lambda: path)
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/exercises/00_tour.ipynb")
     return path
 
@@ -28,10 +28,10 @@ def test_a_passed_check_is_remembered(kept, capsys):
     assert json.loads(kept.read_text()).keys() == {"saving"}
     with pytest.raises(exercises.NotYet):
         exercises.saving(lambda *sizes: 1.0)
-    progress.passed("mask_tokens")
-    assert progress.remembered().keys() == {"saving", "mask_tokens"}
-    assert repr(progress.show("00")).startswith("[x] saving\n[x] mask_tokens")
-    assert "☑ saving" in progress.show("00")._repr_html_()
+    done.passed("mask_tokens")
+    assert done.remembered().keys() == {"saving", "mask_tokens"}
+    assert repr(done.show("00")).startswith("[x] saving\n[x] mask_tokens")
+    assert "☑ saving" in done.show("00")._repr_html_()
 
 
 @pytest.mark.parametrize("name", [None, "notebooks/solutions/00_tour.ipynb"])
@@ -45,27 +45,27 @@ def test_solutions_and_programs_leave_no_trace(name, kept, monkeypatch, capsys):
 
 
 def test_without_a_person_the_lesson_shows_the_same_text(kept, monkeypatch):
-    progress.passed("saving")
+    done.passed("saving")
     monkeypatch.delenv("JPY_SESSION_NAME")
-    assert repr(progress.show("00")).startswith("[ ] saving")
+    assert repr(done.show("00")).startswith("[ ] saving")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '"saving"'])
 def test_a_damaged_file_is_no_obstacle(kept, content):
     kept.parent.mkdir()
     kept.write_text(content)
-    progress.passed("saving")
-    assert progress.remembered().keys() == {"saving"}
+    done.passed("saving")
+    assert done.remembered().keys() == {"saving"}
 
 
 def test_a_place_that_cannot_be_written(kept, capsys):
     kept.parent.write_text("a file where the folder should be")
-    progress.passed("saving")
+    done.passed("saving")
     assert "This is not remembered: cannot write" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_done(kept, capsys):
-    progress.passed("saving")
+    done.passed("saving")
     assert cli.main(["course", "progress"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 9  # the first is that of the check

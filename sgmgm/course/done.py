@@ -54,9 +54,9 @@ def exercises() -> dict[str, list[str]]:
 
 def describe() -> str:
     """A line for each lesson: what is done and what is left."""
-    done, lines = remembered(), []
+    have, lines = remembered(), []
     for lesson, names in exercises().items():
-        left = [name for name in names if name not in done]
+        left = [name for name in names if name not in have]
         todo = f"; to do: {', '.join(left)}" if left else ""
         lines.append(f"{lesson}: {len(names) - len(left)} of {len(names)} exercises done{todo}")
     return "\n".join(lines) or "The exercises are not here: they come with the course's repository."
