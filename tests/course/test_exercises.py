@@ -218,6 +218,34 @@ def each_loss(logits, tokens):
     return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
 
 
+def mean_loss(logits, tokens, where):
+    return F.cross_entropy(logits[where], tokens[where])
+
+
+def cosines(x, anchors):
+    return F.cosine_similarity(x[:, None], anchors[:, None], dim=-1)
+
+
+def switched(x, weight, change, on):
+    return torch.where(on[:, None, None], x @ (weight + change).T, x @ weight.T)
+
+
+def toast(x, a, b, blank, weights, values, down=reversed, step=lambda x, a: x @ a.T, chain=True,
+          read=lambda old, new, b: new @ b.T, first=0, value=lambda v, h, td: v(h) + v(td),
+          ask=lambda h, td: h, keep=1):  # fmt: skip
+    """TOAST's second pass, with one part of it replaced."""
+    signals, start = {}, x
+    for i in down(range(len(a))):
+        old = x if chain else start
+        x = step(old, a[i])
+        signals[i] = read(old, x, b[i])
+    h = blank
+    for i, v in enumerate(values):
+        td = signals[len(a) - 1 - i if first else i]
+        h = keep * h + weights(ask(h, td)) @ value(v, h, td)
+    return h
+
+
 def ranks(score):
     return score.argsort(1).argsort(1)
 
@@ -522,18 +550,69 @@ WRONG = {
         (unseeded, "come from the generator"),
     ],
     "select": [
-        (lambda x, a: x * F.cosine_similarity(x, a, dim=-1)[..., None], "clamp"),
-        (lambda x, a: x * (x * a).sum(-1, keepdim=True).clamp(0, 1), "dot product"),
-        (lambda x, a: F.normalize(x, dim=-1)
-         * F.cosine_similarity(x, a, dim=-1).clamp(0, 1)[..., None], "length"),
-        (lambda x, a: F.cosine_similarity(x, a, dim=-1), "shape (2, 5)"),
+        (lambda x, a: x[:, None] * cosines(x, a)[..., None], "clamp"),
+        (lambda x, a: x[:, None] * (x @ a.T).clamp(0, 1).transpose(1, 2)[..., None], "dot product"),
+        (lambda x, a: F.normalize(x, dim=-1)[:, None] * cosines(x, a).clamp(0, 1)[..., None],
+         "length"),
+        (lambda x, a: cosines(x, a).clamp(0, 1), "shape (2, 3, 5)"),
+        (lambda x, a: (x[:, None] * cosines(x, a).clamp(0, 1)[..., None]).transpose(1, 2),
+         "shape (2, 5, 3, 4) where (2, 3, 5, 4)"),
     ],
     "lora": [
-        (lambda x, w, a, b, alpha: x @ w.T + x @ a.T @ b.T, "alpha is not used"),
-        (lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T @ b.T), "divided by the rank"),
-        (lambda x, w, a, b, alpha: x @ w.T + alpha / 2 * (x @ a.T @ b.T), "from the arguments"),
-        (lambda x, w, a, b, alpha: x @ (w + alpha / len(a) * b @ a).T, "the large matrix"),
-        (lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T @ b.T), "change nothing"),
+        (lambda x, w, a, b, alpha, on: x @ w.T + x @ a.T @ b.T, "alpha is not used"),
+        (lambda x, w, a, b, alpha, on: x @ w.T + alpha * (x @ a.T @ b.T), "divided by the rank"),
+        (lambda x, w, a, b, alpha, on: x @ w.T + alpha / 2 * (x @ a.T @ b.T), "from the arguments"),
+        (lambda x, w, a, b, alpha, on: switched(x, w, alpha / len(a) * b @ a, on), "large matrix"),
+        (lambda x, w, a, b, alpha, on: alpha / len(a) * (x @ a.T @ b.T), "change nothing"),
+        (lambda x, w, a, b, alpha, on: x @ w.T + alpha / len(a) * (x @ a.T @ b.T),
+         "where `on` is False"),
+        (lambda x, w, a, b, alpha, on: (x @ w.T + alpha / len(a) * (x @ a.T @ b.T))
+         * on[:, None, None], "the weight itself must stay"),
+        (lambda x, w, a, b, alpha, on: x @ w.T + alpha / len(a) * (x @ a.T @ b.T)
+         * (on if on.all() else ~on)[:, None, None], "True is on"),
+    ],
+    "auxiliary_loss": [
+        (lambda x, t, z: mean_loss(x, z.clamp_max(3), (z < 4) & (z != t)), "the true tokens"),
+        (lambda x, t, z: mean_loss(x, t, z >= 4), "at the masked positions"),
+        (lambda x, t, z: mean_loss(x, t, z != t), "[MASK] differs from the truth"),
+        (lambda x, t, z: mean_loss(x, t, z < 4), "all visible"),
+        (lambda x, t, z: mean_loss(x, t, z >= 0), "all positions"),
+        (lambda x, t, z: each_loss(x, t)[(z < 4) & (z != t)].sum(), "the sum"),
+        (lambda x, t, z: (each_loss(x, t) * ((z < 4) & (z != t))).mean(), "divide by all"),
+        (lambda x, t, z: mean_loss(x, t, (z < 4) & (z != t)), "on a blank canvas"),
+        (lambda x, t, z: sum(mean_loss(x[i], t[i], (z[i] < 4) & (z[i] != t[i])) / 3
+                             for i in range(3)), "mean over images of means"),
+    ],
+    "fair_control": [
+        (lambda method, push, s, what, table: ("plain", s), "nobody could say"),
+        (lambda method, push, s, what, table: ("trained for long", s), "in wrong and steps"),
+        (lambda method, push, s, what, table: ("LoRA", 1.125), "differs in adapter; in question"),
+        (lambda method, push, s, what, table: ("half of them", 12.0), "beyond the measured scales"),
+        (lambda method, push, s, what, table: ("no wrong tokens", s), "own scale"),
+        (lambda method, push, s, what, table: ("no wrong tokens", 6.0), "the nearest measured"),
+        (lambda method, push, s, what, table: ("no wrong tokens", 7.5), "not proportional"),
+        (lambda method, push, s, what, table: ("no wrong tokens", 1 + 5 * 0.26 / 0.32),
+         "take the two neighbours"),
+        (lambda method, push, s, what, table: ("no wrong tokens", 5.2), "you return 5.2"),
+        (lambda method, push, s, what, table: "no wrong tokens", "two things"),
+        (lambda method, push, s, what, table: ("no wrong tokens", 4.8) if what == "wrong"
+         else ("LoRA", 1.125), "interpolated as well"),
+    ],
+    "second_pass": [
+        (lambda *given: toast(*given, down=lambda layers: layers), "the last layer's A"),
+        (lambda *given: toast(*given, step=lambda x, a: x @ a), "x @ A.T for rows"),
+        (lambda *given: toast(*given, chain=False), "one chain"),
+        (lambda *given: toast(*given, read=lambda old, new, b: old @ b.T), "its own A"),
+        (lambda *given: toast(*given, read=lambda old, new, b: new), "B is missing"),
+        (lambda x, a, b, blank, *rest: toast(x, a, b, x, *rest), "from the blank canvas"),
+        (lambda *given: toast(*given, first=-1), "the wrong layers"),
+        (lambda *given: toast(*given, value=lambda v, h, td: v(h) + td), "pass through W_v"),
+        (lambda *given: toast(*given, value=lambda v, h, td: v(h + td)), "its bias once"),
+        (lambda *given: toast(*given, value=lambda v, h, td: v(td)), "the signal's alone"),
+        (lambda *given: toast(*given, value=lambda v, h, td: v(h)), "no effect"),
+        (lambda *given: toast(*given, ask=lambda h, td: h + td), "queries and keys"),
+        (lambda *given: toast(*given, keep=0), "adds to its input"),
+        (lambda *given: toast(*given, value=lambda v, h, td: v(h) - v(td)), "line by line"),
     ],
     "passes": [
         (lambda guidance, steps: steps, "cfg with T = 1 takes 2 passes, not 1"),

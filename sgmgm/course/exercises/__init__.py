@@ -6,6 +6,14 @@ otherwise.
 """
 
 # ruff: noqa: F401
+from .adapters import (
+    auxiliary_loss,
+    corrupt,
+    fair_control,
+    lora,
+    second_pass,
+    select,
+)
 from .checks import NotYet
 from .evaluation import (
     border,
@@ -20,12 +28,9 @@ from .evaluation import (
 from .guidance import (
     box_blur,
     classifier_free,
-    corrupt,
     equal_temperature,
     guide,
     guided_decode,
-    lora,
-    select,
 )
 from .tokens import (
     compounding,

@@ -1,4 +1,4 @@
-"""Checks of the exercises of lessons 04 and 05: guidance and smoothers."""
+"""Checks of the exercises of lesson 04: guidance and decoding with it."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..done import passed
 from .checks import (
@@ -22,7 +21,6 @@ from .checks import (
 
 
 # fmt: off
-# --- 04 Smoothing ------------------------------------------------------------------------------
 def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """(plain, smooth, s) -> guided, all probabilities (B, N, K)."""
     plain, smooth = random(2, 4, 5).softmax(-1), random(2, 4, 5, seed=1).softmax(-1)
@@ -216,77 +214,3 @@ def guided_decode(function: Callable) -> None:
         want(k > steps, f"{k - 1} of {steps} steps are right, and the next one is not: follow its "
               "tokens and its confidences.")
     passed("guided_decode")
-
-
-# --- 05 Adapters -------------------------------------------------------------------------------
-def corrupt(function: Callable) -> None:
-    """(tokens (B, N), masked, rate, K, generator) -> tokens, a share of the visible ones wrong."""
-    tokens = torch.randint(4, (50, 64), generator=torch.Generator().manual_seed(0))
-    masked = torch.zeros(50, 64, dtype=torch.bool)
-    masked[:, :32] = True
-
-    def answer(rate: float = 0.3, seed: int = 1, codes: int = 4) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return tensor(asked(function, tokens, masked, rate, codes, generator), tokens, "corrupt")
-
-    found = answer()
-    wrong = found != tokens
-    want(not wrong[masked].any(), "a masked token was changed: corrupt the visible ones only.")
-    want(bool(((found >= 0) & (found < 4)).all()),
-          f"there are 4 codes, 0 to 3; yours go from {int(found.min())} to {int(found.max())}.")
-    want(len(wrong.unique(dim=0)) > 40,
-          "all images are wrong at the same positions: choose them for each.")
-    share = wrong[~masked].double().mean().item()
-    want(0.26 < share < 0.34, f"{share:.0%} of the visible tokens are wrong, where 30 % should be"
-          + (": a random code is at times the true one." if 0.18 < share < 0.26 else "."))
-    for rate in (0.6, 1.0):
-        more = (answer(rate) != tokens)[~masked].double().mean().item()
-        want(abs(more - rate) < 0.05 * (rate < 1) + 1e-6,
-              f"at a rate of {100 * rate:g} % you make {more:.0%} of them wrong.")
-    want(bool((answer(codes=5) == 4).any()), "with K = 5 code 4 never comes: use K.")
-    for shift in (1, 2, 3):
-        part = ((found - tokens) % 4 == shift)[wrong].double().mean().item()
-        want(0.25 < part < 0.42, f"{part:.0%} of your wrong codes are the true one plus {shift} "
-              "(mod 4): all three other codes must be equally likely.")
-    want(torch.equal(found, answer()) and not torch.equal(found, answer(seed=2)),
-          "all chance must come from the generator: equal seeds, equal tokens; others, others.")
-    passed("corrupt")
-
-
-def select(function: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """(x (B, N, D), anchor (B, 1, D)) -> x times its cosine to the anchor, clamped to [0, 1]."""
-    x, anchor = random(2, 5, 4), random(2, 1, 4, seed=1)
-    cosine = F.cosine_similarity(x, anchor, dim=-1)[..., None]  # (2, 5, 1)
-    weight, least = cosine.clamp(0, 1), cosine.min()
-    dot = (x * anchor).sum(-1, keepdim=True).clamp(0, 1)
-    found = tensor(asked(function, x, anchor), x, "select")
-    unlike(found, {
-        f"a token with the cosine {least:.2f} changes its sign; clamp it to [0, 1]": x * cosine,
-        "that is the dot product; the cosine has both lengths divided out": x * dot,
-        "the tokens have lost their length: scale x itself": weight * F.normalize(x, dim=-1),
-    })
-    want(same(found, x * weight), "the result is not x times its clamped cosine.")
-    passed("select")
-
-
-def lora(function: Callable) -> None:
-    """(x (B, I), weight (O, I), a (r, I), b (O, r), alpha) -> x through weight + alpha / r b a."""
-    x, weight, a, b = random(3, 6), random(5, 6), random(2, 6, seed=1), random(5, 2, seed=2)
-    nothing = torch.zeros_like(b)
-    zero = tensor(asked(function, x, weight, a, nothing, 7.0), x @ weight.T, "lora")
-    want(same(zero, x @ weight.T), "with b = 0 an adapter must change nothing: x @ weight.T.")
-    found = tensor(function(x, weight, a, b, 7.0), zero, "lora")
-    low = x @ a.T @ b.T
-    unlike(found, {
-        "you add 1 x (x a b): alpha is not used": zero + low,
-        "you add 7 x (x a b): alpha must be divided by the rank r": zero + 7 * low,
-    })
-    want(same(found, zero + 3.5 * low), "the adapter's part is not alpha / r times x a^T b^T.")
-    thin = tensor(function(x, weight, a[:1], b[:, :1], 2.5), zero, "lora")
-    one = 2.5 * x @ a[:1].T @ b[:, :1].T
-    want(same(thin, zero + one), "alpha and r must come from the arguments: r is a's first size.")
-    with FlopCounterMode(display=False) as counter:
-        function(random(1, 64), random(64, 64), random(2, 64), random(64, 2), 1.0)
-    want(counter.get_total_flops() < 2 * 2 * 64 * 64,
-          "you build the large matrix b a: send x through a, and the result through b.")
-    passed("lora")
