@@ -1,4 +1,4 @@
-"""Image data sets by name: `sprites`, `cifar10`, `fashion-mnist` and `folder:PATH`.
+"""Image data sets by name: `sprites`, `cifar10`, `fashion-mnist`, its sample, `folder:PATH`.
 
 Whatever the source, a data set is one uint8 tensor of square RGB images and one tensor of
 labels. Downloads land in `data_root()`.
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from . import folders, sprites
@@ -26,6 +27,13 @@ RESOLUTION = 32  # pixels of every set but `folder:PATH`, whose pictures are sca
 # where below `data_root()` the public sets are
 DOWNLOADED = {"cifar10": "cifar-10-batches-py", "fashion-mnist": "FashionMNIST/raw"}
 SPRITE_SPLITS = {"train": (0, 20_000), "test": (1, 5_000)}  # seed, images
+# A part of Fashion-MNIST ships with the package: `python -m scripts.fashion_sample` made it.
+SAMPLES = {"fashion-mnist-sample": "fashion-mnist"}  # sample -> the whole set
+SAMPLE = {"train": 2_000, "test": 1_000}  # images
+SAMPLE_FOLDER = Path(__file__).parent / "fashion-mnist-sample"
+SHEET = 40  # images in a row of the file
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +96,19 @@ def check_name(name: str) -> None:
     """InputError if there is no data set of this name."""
     if not (isinstance(name, str) and name.startswith("folder:")):
         check_choice("data set", name, (*DATASETS, "folder:PATH"))
+
+
+def whole_set(name: str) -> str:
+    """The data set that a sample was taken from; the name itself if it is no sample."""
+    return SAMPLES.get(name, name)
+
+
+def describe_sample(name: str) -> str:
+    """What a sample holds, in one sentence; "" for every other data set."""
+    if name not in SAMPLES:
+        return ""
+    held = " and ".join(f"{count:,} {split}" for split, count in SAMPLE.items())
+    return f"{name}: {held} images, a small part of {SAMPLES[name]}."
 
 
 def data_root() -> Path:
@@ -177,6 +198,21 @@ def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
     return ImageSet("fashion-mnist", split, images, data.targets, tuple(data.classes), flip=False)
 
 
+def _load_fashion_sample(split: str, count: int | None) -> ImageSet:
+    name, path, total = "fashion-mnist-sample", SAMPLE_FOLDER / f"{split}.png", SAMPLE[split]
+    try:
+        with Image.open(path) as file:
+            sheet = torch.from_numpy(np.array(file))
+        if sheet.dtype != torch.uint8 or sheet.shape != (total // SHEET * 28, SHEET * 28):
+            raise ValueError(f"it holds {tuple(sheet.shape)} pixels")
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a damaged file
+        raise DataError(f"{path} is absent or damaged ({error}): install sgmgm again.") from error
+    images = sheet.unflatten(0, (-1, 28)).unflatten(2, (SHEET, 28)).transpose(1, 2).flatten(0, 1)
+    images = F.pad(images, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
+    labels = torch.arange(total) % len(FASHION)
+    return ImageSet(name, split, images, labels, FASHION, flip=False)
+
+
 def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) -> None:
     """Let torchvision unpack the archives, or download them, if one of the files is missing."""
     try:
@@ -219,4 +255,5 @@ def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
 # name -> (split, count or None for all) -> an `ImageSet` of 32 x 32 pixels; more images are cut
 DATASETS = {"sprites": _load_sprites, "cifar10": _load_cifar10}
 DATASETS["fashion-mnist"] = _load_fashion_mnist
+DATASETS["fashion-mnist-sample"] = _load_fashion_sample
 NAMES = (*DATASETS, "folder:PATH")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import fast
+from .datasets import whole_set
 from .guidance import GUIDANCES, Guidance, make_guidance
 from .sampling import Trajectory, decode, generators_for
 from .settings import PARTS, Sampling
@@ -62,8 +63,8 @@ def as_list(labels) -> list:
 
 
 def find_pipeline(name: str | Path) -> Path:
-    """The folder of a shipped name ("sprites") or of a path."""
-    for folder in (Path(name), SHIPPED / name):
+    """The folder of a shipped name ("sprites") or of a path; a sample has its whole set's."""
+    for folder in (Path(name), SHIPPED / whole_set(str(name))):
         with suppress(OSError):  # a name that is too long is none either
             if (folder / "pipeline.json").is_file():
                 return folder

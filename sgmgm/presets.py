@@ -7,6 +7,7 @@ in an hour for the simplest data, `gpu` is for a GPU.
 from dataclasses import dataclass, replace
 
 from .classifier import ClassifierConfig
+from .datasets import whole_set
 from .extractor import SecondConfig
 from .settings import Sampling, updated
 from .smoothing import SMOOTHERS
@@ -68,7 +69,7 @@ class Preset:
 def get(dataset: str, preset: str, num_classes: int) -> Preset:
     """The preset of this name for a data set of `num_classes` classes."""
     check_choice("preset", preset, PRESETS)
-    found = TABLE.get((dataset, preset)) or TABLE["any", preset]
+    found = TABLE.get((whole_set(dataset), preset)) or TABLE["any", preset]
     return replace(
         found,
         classifier=replace(found.classifier, num_classes=num_classes),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import datasets, folders, sprites
 from .classifier import Classifier, Features
-from .datasets import RESOLUTION, ImageSet
+from .datasets import RESOLUTION, ImageSet, whole_set
 from .extractor import SecondExtractor
 from .metrics import GaussianStats, Reference, Scores, check_rows, evaluate, frechet_distance
 from .pipeline import SHIPPED, Pipeline, read_card
@@ -157,7 +157,7 @@ def find_extractor(part: str, dataset: str, folder: Path | None = None) -> Any:
             alone = place.parent == SHIPPED / "second"
             made_for = place.name if alone else read_card(place.parent).dataset
             # another data set's classes say nothing about these labels
-            extractor.labels_known = made_for == dataset
+            extractor.labels_known = whole_set(made_for) == whole_set(dataset)
             if one:
                 extractor.name += f" of {made_for}"
             return extractor
@@ -167,7 +167,8 @@ def find_extractor(part: str, dataset: str, folder: Path | None = None) -> Any:
 
 def _shipped(part: str, dataset: str) -> Path:
     """Where an extractor ships: second extractors have a folder of their own."""
-    return SHIPPED / part / dataset if part == "second" else SHIPPED / dataset / part
+    name = whole_set(dataset)
+    return SHIPPED / part / name if part == "second" else SHIPPED / name / part
 
 
 def _extract(extractor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -189,7 +190,8 @@ def reference_for(
 
     Those of a training set are kept in its own pipeline folder, unless that is packed: a manifest
     seals it. InputError or DataError if the images are not `resolution` pixels wide and high.
-    Of `folder:PATH`, split "all" takes the training and the test images.
+    Of `folder:PATH`, split "all" takes the training and the test images. For a sample, the
+    statistics of its whole set are taken where they ship; the reference's name tells which it is.
     """
     dataset = canonical(dataset)
     if is_samples_file(dataset):
@@ -199,7 +201,7 @@ def reference_for(
     usual = resolution == RESOLUTION and split == "train"
     second = extractor.name.startswith("second")  # each extractor keeps its own
     name = "reference-second.safetensors" if second else "reference.safetensors"
-    shipped = _shipped("second", dataset) if second else SHIPPED / dataset
+    shipped = _shipped("second", dataset) if second else SHIPPED / whole_set(dataset)
     places = [*([folder / name] if folder else []), shipped / "reference.safetensors"] * usual
     images, data = None, ""
     if dataset.startswith("folder:") and not (folder and is_packed(folder)):
@@ -209,8 +211,8 @@ def reference_for(
     for place in places:
         if place.is_file():
             reference = Reference.load(place)
-            same = (reference.dataset, reference.extractor) == (dataset, extractor.name)
-            if same and data in ("", reference.data):
+            same = reference.dataset in (dataset, whole_set(dataset))
+            if same and reference.extractor == extractor.name and data in ("", reference.data):
                 return reference
     if images is None:
         images = load_data(dataset, split, resolution=resolution)

@@ -10,8 +10,10 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10, FashionMNIST
 
+from scripts import fashion_sample
 from sgmgm import datasets, sprites
 from sgmgm.utils.errors import DataError, InputError
 
@@ -360,6 +362,48 @@ def check_sentence(kind, fragment, call):
     sentence = str(caught.value)
     assert fragment in sentence
     assert sentence.endswith(".") and "\n" not in sentence
+
+
+# The sample of Fashion-MNIST that ships
+
+
+@pytest.mark.parametrize("split, count", [("train", 2000), ("test", 1000)])
+def test_the_sample_is_balanced_and_needs_no_whole_set(split, count):
+    data = datasets.load("fashion-mnist-sample", split)
+    check_whole(data)
+    assert len(data) == count and data.labels.bincount().tolist() == [count // 10] * 10
+    assert data.classes == tuple(FashionMNIST.classes) and not data.flip
+    assert len(data.images.flatten(1).unique(dim=0)) == count
+    few = datasets.load("fashion-mnist-sample", split, count=20)
+    assert torch.equal(few.images, data.images[:20])
+    assert datasets.whole_set(data.name) == "fashion-mnist"
+    check_sentence(DataError, "could not be downloaded", lambda: datasets.load("fashion-mnist"))
+
+
+@pytest.mark.parametrize("keep", [None, 5000])
+def test_a_damaged_sample_gives_one_sentence(keep, monkeypatch, tmp_path):
+    if keep:
+        whole = (datasets.SAMPLE_FOLDER / "test.png").read_bytes()
+        (tmp_path / "test.png").write_bytes(whole[:keep])
+    monkeypatch.setattr(datasets, "SAMPLE_FOLDER", tmp_path)
+    load = lambda: datasets.load("fashion-mnist-sample", "test")  # noqa: E731
+    check_sentence(DataError, "is absent or damaged", load)
+
+
+@pytest.mark.real
+def test_the_sample_is_made_again_from_the_whole_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("SGMGM_DATA", REAL)
+    fashion_sample.main(tmp_path)
+    for split in datasets.SAMPLE:
+        shipped, again = datasets.SAMPLE_FOLDER / f"{split}.png", tmp_path / f"{split}.png"
+        assert Image.open(shipped).tobytes() == Image.open(again).tobytes()
+        data, whole = (
+            datasets.load("fashion-mnist-sample", split),
+            datasets.load("fashion-mnist", split),
+        )
+        c = 3
+        firsts = whole.images[whole.labels == c][: len(data) // 10]
+        assert torch.equal(data.images[data.labels == c], firsts)
 
 
 # The real data: `SGMGM_DATA=... pytest -m real`

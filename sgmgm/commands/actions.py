@@ -12,7 +12,7 @@ import torch
 
 from .. import __version__, folders, presets, scoring, settings, workflow
 from ..convert import PUBLISHED, published_pipeline
-from ..datasets import NAMES, RESOLUTION
+from ..datasets import NAMES, RESOLUTION, describe_sample, whole_set
 from ..evidence import benchmark as benchmarks
 from ..evidence import sweep as sweeps
 from ..pipeline import SHIPPED, Pipeline, find_pipeline, read_card, write_card
@@ -41,7 +41,9 @@ def train(args) -> None:
 
 
 def announce(dataset: str) -> None:
-    """Say what a folder of images holds, before anything is trained on it."""
+    """Say what a folder of images or a sample holds, before anything is trained on it."""
+    if sample := describe_sample(dataset):
+        print(sample, file=sys.stderr, flush=True)
     if dataset.startswith("folder:"):
         print(folders.describe(dataset), file=sys.stderr, flush=True)
 
@@ -136,7 +138,7 @@ def evaluate(args) -> None:
     # a classifier knows one size; Inception scales all images to its own
     size = RESOLUTION if args.extractor != "inception" else None
     if args.samples.is_dir():
-        known = folder or SHIPPED / against
+        known = folder or SHIPPED / whole_set(against)
         names = read_card(known).classes if (known / "pipeline.json").is_file() else ()
         images, labels = folders.read_samples(args.samples, size, names)
     else:
@@ -250,7 +252,7 @@ def run(args) -> None:
     announce(args.dataset)
     what = (args.dataset, args.preset, folder, args.seed, device)
     parts = trainable(args.dataset, settings.CORE_PARTS)
-    if (SHIPPED / args.dataset / parts[0]).is_dir() and not (folder / parts[0]).is_dir():
+    if (SHIPPED / whole_set(args.dataset) / parts[0]).is_dir() and not (folder / parts[0]).is_dir():
         parts = parts[1:]  # the shipped classifier serves
     for part in parts:
         minutes = args.minutes and args.minutes * SHARES[part] / sum(SHARES[p] for p in parts)

@@ -14,13 +14,12 @@ import torch
 
 from .. import doctor
 from ..pipeline import SHIPPED
-from ..scoring import load_data
 from ..utils.devices import default_device
 from ..utils.errors import InputError, listed
 from ..utils.files import ROOT, write_json
 from ..utils.hub import check_manifest
 from . import gallery
-from .start import REPORTED, machine, models, preflight
+from .start import REPORTED, images, machine, models, preflight
 
 
 def find_lessons(wanted: list[str], folder: Path) -> list[Path]:
@@ -203,7 +202,8 @@ def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[
     parts = needed(read_lesson(path, parameters))
     machine = {name: parameters[name] for name in ("device", "profile", "dataset")}
     parameters["device"] = preflight(**machine)
-    load_data(parameters["dataset"], "test", count=10)  # downloads what is absent
+    what = {name: parameters[name] for name in ("dataset", "profile")}
+    images("test", 10, **what)  # downloads what is absent
     folder = models(*parts, **parameters)
     if folder.parent == SHIPPED:
         check_manifest(folder)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..datasets import whole_set
 from ..pipeline import SHIPPED
 from ..utils.devices import default_device
 from ..utils.errors import InputError
@@ -49,7 +50,7 @@ def code_digest(notebook) -> str:
 
 def weights_digest(notebook) -> str:
     """Of the shipped models that a lesson loads: a whole pipeline, or the parts that it names."""
-    folder = SHIPPED / declared(notebook)["dataset"]
+    folder = SHIPPED / whole_set(declared(notebook)["dataset"])
     files = sorted([*folder.rglob("*.safetensors"), folder / "pipeline.json"])
     if not any("Pipeline" in cell.source for cell in code_cells(notebook)):
         files = [f for f in files if f.parent.name in ("classifier", *needed(notebook))]

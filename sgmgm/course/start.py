@@ -80,7 +80,7 @@ def models(*parts: str, dataset: str, profile: str, seed: int, device: str | Non
     `runs/` of the workspace, so a second call takes no time.
     """
     check_choice("profile", profile, PRESETS)
-    shipped = SHIPPED / dataset
+    shipped = SHIPPED / datasets.whole_set(dataset)
     if profile != "gpu" and all((shipped / part / "training.json").is_file() for part in parts):
         return shipped
     folder = workspace() / workflow.default_folder(dataset, profile)
@@ -91,6 +91,22 @@ def models(*parts: str, dataset: str, profile: str, seed: int, device: str | Non
         for part in parts:
             workflow.train(part, dataset, profile, folder, seed, device)
     return folder
+
+
+def images(split: str, count: int, *, dataset: str, profile: str) -> datasets.ImageSet:
+    """The first `count` real images for a lesson; fewer if the data set holds fewer.
+
+    The profiles `smoke` and `laptop` take `fashion-mnist` from the sample that ships, and say so:
+    it needs no network. Profile `gpu` takes the whole set.
+    """
+    check_choice("profile", profile, PRESETS)
+    sample = f"{dataset}-sample"
+    if sample not in datasets.SAMPLES or profile == "gpu":
+        return datasets.load(dataset, split, count)
+    found = datasets.load(sample, split, min(count, datasets.SAMPLE[split]))
+    held = f"a sample of {dataset} with {datasets.SAMPLE[split]:,} {split} images"
+    print(f"{len(found):,} {split} images of {sample}, {held}")
+    return found
 
 
 def report(folder: Path, part: str) -> dict:
