@@ -28,7 +28,7 @@ def passed(name: str) -> None:
     """Say that a check is passed, and remember it, unless it was the solutions' own answer."""
     print(f"{name}: right.")
     where = notebook()
-    if where is None or "solutions" in Path(where).parts:
+    if where is None or Path(where).parent.name == "solutions":
         return
     try:
         write_json(place(), remembered() | {name: str(datetime.date.today())})
@@ -37,19 +37,25 @@ def passed(name: str) -> None:
 
 
 def remembered() -> dict[str, str]:
-    """The passed checks with their dates; nothing where the file is absent or damaged."""
+    """The passed checks with their dates; a damaged file is named, and counts as empty."""
+    if not place().exists():
+        return {}
     try:
         kept = read_json(place())
     except CheckpointError:
-        return {}
-    return kept if isinstance(kept, dict) else {}
+        kept = None
+    if isinstance(kept, dict):
+        return kept
+    print(f"{place()} is damaged and counts as empty: the next passed check replaces it.")
+    return {}
 
 
 def exercises() -> dict[str, list[str]]:
     """The checks of each lesson in their order: "00" -> ["saving", ...]."""
     paths = sorted((workspace() / "notebooks" / "exercises").glob("[0-9][0-9]_*.ipynb"))
     calls = {path.name[:2]: path.read_text(encoding="utf-8") for path in paths}
-    return {lesson: re.findall(r'"exercises\.(\w+)\(', text) for lesson, text in calls.items()}
+    found = {lesson: re.findall(r'"exercises\.(\w+)\(', text) for lesson, text in calls.items()}
+    return {lesson: list(dict.fromkeys(names)) for lesson, names in found.items()}
 
 
 def describe() -> str:
@@ -66,16 +72,28 @@ class Progress:
     """The exercises of a lesson, with a tick at those that are done."""
 
     def __init__(self, lesson: str):
-        self.names = exercises().get(lesson, [])
+        known = exercises()
+        if known and lesson not in known:
+            raise InputError(f"there is no lesson {lesson!r}: name one of {', '.join(known)}.")
+        self.names = known.get(lesson, [])
         self.done = remembered() if notebook() else {}  # elsewhere the text is always the same
+        left = [name for name in self.names if name not in self.done]
+        after = [other for other in known if other > lesson]
+        lesson_next = f"lesson {after[0]}" if after else "nothing: this is the last lesson"
+        self.next = f"Next: {f'exercise {left[0]}' if left else lesson_next}"
 
     def __repr__(self) -> str:
-        return "\n".join(f"[{'x' if name in self.done else ' '}] {name}" for name in self.names)
+        lines = [f"[{'x' if name in self.done else ' '}] {name}" for name in self.names]
+        return "\n".join([*lines, self.next])
 
     def _repr_html_(self) -> str:
-        return "<br>".join(f"{'☑' if n in self.done else '☐'} {escape(n)}" for n in self.names)
+        lines = [f"{'☑' if n in self.done else '☐'} {escape(n)}" for n in self.names]
+        return "<br>".join([*lines, self.next])
 
 
 def show(lesson: str) -> Progress:
-    """The exercises of a lesson ("04") and which are done, to be the last value of its cell."""
+    """What is done of a lesson ("04") and what comes next, to be the last value of its cell.
+
+    InputError if there is no such lesson.
+    """
     return Progress(lesson)

@@ -78,6 +78,7 @@ def own_kernel():
         place = Path(folder) / "kernels" / "python3"
         write_kernel_spec(place, extra_arguments=["--log-level=CRITICAL"])
         os.environ |= {"TQDM_DISABLE": "1", "JUPYTER_PATH": folder}
+        os.environ.pop("JPY_SESSION_NAME", None)  # no person's notebook: see `done.notebook`
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ import pytest
 
 from sgmgm.commands import cli
 from sgmgm.course import done, exercises
+from sgmgm.utils.errors import InputError
 
 
 @pytest.fixture
@@ -51,10 +52,11 @@ def test_without_a_person_the_lesson_shows_the_same_text(kept, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '"saving"'])
-def test_a_damaged_file_is_no_obstacle(kept, content):
+def test_a_damaged_file_is_no_obstacle(kept, content, capsys):
     kept.parent.mkdir()
     kept.write_text(content)
     done.passed("saving")
+    assert "is damaged and counts as empty" in capsys.readouterr().out
     assert done.remembered().keys() == {"saving"}
 
 
@@ -71,3 +73,24 @@ def test_the_command_says_what_is_done(kept, capsys):
     assert len(lines) == 1 + 9  # the first is that of the check
     assert lines[1].startswith("00: 1 of ") and "mask_tokens" in lines[1]
     assert all(line[:2] == f"{i:02}" for i, line in enumerate(lines[1:]))
+
+
+def test_the_lesson_says_what_comes_next(kept):
+    first, second, *_ = done.exercises()["04"]
+    done.passed(first)
+    assert repr(done.show("04")).endswith(f"Next: exercise {second}")
+    for lesson, following in (("04", "lesson 05"), ("08", "nothing: this is the last lesson")):
+        for name in done.exercises()[lesson]:
+            done.passed(name)
+        assert repr(done.show(lesson)).endswith(f"Next: {following}")
+        assert done.show(lesson)._repr_html_().endswith(f"Next: {following}")
+    with pytest.raises(InputError, match="no lesson '4': name one of 00, 01"):
+        done.show("4")
+
+
+def test_a_check_that_is_called_twice_is_one_exercise(tmp_path, monkeypatch):
+    monkeypatch.setattr(done, "workspace", lambda: tmp_path)
+    (tmp_path / "notebooks" / "exercises").mkdir(parents=True)
+    cells = json.dumps(["exercises.saving(saving)", "exercises.saving(other)"])
+    (tmp_path / "notebooks" / "exercises" / "00_tour.ipynb").write_text(cells)
+    assert done.exercises() == {"00": ["saving"]}
