@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 from torch import Tensor
 
 from ..masking import SCHEDULES, mask_ratio
@@ -51,7 +51,8 @@ def log_y_axis(axes) -> None:
     """A logarithmic y axis whose numbers are written out."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    # 9 has no room beside 10
+    axes.yaxis.set_minor_formatter(lambda x, _: "" if f"{x:g}".strip("0.") == "9" else f"{x:g}")
 
 
 def write_levels(axes, levels: Mapping[str, float]) -> None:
@@ -124,15 +125,21 @@ def schedules(n: int) -> Plot:
 
 
 @styled
-def panels(charts: dict[str, dict], xs: Sequence[float], x: str, log_x: bool = False) -> Plot:
-    """Charts side by side with one legend: name of the y axis -> curve -> a value for each x."""
+def panels(
+    charts: dict[str, dict], xs: Sequence[float], x: str, log_x: bool = False,
+    y_range: tuple[float, float] | None = None,
+) -> Plot:  # fmt: skip
+    """Charts side by side with one legend: name of the y axis -> curve -> a value for each x.
+
+    `y_range`, where all have the same unit, is the range of every y axis.
+    """
     first = next(iter(charts.values()))
     alt = f"{'; '.join(charts)} against {x}: {', '.join(first)}"
     plot, (row,) = new_plot(2.9, alt, columns=len(charts))
     for axes, (y, curves) in zip(row, charts.items(), strict=True):
         for i, values in enumerate(curves.values()):
             axes.plot(xs, values, **look(i))
-        axes.set(xlabel=x, title=y)
+        axes.set(xlabel=x, title=y, ylim=y_range)
         if log_x:
             log_ticks(axes, xs)
     plot.legend(row[0].lines, first, loc="outside upper center", ncols=len(first))
@@ -150,8 +157,12 @@ def limit(record: dict) -> Plot:
 
 @styled
 def hyperparameters(charts: Mapping[str, Curves], y: str) -> Plot:
-    """Charts side by side that share the y axis: hyperparameter (the x axis) -> curves."""
+    """Charts side by side that share the y axis: hyperparameter (the x axis) -> curves.
+
+    Curves whose names begin with the same word have one colour.
+    """
     names = list(dict.fromkeys(name for curves in charts.values() for name in curves))
+    kinds = list(dict.fromkeys(name.split(",")[0] for name in names))
     alt = f"{y} against {'; '.join(charts)}: {', '.join(names)}"
     plot, (row,) = new_plot(2.9, alt, columns=len(charts))
     shown = {}
@@ -159,7 +170,9 @@ def hyperparameters(charts: Mapping[str, Curves], y: str) -> Plot:
         if axes is not row[0]:
             axes.sharey(row[0])
         for name, points in curves.items():
-            (shown[name],) = axes.plot(*points, **look(names.index(name)))
+            colour = COLOURS[kinds.index(name.split(",")[0])]
+            style = look(names.index(name)) | {"color": colour}
+            (shown[name],) = axes.plot(*points, **style)
         log_ticks(axes, (value for xs, _ in curves.values() for value in xs), size=7)
         axes.set_xlabel(x)
         log_y_axis(axes)
@@ -173,32 +186,38 @@ def hyperparameters(charts: Mapping[str, Curves], y: str) -> Plot:
 def trade_off(curves: Mapping[str, Sequence[tuple[float, float, str]]]) -> Plot:
     """Fréchet distance against inception score, one line a method (the paper's figure 5).
 
-    A curve joins points (inception score, Fréchet distance, a word to write next to it).
+    A curve joins points (inception score, Fréchet distance, temperature as a text). A thin
+    line across is the lowest distance of "none". Distances above five times the lowest one of all
+    are outside the plot.
     """
     alt = "Fréchet distance against inception score: " + "; ".join(curves)
     x, y = "inception score (higher is better)", "Fréchet distance (lower is better)"
     plot, axes = new_chart(x, y, alt, 4.2)
-    colours = dict(zip(("self", "none", "cfg", "auto", "spatial"), COLOURS, strict=False))
+    least = min(distance for points in curves.values() for _, distance, _ in points)
     for i, (name, points) in enumerate(curves.items()):
-        colour = colours.get(name.split(",")[0], "0.65")
-        dash = DASHES[(i + i // len(MARKERS)) % len(DASHES)]  # no pair of dash and marker twice
-        scores, distances, _ = zip(*points, strict=True)
-        axes.plot(scores, distances, label=name, **ink(i) | {"color": colour, "linestyle": dash})
-        if colour != "0.65":  # the others stand in the background
-            for score, distance, word in points:
-                place = {"xytext": (3, 3), "textcoords": "offset points"}
-                axes.annotate(word, (score, distance), size=7, color=colour, **place)
+        points = [point for point in points if point[1] <= 5 * least]
+        scores, distances = [point[0] for point in points], [point[1] for point in points]
+        axes.plot(scores, distances, label=name, **look(i) | {"markersize": 6})
+        for score, distance, word in points:
+            place = {"xytext": (4, 4), "textcoords": "offset points"}
+            axes.annotate(word, (score, distance), size=8, color=COLOURS[i], **place)
+    axes.set_title("at each point: its temperature", loc="right")
+    if plain := curves.get("none"):
+        write_levels(axes, {"the best without guidance": min(point[1] for point in plain)})
     log_y_axis(axes)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plot.legend(loc="outside upper center", ncols=len(curves))
     return plot
 
 
 @styled
-def seed_lines(curves: dict, x: str, y: str, levels: dict | None = None, *, ticks) -> Plot:
+def seed_lines(
+    curves: dict, x: str, y: str, levels: dict | None = None, *, ticks, notes: Sequence[str] = ()
+) -> Plot:
     """Curves that were measured with several seeds: the mean as a line, each seed as a dot.
 
     Each curve is (x values, for each of them the values of all seeds). `levels` are heights to
-    compare with, as thin lines across; `ticks` the x values to write on the logarithmic axis.
+    compare with, as thin lines across; `ticks` the x values to write on the logarithmic axis,
+    and `notes` what to write below each of them.
     """
     plot, axes = new_chart(x, y, f"{y} against {x}, each seed a dot: {', '.join(curves)}")
     for i, (name, (xs, seeds)) in enumerate(curves.items()):
@@ -207,6 +226,9 @@ def seed_lines(curves: dict, x: str, y: str, levels: dict | None = None, *, tick
             axes.scatter([at] * len(values), values, s=14, alpha=0.5, **ink(i))
     log_ticks(axes, ticks)
     write_levels(axes, levels or {})
+    if notes:
+        names = [f"{tick:g}\n{note}" for tick, note in zip(ticks, notes, strict=True)]
+        axes.set_xticks(ticks, names)
     if len(curves) > 1:
         axes.legend()
     return plot
@@ -233,14 +255,28 @@ def extrapolation(curves: dict, y: str) -> Plot:
 
 
 @styled
-def bars(groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: str) -> Plot:
-    """Bars side by side for each of `names`: group -> its heights."""
-    plot, axes = new_chart(x, y, f"{y} of {x}: {', '.join(groups)}", 2.6)
+def bars(
+    groups: dict[str, Sequence[float]], names: Sequence[str], x: str, y: str,
+    log_y: bool = False, levels: Mapping[str, float] | None = None,
+) -> Plot:  # fmt: skip
+    """Bars side by side for each of `names`: group -> its heights; `levels` are lines across.
+
+    On a logarithmic axis the bars begin at 1, and each has its height written at its end.
+    """
+    plot, axes = new_chart(x, y, f"{y} of {x}: {', '.join(groups)}", 3.2 if log_y else 2.6)
     width = 0.8 / len(groups)
     for i, (group, heights) in enumerate(groups.items()):
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(names))]
-        fill = {"color": COLOURS[i], "hatch": HATCHES[i % 3], "ec": "white"}
-        axes.bar(places, heights, width, label=group, **fill)
+        fill = {"color": COLOURS[i], "hatch": HATCHES[i % 4], "ec": "white"}
+        if not log_y:
+            axes.bar(places, heights, width, label=group, **fill)
+            continue
+        drawn = axes.bar(places, [h - 1 for h in heights], width, 1, label=group, **fill)
+        axes.bar_label(drawn, [f"{h:.2g}" if h < 10 else f"{h:.0f}" for h in heights], size=7)
+    if log_y:
+        log_y_axis(axes)
+        axes.margins(y=0.1)
+    write_levels(axes, levels or {})
     axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 10 else 0)
     axes.grid(axis="x", visible=False)
     plot.legend(loc="outside upper center", ncols=len(groups))
@@ -287,9 +323,9 @@ def histogram(values: Tensor, x: str, y: str) -> Plot:
 @styled
 def gaussians(pairs: dict[str, tuple[Tensor, Tensor]]) -> Plot:
     """Pairs of point clouds, (N, 2) and (M, 2), each with its Gaussian's ellipse of two sigma."""
-    alt = f"Pairs of clouds of dots with ellipses: {one_line(pairs)}"
+    alt = f"Pairs of clouds of points with ellipses: {one_line(pairs)}"
     grid = {"columns": len(pairs), "sharex": True, "sharey": True}
-    plot, (row,) = new_plot(WIDTH / len(pairs) + 0.4, alt, **grid)
+    plot, (row,) = new_plot(WIDTH / len(pairs) + 0.6, alt, **grid)
     angle = torch.linspace(0, 2 * math.pi, 100)
     circle = 2 * torch.stack((angle.cos(), angle.sin()))  # (2, 100)
     reach = 0.0
@@ -301,7 +337,10 @@ def gaussians(pairs: dict[str, tuple[Tensor, Tensor]]) -> Plot:
             axes.plot(*ellipse, color=COLOURS[i], ls=DASHES[i])
             reach = max(reach, 1.05 * float(ellipse.abs().max()))  # a stray dot may be outside
         axes.set_title(title)
-        axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+        axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xlabel="feature 1")
+        axes.xaxis.set_major_locator(MultipleLocator(2))
+        axes.yaxis.set_major_locator(MultipleLocator(2))
+    row[0].set_ylabel("feature 2")
     names = [f"cloud {which}, ellipse: 2 standard deviations" for which in "AB"]
     plot.legend(row[0].lines, names, loc="outside lower center", ncols=2)
     return plot

@@ -18,7 +18,7 @@ from ..pipeline import SHIPPED, Pipeline
 from ..utils.errors import DataError
 from ..utils.files import ROOT, read_json, write_bytes
 from .cards import model_card, sample_grid
-from .sweep import TUNING_SEED, curves, markdown_table, method, read_records, summarise, table
+from .sweep import MAIN, TUNING_SEED, curves, markdown_table, method, read_records, summarise, table
 
 FOLDER = ROOT / "data" / "results"
 RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
@@ -70,8 +70,8 @@ def best(rows: list[dict], guidance: str) -> dict:
     return chosen(found)["settings"] if found else {"guidance": guidance}
 
 
-def gain(rows: list[dict]) -> str:
-    """Self-guidance against no guidance, each at its best: two fair comparisons.
+def compared(rows: list[dict]) -> dict[str, tuple[dict, dict]]:
+    """Two fair comparisons, "passes" and "steps": the best self-guided row and the best plain one.
 
     At equal passes a guided image has half the steps. At equal steps, as in the paper's tables, it
     takes twice the passes.
@@ -80,18 +80,70 @@ def gain(rows: list[dict]) -> str:
         [row for row in rows if row["settings"]["guidance"] == name] for name in ("self", "none")
     )
     fair = {"passes": lambda row: row["nfe"], "steps": lambda row: row["settings"]["steps"]}
-    found = []
+    found = {}
     for what, count in fair.items():
         if shared := {count(row) for row in ours} & {count(row) for row in plain}:
             guided = chosen([row for row in ours if count(row) in shared])
-            none = chosen([row for row in plain if count(row) == count(guided)])
-            (mine, spread), (its, other) = guided["frechet"], none["frechet"]
-            which = method(guided["settings"]).removeprefix("self")
-            found.append(
-                f"at {count(guided):g} {what} each {mine:.2f} ± {spread:.2f}{which} against "
-                f"{its:.2f} ± {other:.2f}, {100 * (mine / its - 1):+.0f} %"
-            )
+            found[what] = guided, chosen([row for row in plain if count(row) == count(guided)])
+    return found
+
+
+def gain(rows: list[dict]) -> str:
+    """Self-guidance against no guidance in words, each at its best, `compared` in two ways."""
+    found = []
+    for what, (guided, none) in compared(rows).items():
+        count = guided["nfe"] if what == "passes" else guided["settings"]["steps"]
+        which = method(guided["settings"]).removeprefix("self")
+        (mine, spread), (its, other) = guided["frechet"], none["frechet"]
+        found.append(
+            f"at {count:g} {what} each {mine:.2f} ± {spread:.2f}{which} against "
+            f"{its:.2f} ± {other:.2f}, {100 * (mine / its - 1):+.0f} %"
+        )
     return f"Self-guidance against none: {'; '.join(found)}." if found else ""
+
+
+def outcome(ours: dict, other: dict) -> str:
+    """Whether self-guidance "wins", "ties" or "loses": it ties where mean ± spread overlap."""
+    (mine, spread), (its, rest) = ours["frechet"], other["frechet"]
+    if mine + spread < its - rest:
+        return "wins"
+    return "loses" if mine - spread > its + rest else "ties"
+
+
+def verdict(folder: str | Path = FOLDER) -> str:
+    """Self-guidance against none and against its best rival on every data set: words and a table.
+
+    The rival is the method, other than these two, with the lowest distance within 16 passes.
+    """
+    titles = {"passes": "none, at equal passes", "steps": "none, at equal steps",
+              "rival": "its best rival, at equal passes"}  # fmt: skip
+    words: dict[str, dict[str, list]] = {what: {} for what in titles}
+    cells: dict[str, list] = {what: [f"against {title}"] for what, title in titles.items()}
+    names = sweeps(folder)
+    for name, path in names.items():
+        rows, own = reported(path)[0], ("none", "self")
+        rivals = [r for r in preferred(rows).values() if r["settings"]["guidance"] not in own]
+        pairs = compared(rows)
+        if rivals and "passes" in pairs:
+            pairs["rival"] = pairs["passes"][0], min(rivals, key=lambda row: row["frechet"])
+        for what, line in cells.items():
+            if what not in pairs:
+                line.append("")
+                continue
+            (mine, spread), (its, other) = (row["frechet"] for row in pairs[what])
+            result, rival = outcome(*pairs[what]), method(pairs[what][1]["settings"])
+            words[what].setdefault(result, []).append(name)
+            line.append(
+                f"{mine:.2f} ± {spread:.2f} : {its:.2f} ± {other:.2f}"
+                f"{f' ({rival})' if what == 'rival' else ''}<br>"
+                f"**{result}**, {100 * (mine / its - 1):+.0f} %"
+            )
+    said = [f"- Against **{titles[what]}**, self-guidance "
+            + "; ".join(f"**{result}** on {' and '.join(found[result])}"
+                        for result in ("wins", "ties", "loses") if result in found) + "."
+            for what, found in words.items() if found]  # fmt: skip
+    lines = markdown_table(["Fréchet distance of self-guidance", *names], list(cells.values()))
+    return "\n".join(said) + "\n\n" + lines
 
 
 def files(folder: str | Path, pattern: str) -> dict[str, Path]:
@@ -141,7 +193,7 @@ def overview(folder: str | Path = FOLDER) -> str:
 
 def brief(folder: str | Path = FOLDER) -> str:
     """Five guidances on each data set: distance, precision / recall, settings tried."""
-    names = ("none", "cfg", "spatial", "auto", "self")
+    names = MAIN
     found = columns([(name, reported(path)[0]) for name, path in sweeps(folder).items()])
     best_of = [{n: r for n, r in preferred(rows).items() if n in names} for rows in found.values()]
     lines = [[name, *(_distance(rows, name, True) for rows in best_of)] for name in names]

@@ -152,16 +152,19 @@ def best_points(records: list[dict]) -> list[Sampling]:
     return [Sampling(**record["settings"]) for record in best.values()]
 
 
-def curves(records: list[dict]) -> dict[str, list[tuple[float, float, str]]]:
+MAIN = ("none", "cfg", "spatial", "auto", "self")  # the guidances of the README and the plots
+
+
+def curves(records: list[dict], passes: int = 16) -> dict[str, list[tuple[float, float, str]]]:
     """Trade-off curves over temperature: (inception score, Fréchet distance, temperature).
 
-    One for each method, at the guidance scale of its lowest distance; orders without temperature
-    have none.
+    One for each of the main guidances with this number of passes, at the scale of its lowest
+    distance; orders without temperature have none.
     """
     found: dict[str, list[dict]] = {}
     for row in summarise(records):  # the best comes first
-        if row["settings"]["order"] in TEMPERED:
-            members = found.setdefault(f"{method(row['settings'])}, {row['nfe']:g} passes", [row])
+        if row["settings"]["order"] in TEMPERED and row["nfe"] == passes:
+            members = found.setdefault(method(row["settings"]), [row])
             same = members[0]["settings"] | {"temperature": row["settings"]["temperature"]}
             if row is not members[0] and row["settings"] == same:
                 members.append(row)
@@ -171,7 +174,7 @@ def curves(records: list[dict]) -> dict[str, list[tuple[float, float, str]]]:
         of.sort(key=lambda pair: pair[0])
         return [(row["inception_score"][0], row["frechet"][0], f"{t:g}") for t, row in of]
 
-    return {name: points(members) for name, members in found.items()}
+    return {name: points(found[name]) for name in MAIN if name in found}
 
 
 SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "coherence")

@@ -256,6 +256,18 @@ def test_the_verdict_in_words_is_what_the_records_say():
     assert max(five, key=lambda each: fashion[each]["tried"]) == "self"
 
 
+def test_the_lesson_says_the_verdict_that_the_records_give(folder):
+    """Wins and loses where mean ± spread do not overlap; the rival is the best of the others."""
+    text = results.verdict(folder)  # 3.3 ± 0.42 against 4.5 ± 0.71 at 16 passes
+    assert "- Against **none, at equal passes**, self-guidance **wins** on sprites." in text
+    assert "3.30 ± 0.42 : 4.50 ± 0.71<br>**wins**, -27 %" in text
+    assert "3.30 ± 0.42 : 1.00 ± 0.00 (self+cfg)<br>**loses**, +230 %" in text
+    path = folder / "sweep-sprites.jsonl"
+    with open(path, "a") as file:  # now 4 ± 1.06
+        file.write(json.dumps(guided(record("self", 1.0, 8.0, 5.1) | {"seed": 2})) + "\n")
+    assert "self-guidance **ties** on sprites" in results.verdict(folder)
+
+
 def test_minutes_are_those_of_a_run(tmp_path):
     assert "0" not in results.minutes(tmp_path)  # nobody measured: no number
     lessons = [{"name": "00_tour", "seconds": 20}, {"name": "01_vq", "seconds": 114}]

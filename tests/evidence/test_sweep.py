@@ -159,17 +159,20 @@ def test_the_best_point_of_each_method_at_each_number_of_passes():
 
 
 def test_a_trade_off_curve_runs_over_temperature_at_the_best_scale():
-    found = sweep.curves(RECORDS)
+    found = sweep.curves([*RECORDS, record("sag", 1.0, 2.0, 1.0)])  # none of the five
     assert found == {
-        "self, 16 passes": [(8.0, 2.0, "8"), (7.5, 2.5, "16")],
-        "none, 16 passes": [(6.5, 3.5, "4")],
-        "none, 8 passes": [(5.0, 5.0, "2"), (6.0, 4.0, "4")],
+        "none": [(6.5, 3.5, "4")],
+        "self": [(8.0, 2.0, "8"), (7.5, 2.5, "16")],
     }
-    plot = trade_off(found)
+    assert sweep.curves(RECORDS, passes=8) == {"none": [(5.0, 5.0, "2"), (6.0, 4.0, "4")]}
+    plot = trade_off(found | {"cfg": [(1.0, 10.1, "far")]})
     axes = plot.axes[0]
-    assert [list(line.get_xdata()) for line in axes.lines] == [[8, 7.5], [6.5], [5, 6]]
-    assert {text.get_text() for text in axes.texts} == {"8", "16", "4", "2"}
-    assert plot.png().startswith(b"\x89PNG") and "self, 16 passes" in plot.alt
+    *lines, far, level = axes.lines
+    assert [list(line.get_xdata()) for line in lines] == [[6.5], [8, 7.5]]
+    assert list(level.get_ydata()) == [3.5, 3.5] and not len(far.get_xdata())
+    best = "the best without guidance"
+    assert {text.get_text() for text in axes.texts} == {"4", "8", "16", best}
+    assert plot.png().startswith(b"\x89PNG") and "none; self" in plot.alt
 
 
 def test_settings_are_never_tuned_on_the_seeds_that_are_reported(trained, tmp_path, capsys):
