@@ -370,7 +370,8 @@ def course(args) -> None:
             print(f"{path}: outputs, smoke text and seal written")
         return
     args.profile = args.profile or "smoke"
-    parameters = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
+    given = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
+    parameters = {name: value for name, value in given.items() if value is not None}
     if args.action == "catch-up":
         if not args.lessons:
             raise InputError("catch up with which lesson? For example: sgmgm course catch-up 05.")

@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     add("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
     add("--profile", choices=presets.PRESETS,
         help="how long the lessons' own runs are; smoke if not given, for commit laptop")
-    add("--dataset", default="sprites", help=f"one of {', '.join(NAMES)}")
+    add("--dataset", help=f"one of {', '.join(NAMES)}; each lesson's own if not given")
     add("--seed", type=int, default=0, help="of everything random")
     add("--out", type=Path, help="folder; build/course if not given")
     add("--notebooks", type=Path, help="folder; the repository's if not given")

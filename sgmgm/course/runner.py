@@ -127,7 +127,7 @@ def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameter
     """Execute lessons one by one into `out`; write `report.json` and pages to look at there.
 
     `wanted` are numbers or names, all lessons if empty; `parameters` are profile, dataset, seed
-    and device. Returns for each lesson its name, seconds, budget (seconds, or None) and status:
+    and device, each lesson's own if not given. Returns for each lesson its name, seconds, budget (seconds, or None) and status:
     "ok", "over budget" or "failed: ...". A failing lesson does not stop the others.
     """
     try:
@@ -195,12 +195,13 @@ def needed(notebook) -> list[str]:
 def catch_up(lesson: str, notebooks: Path | None = None, **parameters) -> tuple[Path, list, Path]:
     """Bring about the state in which a lesson, a number or name, starts: data and models are here.
 
-    The parameters are profile, dataset, seed and device, as in the lesson. Returns the lesson, the
-    parts that it needs, and their folder: the shipped one, or one in `runs/`, where missing ones
-    are trained. InputError: no such lesson; CheckpointError, DataError: damaged files.
+    The parameters are profile, dataset, seed and device, the lesson's own if not given. Returns
+    the lesson, the parts that it needs, and their folder: the shipped one, or one in `runs/`, where
+    missing ones are trained. InputError: no such lesson; CheckpointError, DataError: damaged files.
     """
     path = find_lessons([lesson], Path(notebooks or ROOT / "notebooks"))[0]
-    parts = needed(read_lesson(path, parameters))
+    notebook = read_lesson(path, parameters)
+    parts, parameters = needed(notebook), declared(notebook) | parameters
     machine = {name: parameters[name] for name in ("device", "profile", "dataset")}
     parameters["device"] = preflight(**machine)
     what = {name: parameters[name] for name in ("dataset", "profile")}
