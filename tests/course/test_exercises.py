@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from sgmgm.commands import cli
 from sgmgm.course import exercises, runner, stubs
 
+from . import wrong_networks
+
 FOLDER = runner.ROOT / "notebooks"
 SOLUTIONS = runner.find_lessons([], FOLDER / "solutions")
 
@@ -653,6 +655,7 @@ WRONG = {
         (lambda real, fake, k: covered(real, fake, 4), "with k = 2"),
     ],
 }  # fmt: skip
+WRONG |= wrong_networks.WRONG
 
 
 def test_every_check_has_wrong_answers():

@@ -15,6 +15,7 @@ from .adapters import (
     select,
 )
 from .checks import NotYet
+from .decoding import compounding, decode, inpaint, keep, tokens_kept
 from .evaluation import (
     border,
     coverage,
@@ -32,16 +33,13 @@ from .guidance import (
     guide,
     guided_decode,
 )
+from .network import attention, block, cosine_mask, masked_loss, one_step_chance, train
 from .tokens import (
-    compounding,
-    cosine_mask,
-    keep,
     mask_tokens,
-    masked_loss,
     nearest_code,
-    one_step_chance,
     perplexity,
+    quantize,
     saving,
+    sequence,
     straight_through,
-    tokens_kept,
 )

@@ -1,27 +1,13 @@
-"""Checks of the exercises of lessons 00 to 03: tokens, the model, decoding."""
+"""Checks of the exercises of lessons 00 and 01: tokens and codes."""
 
 import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...masking import masked_after, random_mask
-from ...sampling import temperatures
 from ..done import passed
-from .checks import (
-    NotYet,
-    asked,
-    elsewhere,
-    number,
-    numbers,
-    random,
-    same,
-    tensor,
-    unlike,
-    want,
-)
+from .checks import NotYet, asked, number, random, returned, same, tensor, unlike, want
 
 
 # fmt: off
@@ -55,6 +41,33 @@ def mask_tokens(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
           f"a masked position must hold the id of [MASK], 17; yours holds {held.tolist()}.")
     want(same(canvas[~masked], tokens[~masked]), "a visible token must stay as it is.")
     passed("mask_tokens")
+
+
+def sequence(function: Callable[[Tensor, Tensor, Tensor, int, int], Tensor]) -> None:
+    """(tokens, masked, labels, K, C) -> the ids that the transformer reads, int64 (B, N + 1)."""
+    tokens = torch.tensor([[3, 1, 4, 1], [5, 0, 2, 6], [0, 6, 5, 3]])
+    masked = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [1, 1, 1, 0]]).bool()
+    for labels, codes, classes in (([2, 0, 3], 7, 3), ([4, 5, 1], 11, 5)):
+        label, mask = torch.tensor(labels)[:, None], codes + classes
+        canvas = torch.where(masked, mask, tokens)
+        wanted = torch.cat((label + codes, canvas), 1)
+        given = tokens, masked, label[:, 0], codes, classes
+        found = tensor(asked(function, *given), wanted, "sequence")
+        unlike(found, {
+            "the class token comes first": torch.cat((canvas, label + codes), 1),
+            "class c has the id K + c, because 0 to K - 1 are the codes":
+                torch.cat((label, canvas), 1),
+            "the id K belongs to class 0; [MASK] comes behind the C classes":
+                torch.cat((label + codes, torch.where(masked, codes, tokens)), 1),
+            "the classes are K to K + C - 1, so [MASK] is K + C":
+                torch.cat((label + codes, torch.where(masked, mask + 1, tokens)), 1),
+            "True is masked; you mask the visible tokens":
+                torch.cat((label + codes, torch.where(masked, tokens, mask)), 1),
+        })
+        for row, (mine, right) in enumerate(zip(found.tolist(), wanted.tolist(), strict=True)):
+            want(mine == right, f"with K = {codes} and C = {classes} the image {row} of class "
+                  f"{labels[row]} must become {right}, not {mine}.")
+    passed("sequence")
 
 
 # --- 01 VQ tokenization ------------------------------------------------------------------------
@@ -106,119 +119,74 @@ def perplexity(function: Callable[[Tensor, int], float]) -> None:
     passed("perplexity")
 
 
-# --- 02 Masked transformer ---------------------------------------------------------------------
-def cosine_mask(function: Callable[[float, int, torch.Generator], Tensor]) -> None:
-    """(t in [0, 1], N, generator) -> bool (N,): True at round(cos(pi t / 2) N) >= 1 places."""
-    wanted = random_mask(1, 64, torch.Generator())[0]
-    for t in (0.0, 0.25, 0.5, 0.84, 1.0):
-        count = max(1, round(math.cos(math.pi * t / 2) * 64))
-        seeded = [torch.Generator().manual_seed(seed) for seed in (0, 1, 0)]
-        masks = [tensor(function(t, 64, each), wanted, "cosine_mask") for each in seeded]
-        masked = int(masks[0].sum())
-        want(masked == count,
-              f"at t = {t:g} your mask covers {masked} of 64 tokens and keeps {64 - masked}, where "
-              f"the cosine schedule masks {count} and keeps {64 - count}.")
-        want(count == 64 or not torch.equal(*masks[:2]),
-              "two generators of different seeds give the same mask: choose the places at random.")
-        want(torch.equal(masks[0], masks[2]),
-              "the same seed gives two masks: take all randomness from the generator.")
-    one = torch.Generator().manual_seed(0)
-    first, second = function(0.5, 64, one), function(0.5, 64, one)
-    want(not torch.equal(first, second),
-          "the same generator gives the same mask again: do not seed it anew.")
-    want(int((first != first.roll(1)).sum()) > 2,
-          "the masked positions are side by side: choose each of them at random.")
-    other = elsewhere(function, 0.5, 36, one)
-    want(other is not None and other.shape == (36,) and int(other.sum()) == 25,
-          "of 36 tokens 25 should be masked at t = 0.5: take their number from N.")
-    passed("cosine_mask")
+def quantize(function: Callable[[Tensor, Tensor, float], tuple]) -> None:
+    """(z (B, D, h, w), codebook (K, D), beta) -> tokens (B, h w), states (B, D, h, w), loss."""
+    z, codebook = random(2, 3, 4, 5).requires_grad_(), random(6, 3, seed=1).requires_grad_()
+    answer = function(z, codebook, 0.25)
+    returned(answer, "quantize")
+    want(isinstance(answer, tuple) and len(answer) == 3,
+         "quantize returns three things, in this order: tokens, states, loss.")
+    rows = z.detach().permute(0, 2, 3, 1).reshape(-1, 3)  # (40, 3)
+    distances = torch.cdist(rows, codebook.detach())
+    nearest, wrong = distances.argmin(1), torch.cdist(z.detach().reshape(-1, 3), codebook.detach())
+    tokens = tensor(answer[0], nearest.view(2, 20), "the first of the three results")
+    unlike(tokens, {
+        "a vector of z goes along its channels: permute z to (B, h, w, D) before you make rows of "
+        "it": wrong.argmin(1).view(2, 20),
+        "these are the farthest codes": distances.argmax(1).view(2, 20),
+        "the tokens go down the columns; row by row, h before w, is wanted":
+            nearest.view(2, 4, 5).transpose(1, 2).reshape(2, 20),
+    })
+    want(same(tokens, nearest.view(2, 20)), "a token is not the id of the nearest code.")
 
+    codes = codebook.detach()[nearest]  # (40, 3)
+    e = codes.view(2, 4, 5, 3).permute(0, 3, 1, 2)
+    states = tensor(answer[1], z, "the second of the three results")
+    unlike(states.detach(), {
+        "the states have the values of z; they should have those of the codes": z.detach(),
+        "view does not move the channels: make (B, h, w, D), then permute to (B, D, h, w)":
+            codes.view(2, 3, 4, 5),
+    })
+    want(same(states.detach(), e), "the states must have the values of the chosen codes.")
 
-def masked_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """(logits (B, N, K), tokens (B, N), masked bool (B, N)) -> mean cross-entropy where masked."""
-    logits, tokens = random(2, 6, 5), torch.arange(12).view(2, 6) % 5
-    masked = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]).bool()
-    each = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")  # (2, 6)
-    found = number(asked(function, logits, tokens, masked), "masked_loss")
-    per_image = torch.stack([each[i][masked[i]].mean() for i in (0, 1)]).mean()
-    unlike(found, {
-        "that is the mean over all positions; the visible ones can be read off": each.mean(),
-        "that is the mean over the visible positions, which can be read off": each[~masked].mean(),
-        "that is the sum; divide by the number of masked positions": each[masked].sum(),
-        "that is a mean of means: every masked position must count the same": per_image,
-    }, f"your loss is {found:.3f}: ")
-    wanted = each[masked].mean().item()
-    want(same(found, wanted), f"your loss is {found:.3f}, the right one {wanted:.3f}.")
-    passed("masked_loss")
+    gap = (z.detach() - e).square().mean()
+    loss = tensor(answer[2], gap, "the third of the three results")
+    unlike(loss.detach(), {
+        "take the means over all B h w D numbers, not the sums": 1.25 * gap * z.numel(),
+        "take the mean over D, too; you have its sum": 1.25 * gap * 3,
+        "the codebook loss is missing": 0.25 * gap,
+        "the commitment loss is missing": gap,
+        "multiply the commitment loss by beta": 2 * gap,
+    }, f"your loss is {loss:.3f}: ")
+    want(same(loss.detach(), 1.25 * gap),
+         f"your loss is {loss:.3f}, the right one {1.25 * gap:.3f}.")
 
+    def gradients(of: Tensor, what: str, back: Tensor | None = None) -> list[Tensor]:
+        want(of.requires_grad, f"no gradient comes back from {what}: too much is detached.")
+        found = torch.autograd.grad(of, (z, codebook), back, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g
+                for g, x in zip(found, (z, codebook), strict=True)]
 
-def one_step_chance(function: Callable[[Tensor], float]) -> None:
-    """(all images there are, int64 (M, N)) -> the probability that one step gives one of them."""
-    worlds = {
-        "AAAA": ([[0, 0, 0, 0]], 1.0),
-        "AAAA, BBBB and ABAB": ([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]], 24 / 81),
-        "AC and CD": ([[0, 2], [2, 3]], 1 / 2),
-        "ABAB and BABA": ([[0, 1, 0, 1], [1, 0, 1, 0]], 1 / 8),
-        "ABAB, BABA and AAAA": ([[0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]], 24 / 81),
-    }
-    for name, (images, wanted) in worlds.items():
-        found = number(function(torch.tensor(images)), "one_step_chance")
-        want(abs(found - wanted) < 1e-6,
-              f"in a world of {name} one step is right with probability {wanted:.4f}, not "
-              f"{found:.4f}: multiply the positions' probabilities, and add the images up.")
-    passed("one_step_chance")
+    to_z, to_codes = gradients(loss, "the loss")
+    pull = 2 * (z.detach() - e) / z.numel()  # the gradient of `gap` by z
+    push = torch.zeros(6, 3).index_add(0, nearest, -pull.permute(0, 2, 3, 1).reshape(-1, 3))
+    unlike(to_codes, {
+        "the commitment loss moves the codes, too: detach e in it": 1.25 * push,
+        "the two stop-gradients are swapped: the codebook loss has sg(z), the commitment loss "
+        "sg(e)": 0.25 * push,
+        "the codebook loss moves no code: detach z in it, not e": 0 * push,
+    }, tolerance=1e-5)
+    unlike(to_z, {
+        "the codebook loss moves z, too: detach z in it": 1.25 * pull,
+        "the commitment loss does not move z: detach e in it, not z": 0 * pull,
+    }, tolerance=1e-5)
+    want(same(to_codes, push, 1e-5) and same(to_z, 0.25 * pull, 1e-5),
+         "the loss has the right value, but other gradients than equation 3.")
 
-
-# --- 03 Parallel decoding ----------------------------------------------------------------------
-def tokens_kept(function: Callable[[int, int], list]) -> None:
-    """(T, N) -> how many tokens each of T steps keeps under the cosine schedule."""
-    for steps, n in ((4, 16), (8, 64), (1, 64), (8, 4)):
-        left = [n] + [masked_after(k, steps, n) for k in range(1, steps + 1)]
-        wanted = [a - b for a, b in zip(left[:-1], left[1:], strict=True)]
-        counts = numbers(function(steps, n), "tokens_kept")
-        found = [int(count) for count in counts]
-        total = sum(found)
-        want(found == counts, "a step keeps a whole number of tokens: round down the masked ones.")
-        want(len(found) == steps, f"T = {steps} steps keep {steps} numbers, not {len(found)}.")
-        want(total == n, f"with T = {steps} your steps keep {total} tokens in all; there are {n}.")
-        for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
-            want(mine == right, f"with T = {steps} step {k} keeps {mine} of {n} tokens, where the "
-                  f"cosine schedule, rounded down, keeps {right}.")
-    passed("tokens_kept")
-
-
-def keep(function: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    """(score (B, N), known bool (B, N), left) -> bool (B, N), what is kept: all but `left`."""
-    score = random(3, 10) + 100 * torch.arange(3)[:, None]  # noise can lift a score anywhere
-    known = torch.zeros(3, 10, dtype=torch.bool)
-    known[0, :3], known[1, 5:], known[2, ::4] = True, True, True
-    score -= 20 * known  # known tokens may have been unlikely
-    places = score.masked_fill(known, torch.inf).argsort(1)
-    for left in (4, 0):
-        wanted = places.argsort(1) >= left
-        found = tensor(asked(function, score, known, left), wanted, "keep")
-        mistakes = {
-            "True is what is kept; you return what stays masked": ~wanted,
-            "argsort lists places in order; a place's rank is the argsort of that": places >= left,
-        }
-        unlike(found, mistakes if left else {})
-        for row, count in enumerate((~found).sum(1).tolist()):
-            want(count == left, f"in row {row} {count} positions stay masked, but left = {left}.")
-        want(bool(found[known].all()),
-              "a token that was known is masked again: known ones are kept, whatever their score.")
-        want(torch.equal(found, wanted), "you keep tokens with a low score and mask better ones.")
-    passed("keep")
-
-
-def compounding(function: Callable[[float, int], list]) -> None:
-    """(tau, T) -> the temperature of each step, when the factors (1 - k / T) multiply up."""
-    for tau, steps in ((25.0, 4), (45.0, 12)):
-        found = numbers(function(tau, steps), "compounding")
-        want(len(found) == steps, f"{steps} steps have {steps} temperatures, not {len(found)}.")
-        want(not same(found, temperatures(tau, steps, "linear")),
-              "that is the linear schedule: each step must start from the temperature of the last.")
-        wanted = temperatures(tau, steps, "compounding")
-        for k, (mine, right) in enumerate(zip(found, wanted, strict=True), start=1):
-            want(same(mine, right), f"from tau = {tau:g} in {steps} steps, step {k} has the "
-                  f"temperature {right:.3f}, not {mine:.3f}.")
-    passed("compounding")
+    back = random(2, 3, 4, 5, seed=2)
+    to_z, to_codes = gradients(states, "the states", back)
+    want(not to_codes.any(),
+         "the codes receive a gradient from the states: straight-through hands it to z alone.")
+    want(same(to_z, back),
+         "straight-through is missing: z must receive the states' gradient unchanged.")
+    passed("quantize")
