@@ -338,6 +338,60 @@ def loop(plain, smooth, canvas, steps, scale, noise, rule=None, share=None, judg
     return canvas
 
 
+def two_ends(counts, distances, other):
+    slope = (distances[0] - distances[-1]) / (1 / counts[0] - 1 / counts[-1])
+    return distances[-1] + slope * (1 / other - 1 / counts[-1])
+
+
+def spans(work, wait, clock, repeats, warm=0, before=True, after=True):
+    """The times of calls, with or without what makes them true."""
+    for _ in range(warm):
+        work()
+    times = []
+    for _ in range(repeats):
+        if before:
+            wait()
+        begun = clock()
+        work()
+        if after:
+            wait()
+        times.append(clock() - begun)
+    return times
+
+
+def ratios(old, new, wait, clock, repeats, warm=1, middle=median, **how):
+    for work in (old, new) * warm:
+        work()
+    rest = wait, clock, 1
+    return middle(spans(old, *rest, **how)[0] / spans(new, *rest, **how)[0] for _ in range(repeats))
+
+
+def first_rows(real, fake, count):
+    return tuple(torch.arange(len(labels)) < count for labels in (real, fake))
+
+
+def each_class(labels, counts):
+    keep = torch.zeros(len(labels), dtype=torch.bool)
+    for c, count in enumerate(counts):
+        keep[(labels == c).nonzero()[:count]] = True
+    return keep
+
+
+def decided(rows, ours, rival, nfe, cost="nfe", choose=lambda table: chosen(table, 0),
+            report=lambda row: [row[seed] for seed in row if seed], spread=stdev,
+            gain=lambda a, b: 100 * (a / b - 1)):  # fmt: skip
+    """A claim, with one of its rules broken."""
+    scores = []
+    for method in (ours, rival):
+        table = {}
+        for row in rows:
+            if row["method"] == method and row[cost] == nfe:
+                table.setdefault(row["tau"], {})[row["seed"]] = row["frechet"]
+        scores.append(report(choose(table)))
+    said = {"A": "wins", "B": "loses", False: "ties"}[apart(*scores, spread)]
+    return said, gain(*map(mean, scores))
+
+
 # check -> wrong answers, each with words that the message must hold
 WRONG = {
     "saving": [
@@ -371,6 +425,19 @@ WRONG = {
         (lambda a, b: None, "write its body"),
         (lambda a, b: apart(a, b, stdev) or None, "or 'tie', not None"),
         (lambda a, b: apart(a, b, lambda x: (max(x) - min(x)) / 2) or "tie", "is a tie"),
+    ],
+    "claim": [
+        (lambda *given: decided(*given, cost="steps"), "16 steps each"),
+        (lambda *given: decided(*given, choose=lambda t: min(
+            t.values(), key=lambda row: mean_but(row, 0))), "chose ours by the seeds"),
+        (lambda *given: decided(*given, report=lambda row: list(row.values())), "contain seed 0"),
+        (lambda *given: decided(*given, report=lambda row: [row[0], row[0]]), "the tuning seeds"),
+        (lambda *given: decided(*given, gain=lambda a, b: 100 * (1 - a / b)), "is negative"),
+        (lambda *given: decided(*given, gain=lambda a, b: 100 * (1 - b / a)), "not by ours"),
+        (lambda *given: decided(*given, gain=lambda a, b: a / b - 1), "that is a share"),
+        (lambda *given: decided(*given, gain=lambda a, b: 7), "you get 7.0 %"),
+        (lambda *given: decided(*given, spread=lambda x: 0), "ties with 2.5 against 2.2"),
+        (lambda *given: decided(*given)[0], "two things"),
     ],
     "border": [
         (lambda side, width: ~frame(side, width), "in-painting"),
@@ -639,12 +706,50 @@ WRONG = {
         (lambda x, y: 0, "yours is 0.00"),
     ],
     "extrapolate": [
-        (lambda counts, distances: distances[-1], "over 1 / N"),
-        (lambda counts, distances: (distances[0] - distances[1]) / (1 / 100 - 1 / 200), "slope"),
-        (lambda counts, distances: sum(distances) / 4, "is 2; you get"),
-        (lambda counts, distances: 2 * distances[-1] - distances[-2], "Use all points"),
-        (lambda counts, distances: max(0, distances[-1] + (distances[-1] - distances[0])
-         * counts[0] / (counts[-1] - counts[0])), "Use all points"),
+        (lambda counts, distances, n: distances[-1], "over 1 / N"),
+        (lambda counts, distances, n: (distances[0] - distances[1]) / (1 / 100 - 1 / 200), "slope"),
+        (lambda counts, distances, n: sum(distances) / 4, "images give 2.000; you get"),
+        (lambda counts, distances, n: 2 * distances[-1] - distances[-2], "infinitely many"),
+        (lambda counts, distances, n: two_ends(counts, distances, n), "Use all points"),
+        (lambda counts, distances, n: max(0, two_ends(counts, distances, n)), "Use all points"),
+    ],
+    "median_time": [
+        (lambda work, wait, clock, n: median(spans(work, wait, clock, n)), "must not count"),
+        (lambda *given: median(spans(*given, warm=1, after=False)), "wait before you read"),
+        (lambda *given: median(spans(*given, warm=1, before=False)), "in the queue before"),
+        (lambda *given: mean(spans(*given, warm=1)), "is the mean"),
+        (lambda *given: min(spans(*given, warm=1)), "the fastest call"),
+        (lambda *given: max(spans(*given, warm=1)), "the slowest call"),
+        (lambda *given: sum(spans(*given, warm=1)), "all calls together"),
+        (lambda *given: 2 * median(spans(*given, warm=1)), "Measure each call alone"),
+    ],
+    "speedup": [
+        (lambda *given: ratios(*given, warm=0), "each needs a call more"),
+        (lambda *given: ratios(*given, after=False), "those of the queue"),
+        (lambda *given: 1 / ratios(*given), "it is old / new"),
+        (lambda old, new, *given: median(spans(old, *given, warm=1))
+         / median(spans(new, *given, warm=1)), "take turns"),
+        (lambda *given: ratios(*given, middle=mean), "One call was disturbed"),
+    ],
+    "to_unit": [
+        (lambda x: (x + 1) / 2, "for images in [-1, 1]"),
+        (lambda x: (x - x.min()) / (x.max() - x.min()), "stretch of the batch"),
+        (lambda x: torch.stack([(i - i.min()) / (i.max() - i.min()) for i in x]),
+         "you stretch each image"),
+        (lambda x: x.clamp(0, 1), "you clamp"),
+        (lambda x: x if x.min() >= 0 else (x + 1) / 2, "[-0.5, 0.5] come back in [0.2"),
+        (lambda x: x if x.min() >= 0 else (x + 1) / 2 if x.min() < -0.5 else x + 0.5,
+         "images in [0, 255] come back in"),
+        (lambda x: x.mul_(0.5), "make a new one"),
+    ],
+    "same_classes": [
+        (lambda real, fake: first_rows(real, fake, len(fake)), "must occur equally often"),
+        (lambda real, fake: (real >= 0, fake >= 0), "[100, 100, 100] times among the reals"),
+        (lambda real, fake: (each_class(real, [20] * 3), each_class(fake, [20] * 3)),
+         "more could be kept, [100, 60, 20]"),
+        (lambda real, fake: (real < 0, fake < 0), "too few"),
+        (lambda real, fake: each_class(real, [100, 60, 20]), "two things"),
+        (lambda real, fake: (real[:180], fake[:180]), "shape (180,) where (300,)"),
     ],
     "coverage": [
         (lambda real, fake, k: ball_share(fake, real, k + 1), "that is precision"),

@@ -18,12 +18,17 @@ from .checks import NotYet
 from .decoding import compounding, decode, inpaint, keep, tokens_kept
 from .evaluation import (
     border,
+    claim,
     coverage,
     extrapolate,
     frechet_1d,
     honest,
     last_layer_flops,
+    median_time,
     passes,
+    same_classes,
+    speedup,
+    to_unit,
     verdict,
 )
 from .guidance import (

@@ -1,13 +1,14 @@
 """Checks of the exercises of lessons 06 to 08: speed, scores, claims."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ...metrics import precision_recall
+from ...metrics import GaussianStats, frechet_distance, precision_recall
 from ..done import passed
-from .checks import number, random, returned, same, tensor, unlike, want
+from .checks import asked, number, random, returned, same, tensor, unlike, want
 
 
 # fmt: off
@@ -53,6 +54,86 @@ def last_layer_flops(function: Callable[[int, int, int, int], float]) -> None:
     passed("last_layer_flops")
 
 
+class Device:
+    """A pretended device with a queue, and a clock: calls return at once, work takes its time."""
+
+    def __init__(self, times: list[float], first: float):
+        self.times, self.first = times, first
+        self.calls, self.now, self.free = 0, 0.0, 40.0  # somebody else's work is in the queue
+
+    def work(self) -> None:
+        span = self.times[(self.calls - 1) % len(self.times)] if self.calls else self.first
+        self.calls, self.now = self.calls + 1, self.now + 0.001
+        self.free = max(self.free, self.now) + span
+
+    def wait(self) -> None:
+        self.now = max(self.now, self.free)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def median_time(function: Callable) -> None:
+    """(work, wait, clock, repeats) -> the median time of a call of work, in seconds."""
+    # the third and the fourth of each five calls are disturbed by another program
+    for times in ([1.0, 1.2, 9.0, 8.0, 1.1], [2.0, 2.3, 2.1]):
+        device = Device(times, 30.0)
+        found = number(function(device.work, device.wait, device.clock, len(times)), "median_time")
+        calls, ordered = device.calls, sorted(times)
+        want(calls > len(times), f"work was called {calls} times, with repeats = {len(times)}: the "
+              "first call is slow and must not count, so call work once more before you measure.")
+        right = ordered[len(times) // 2] + 0.001
+        unlike(found, {
+            "that is the time to put one call into the queue: wait before you read the clock":
+                0.001,
+            "your first time contains what was in the queue before: wait before you begin":
+                sorted([99.0, *times[1:]])[len(times) // 2] + 0.001,
+            "that is the mean, which two disturbed calls pull up; take the median":
+                sum(times) / len(times) + 0.001,
+            "that is the fastest call; take the median": ordered[0] + 0.001,
+            "that is the slowest call; take the median": ordered[-1] + 0.001,
+            "that is the time of all calls together": sum(times) + 0.001 * len(times),
+        }, f"you get {found:.3f} s: ", 1e-5)
+        want(same(found, right, 1e-5), f"the median call takes {right:.3f} s, you get {found:.3f}. "
+              "Measure each call alone: wait, clock, work, wait, clock.")
+    passed("median_time")
+
+
+class Machine(Device):
+    """A device with two kinds of work, on a machine that becomes half as fast after 9 calls."""
+
+    def __init__(self):
+        super().__init__([], 0.0)
+        self.order: list[str] = []
+
+    def run(self, kind: str) -> None:
+        span = {"old": 3.0, "new": 2.0}[kind] * (1 if len(self.order) < 9 else 2)
+        span = span if kind in self.order else 30.0
+        self.order.append(kind)
+        self.now += 0.001
+        self.free = max(self.free, self.now) + span * (6 if len(self.order) == 13 else 1)
+
+
+def speedup(function: Callable) -> None:
+    """(old, new, wait, clock, repeats) -> how many times as fast new is."""
+    machine = Machine()
+    found = number(function(lambda: machine.run("old"), lambda: machine.run("new"), machine.wait,
+                            machine.clock, 7), "speedup")
+    counts = [machine.order.count(kind) for kind in ("old", "new")]
+    want(min(counts) > 7, f"with repeats = 7 old ran {counts[0]} times and new {counts[1]} times: "
+          "each needs a call more that does not count.")
+    unlike(found, {
+        "both times are those of the queue: wait before you read the clock": 1.0,
+        "that is new / old; twice as fast is half the time, so it is old / new": 2 / 3,
+    }, f"you get {found:.2f}: ", 0.005)
+    turns = sum(a != b for a, b in zip(machine.order, machine.order[1:], strict=False))
+    want(turns >= 7, f"you get {found:.2f}, because the machine became slower halfway, and you "
+          "measure one kind after the other: let old and new take turns.")
+    want(same(found, 1.5, 0.005), f"new is 1.50 times as fast; you get {found:.2f}. One call was "
+          "disturbed: take the median of the ratios, pair by pair.")
+    passed("speedup")
+
+
 # --- 07 Evaluation -----------------------------------------------------------------------------
 def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     """(x (N,), y (M,)) -> the Fréchet distance of two samples of numbers."""
@@ -71,16 +152,21 @@ def frechet_1d(function: Callable[[Tensor, Tensor], float]) -> None:
     passed("frechet_1d")
 
 
-def extrapolate(function: Callable[[list, list], float]) -> None:
-    """(counts N, distances) -> the distance without end, by a straight line over 1 / N."""
+def extrapolate(function: Callable[[list, list, float], float]) -> None:
+    """(counts N, distances, another count) -> the distance to expect there, linear in 1 / N."""
     counts = [100, 200, 400, 800]
     for limit, slope in ((2.0, 50.0), (0.0, 30.0)):
-        found = number(function(counts, [limit + slope / n for n in counts]), "extrapolate")
-        want(abs(found - slope) > 1e-3, f"{found:.2f} is the slope; the limit is at 1 / N = 0.")
-        want(abs(found - limit) < 1e-3, f"the distances are exactly {limit:g} + {slope:g} / N, so "
-              f"the limit is {limit:g}; you get {found:.3f}. Is the line fitted over 1 / N, and "
-              "read off at 0?")
-    found = number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2]), "extrapolate")
+        given = [limit + slope / n for n in counts]
+        for other in (math.inf, 50.0, 50_000.0):
+            found = number(function(counts, given, other), "extrapolate")
+            want(abs(found - slope) > 1e-3, f"{found:.2f} is the slope of the line over 1 / N.")
+            right = limit + slope / other
+            want(other == math.inf or abs(found - limit) > 1e-4, f"{found:.2f} is the limit for "
+                  f"infinitely many images; asked for is the distance of {other:g}.")
+            want(abs(found - right) < 1e-4, f"the distances are exactly {limit:g} + {slope:g} / N, "
+                  f"so {other:g} images give {right:.3f}; you get {found:.3f}. Is the line fitted "
+                  "over 1 / N?")
+    found = number(function([100, 250, 400, 1000], [1.0, 0.1, 0.2, -0.2], math.inf), "extrapolate")
     want(abs(found + 0.277) < 1e-3, "the best line through four points that are on no line (least "
           f"squares) ends at -0.277, yours at {found:.3f}. Use all points, and let it end below 0.")
     passed("extrapolate")
@@ -102,6 +188,74 @@ def coverage(function: Callable[[Tensor, Tensor, int], float]) -> None:
     found = number(function(real, fake, 2), "coverage")
     want(same(found, low, 1e-6), "with k = 2 it is wrong: use k.")
     passed("coverage")
+
+
+def distance(x: Tensor, y: Tensor) -> float:
+    """Fréchet distance of feature rows."""
+    return frechet_distance(*(GaussianStats().update(rows) for rows in (x, y)))
+
+
+RANGES = {"[0, 1]": (1, 0), "[-1, 1]": (2, -1), "[-0.5, 0.5]": (1, -0.5), "[0, 255]": (255, 0)}
+
+
+def to_unit(function: Callable[[Tensor], Tensor]) -> None:
+    """images (B, 3, H, W) in one of four ranges -> the same images in [0, 1]."""
+    real = 0.03 + 0.94 * torch.sigmoid(2 * random(200, 3, 2, 2)).double()
+    for name, (width, low) in RANGES.items():
+        found = tensor(asked(function, real * width + low), real, "to_unit")
+        d = distance(found.flatten(1), real.flatten(1))
+        yours = f"images in {name} come back in [{found.min():.2f}, {found.max():.2f}]"
+        costs = f" (Fréchet distance to themselves: {d:.2f})"
+        stretched = (real - real.min()) / (real.max() - real.min())
+        own = [(x - x.min()) / (x.max() - x.min()) for x in real]
+        mistakes = {
+            "that is the stretch of the batch by its own minimum and maximum; the range is given "
+            "by the format, not by the brightest pixel": stretched,
+            "you stretch each image by its own minimum and maximum": torch.stack(own),
+            "you clamp; the values have to be mapped": (real * width + low).clamp(0, 1),
+        }
+        mistakes |= {} if name == "[-1, 1]" else {
+            "you take them for images in [-1, 1]": (real * width + low + 1) / 2}
+        unlike(found, {} if same(found, real) else mistakes, f"{yours}{costs}: ")
+        want(same(found, real), f"{yours}, where they were in [{real.min():.2f}, "
+              f"{real.max():.2f}]{costs}.")
+    passed("to_unit")
+
+
+def same_classes(function: Callable) -> None:
+    """(labels of reals (N,), of fakes (M,)) -> which rows to compare, bool (N,) and bool (M,)."""
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    real_labels = (torch.arange(300) % 3)[order]  # 100 of each class, shuffled
+    fake_labels = torch.arange(3).repeat_interleave(torch.tensor([120, 60, 20]))  # by class
+    centres = 3 * random(3, 2, seed=1).double()
+    real = centres[real_labels] + random(300, 2, seed=2)
+    fake = centres[fake_labels] + random(200, 2, seed=3)
+    answer = function(real_labels.clone(), fake_labels.clone())
+    returned(answer, "same_classes")
+    want(isinstance(answer, tuple) and len(answer) == 2,
+          "same_classes returns two things, the rows of the reals and those of the fakes.")
+    kept = [tensor(each, labels >= 0, "same_classes")
+            for each, labels in zip(answer, (real_labels, fake_labels), strict=True)]
+    counts = [labels[rows].bincount(minlength=3).tolist()
+              for rows, labels in zip(kept, (real_labels, fake_labels), strict=True)]
+    wanted = [100, 60, 20]
+    said = f"the classes occur {counts[0]} times among the reals and {counts[1]} times among the "
+    said += "fakes"
+    enough = min(map(sum, counts)) > 5
+    d = distance(real[kept[0]], fake[kept[1]]) if enough else math.nan
+    best = wanted_rows(real_labels, wanted), wanted_rows(fake_labels, wanted)
+    least = distance(real[best[0]], fake[best[1]])
+    cost = f" (Fréchet distance {d:.2f}, where the same classes give {least:.2f})"
+    want(enough, f"{said}: that is too few to compare.")
+    want(counts[0] == counts[1], f"{said}{cost}: each class must occur equally often in both.")
+    want(counts[0] == wanted, f"{said}: right, but more could be kept, {wanted}.")
+    passed("same_classes")
+
+
+def wanted_rows(labels: Tensor, counts: list[int]) -> Tensor:
+    """The first `counts[c]` rows of each class c, bool (N,)."""
+    seen = (labels[:, None] == torch.arange(len(counts))).cumsum(0)  # (N, C)
+    return seen.gather(1, labels[:, None])[:, 0] <= torch.tensor(counts)[labels]
 
 
 # --- 08 Capstone -------------------------------------------------------------------------------
@@ -155,6 +309,47 @@ def verdict(function: Callable[[list, list], str]) -> None:
               "(n - 1) of the two overlap or touch.")
         want(found == wanted, f"{case}: their spreads do not overlap, so {wanted} wins.")
     passed("verdict")
+
+
+def claim(function: Callable) -> None:
+    """(rows, ours, rival, nfe) -> ("wins", "loses" or "ties", gain in %) at equal passes."""
+    def rows(method: str, steps: int, each: int, table: dict) -> list[dict]:
+        """One row for each temperature and seed; `each` network passes a step."""
+        return [{"method": method, "steps": steps, "nfe": steps * each, "tau": tau, "seed": seed,
+                 "frechet": value}
+                for tau, values in table.items() for seed, value in enumerate(values)]
+
+    ours = {2: [2.0, 1.0, 1.2, 1.1], 4: [0.9, 1.6, 1.8, 1.7]}  # seed 0 tunes and chooses tau 4
+    records = rows("self", 8, 2, ours) + rows("self", 16, 2, {4: [0.3, 0.4, 0.5, 0.6]})
+    records += rows("none", 16, 1, {4: [1.2, 1.2, 1.4, 1.3], 8: [1.5, 2.5, 2.6, 2.7]})
+    records += rows("none", 8, 1, {4: [0.8, 2.9, 3.0, 3.1]})
+    records += rows("blurred", 16, 1, {2: [1.9, 1.9, 2.4, 2.3]})
+    records += rows("cfg", 8, 2, {2: [3.0, 0.2, 0.2, 0.2], 4: [1.0, 2.8, 2.2, 2.5]})
+    means = {"self": 1.7, "none": 1.3, "blurred": 2.2, "cfg": 2.5}
+    cases = [("self", "none", "loses"), ("self", "blurred", "wins"), ("cfg", "blurred", "ties")]
+    for name, rival, wanted in cases:
+        answer = function([dict(row) for row in records], name, rival, 16)
+        returned(answer, "claim")
+        want(isinstance(answer, tuple) and len(answer) == 2,
+              "claim returns two things, a verdict and a gain in per cent.")
+        found, case = number(answer[1], "claim"), f"{name} against {rival} with 16 passes"
+        a, b = means[name], means[rival]
+        unlike(found, {} if name != "self" else {
+            "you compare at 16 steps each; self takes two passes a step": 100 * (0.5 / b - 1),
+            "you chose ours by the seeds that are reported; choose by seed 0": 100 * (1.1 / b - 1),
+            "your means contain seed 0, which chose the setting": 100 * (
+                {"none": 1.5 / 1.275, "blurred": 1.5 / 2.125}[rival] - 1),
+            "you compare the tuning seeds; report the others": 100 * (
+                0.9 / {"none": 1.2, "blurred": 1.9}[rival] - 1),
+            "a lower distance is an improvement: its gain is negative": -100 * (a / b - 1),
+            "divide by the rival's distance, not by ours": 100 * (1 - b / a),
+            "that is a share; a gain in per cent is 100 times as large": a / b - 1,
+        }, f"{case}: gain {found:.1f} %: ")
+        want(same(found, 100 * (a / b - 1)), f"{case}: seed 0 chooses {a:g} against {b:g}, a gain "
+              f"of {100 * (a / b - 1):.1f} %; you get {found:.1f} %.")
+        want(answer[0] == wanted, f"{case}: {name} {wanted} with {a:g} against {b:g}, by mean +- "
+              f"standard deviation; you say {answer[0]!r}.")
+    passed("claim")
 
 
 def border(function: Callable[[int, int], Tensor]) -> None:
