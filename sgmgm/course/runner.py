@@ -127,8 +127,9 @@ def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameter
     """Execute lessons one by one into `out`; write `report.json` and pages to look at there.
 
     `wanted` are numbers or names, all lessons if empty; `parameters` are profile, dataset, seed
-    and device, each lesson's own if not given. Returns for each lesson its name, seconds, budget (seconds, or None) and status:
-    "ok", "over budget" or "failed: ...". A failing lesson does not stop the others.
+    and device, each lesson's own if not given. Returns for each lesson its name, seconds, budget
+    (seconds, or None) and status: "ok", "over budget" or "failed: ...". A failing lesson does not
+    stop the others.
     """
     try:
         import ipykernel  # noqa: F401
