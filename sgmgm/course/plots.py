@@ -378,7 +378,9 @@ def fields(maps: dict[str, Tensor], label: str, top: float | None = None) -> Plo
 
 
 @styled
-def difference_maps(images: dict[str, Tensor], maps: dict[str, Tensor], titles: Sequence[str]):
+def difference_maps(
+    images: dict[str, Tensor], maps: dict[str, Tensor], titles: Sequence[str]
+) -> Plot:
     """Rows of images (B, 3, H, W), and below them rows of signed numbers, (B, N), as colours.
 
     Orange is above 0, purple below it, white is 0 and grey nan. All maps share one scale, which
@@ -386,10 +388,10 @@ def difference_maps(images: dict[str, Tensor], maps: dict[str, Tensor], titles: 
     """
     alt = f"Images: {one_line(images)}; and maps of differences: {one_line(maps)}"
     rows, columns = len(images) + len(maps), len(titles)
-    side = 0.07 * max(len(line) for name in (*images, *maps) for line in name.split("\n"))
+    side = 0.09 * max(len(line) for name in (*images, *maps) for line in name.split("\n"))
     height = rows * (WIDTH - 1 - side) / columns + 0.25 + 0.2 * len(maps)
     plot, grid = new_plot(height, alt, rows, columns)
-    plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    plot.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     numbers = torch.cat([each.flatten() for each in maps.values()])
     reach = float(numbers[~numbers.isnan()].abs().quantile(0.98)) or 1.0
     colours: dict[str, Any] = {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach}
@@ -401,7 +403,8 @@ def difference_maps(images: dict[str, Tensor], maps: dict[str, Tensor], titles: 
     for line, row in zip(grid[len(images) :], maps.values(), strict=True):
         for axes, values in zip(line, as_grid(row), strict=True):
             shown = show(axes, values.numpy(), **colours)
-            axes.set(facecolor="0.8", xlabel=f"mean {values.nanmean():+.2f}")
+            axes.set_facecolor("0.8")
+            axes.set_xlabel(f"{values.nanmean():+.2f} nats", size=8)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
     plot.colorbar(shown, ax=grid[len(images) :], label="nats", shrink=0.9, extend="both")

@@ -155,10 +155,13 @@ class Scrubber(View):
         )
 
     def figure(self) -> plots.Plot:
-        """Up to six steps of both trajectories."""
+        """Up to six steps of both trajectories; the maps' rows say what their colours span."""
         chosen = torch.linspace(0, self.step.max - 1, min(6, self.step.max)).round().long()
+        low, high = self.span
+        spans = {"confidence": f"\n{low:.1f} to {high:.1f}"}
+        spans["push"] = f"\n-{self.reach:.1f} to +{self.reach:.1f}"
         rows = {
-            f"{name}: {title}": images[chosen]
+            f"{name}: {title}{spans.get(title, '')}": images[chosen]
             for name, steps in self.trajectories.items()
             for title, images in self.panels(steps).items()
         }

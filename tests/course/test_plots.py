@@ -98,6 +98,6 @@ def test_difference_maps_are_centred_share_a_scale_and_say_their_means():
     maps = plot.axes[2:6]
     ((low, high),) = {axes.images[0].get_clim() for axes in maps}
     assert low == -high and 1 < high <= 3
-    assert [axes.get_xlabel() for axes in maps] == ["mean +1.00"] * 2 + ["mean +0.33"] * 2
+    assert [axes.get_xlabel() for axes in maps] == ["+1.00 nats"] * 2 + ["+0.33 nats"] * 2
     assert [axes.get_title() for axes in plot.axes[:2]] == ["x", "y"]
     assert plots.difference_maps({}, {"none": 0 * values}, ["x", "y"]).axes[0].images[0].get_clim()
