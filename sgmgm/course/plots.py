@@ -391,7 +391,7 @@ def difference_maps(
     side = 0.09 * max(len(line) for name in (*images, *maps) for line in name.split("\n"))
     height = rows * (WIDTH - 1 - side) / columns + 0.25 + 0.2 * len(maps)
     plot, grid = new_plot(height, alt, rows, columns)
-    plot.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    plot.get_layout_engine().set(w_pad=0.06, h_pad=0.03, wspace=0, hspace=0)
     numbers = torch.cat([each.flatten() for each in maps.values()])
     reach = float(numbers[~numbers.isnan()].abs().quantile(0.98)) or 1.0
     colours: dict[str, Any] = {"cmap": "PuOr_r", "vmin": -reach, "vmax": reach}
