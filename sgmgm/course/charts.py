@@ -86,7 +86,8 @@ def lines(
     for i, (name, points) in enumerate(curves.items()):
         axes.plot(*points, label=name, **look(i) | ({} if markers else {"marker": None}))
     if log_y:
-        log_y_axis(axes)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
     write_levels(axes, levels or {})
     if all(float(value).is_integer() for xs, _ in curves.values() for value in xs):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -269,7 +270,9 @@ def bars(
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(names))]
         fill = {"color": COLOURS[i], "hatch": HATCHES[i % 4], "ec": "white"}
         if not log_y:
-            axes.bar(places, heights, width, label=group, **fill)
+            drawn = axes.bar(places, heights, width, label=group, **fill)
+            if len(names) <= 4:  # there is room for the numbers
+                axes.bar_label(drawn, fmt="{:.3g}", size=8)
             continue
         drawn = axes.bar(places, [h - 1 for h in heights], width, 1, label=group, **fill)
         axes.bar_label(drawn, [f"{h:.2g}" if h < 10 else f"{h:.0f}" for h in heights], size=7)
