@@ -278,6 +278,7 @@ def bars(
         axes.bar_label(drawn, [f"{h:.2g}" if h < 10 else f"{h:.0f}" for h in heights], size=7)
     if log_y:
         log_y_axis(axes)
+        axes.yaxis.set_minor_formatter("")  # the bars have their numbers
         axes.margins(y=0.1)
     write_levels(axes, levels or {})
     axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 10 else 0)
@@ -328,7 +329,7 @@ def gaussians(pairs: dict[str, tuple[Tensor, Tensor]]) -> Plot:
     """Pairs of point clouds, (N, 2) and (M, 2), each with its Gaussian's ellipse of two sigma."""
     alt = f"Pairs of clouds of points with ellipses: {one_line(pairs)}"
     grid = {"columns": len(pairs), "sharex": True, "sharey": True}
-    plot, (row,) = new_plot(WIDTH / len(pairs) + 0.6, alt, **grid)
+    plot, (row,) = new_plot(WIDTH / len(pairs) + 1.0, alt, **grid)
     angle = torch.linspace(0, 2 * math.pi, 100)
     circle = 2 * torch.stack((angle.cos(), angle.sin()))  # (2, 100)
     reach = 0.0
