@@ -304,13 +304,18 @@ def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str
 
 
 @styled
-def intervals(values: dict[str, tuple[float, float]], x: str) -> Plot:
-    """A dot with whiskers for each name: mean and spread, in the order given."""
+def intervals(values: dict[str, tuple[float, float]], x: str, levels: Sequence[str] = ()) -> Plot:
+    """A dot with whiskers for each name: mean and spread, in the order given.
+
+    Thin lines go through the means of those named in `levels`.
+    """
     found = [f"{name} {mean:.2f} ± {spread:.2f}" for name, (mean, spread) in values.items()]
     plot, axes = new_chart(x, "", f"{x}: {'; '.join(found)}", 0.3 * len(values) + 0.8)
     means, spreads = zip(*values.values(), strict=True)
     style = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "ms": 5}
     axes.errorbar(means, range(len(values)), xerr=spreads, **style)
+    for name in levels:
+        axes.axvline(values[name][0], color="0.4", linewidth=1, zorder=1)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     return plot
