@@ -369,17 +369,14 @@ def write_cards(folder: str | Path = FOLDER) -> list[Path]:
 
 
 def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> Plot:
-    """One image of every class from every shipped model: plain, and with its best guidance."""
+    """One image of every class from every shipped model: plain, and self-guided."""
     images = {}
     for place in sorted((c.parent for c in SHIPPED.glob("*/pipeline.json")), reverse=True):
         pipeline = Pipeline.from_pretrained(place, device)
         labels = list(range(len(pipeline.card.classes)))
         seeds = [seed + label for label in labels]
         rows = reported(Path(folder) / f"sweep-{place.name}.jsonl")[0]
-        no_rivals = ("none", "sharpened")
-        rivals = [row for row in within(rows) if row["settings"]["guidance"] not in no_rivals]
-        guided = chosen(rivals)["settings"]["guidance"] if rivals else "self"
-        for name, title in (("none", "plain"), (guided, guided)):
+        for name, title in (("none", "plain"), ("self", "self-guided")):
             key = f"{place.name},\n{title}"
             images[key] = pipeline(labels, seeds=seeds, **best(rows, name)).images
     return image_rows(images)
