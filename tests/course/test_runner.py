@@ -140,7 +140,7 @@ def test_lesson_has_its_form(path):
             assert output.output_type != "error" and output.get("name") != "stderr", output
             assert not any("widget" in kind for kind in output.get("data", {})), "see runner.freeze"
             size = len(output.get("data", {}).get("image/png", "")) * 3 // 4
-            assert size < 150_000
+            assert size < 300_000
     assert set(notebook.metadata["sgmgm"]["budget"]) == {"smoke", "laptop"}
     text = path.read_text()
     assert not any(place in text for place in ("/tmp/", "/home/", "/root/"))
