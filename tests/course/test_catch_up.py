@@ -15,14 +15,14 @@ GIVEN = {"profile": "smoke", "dataset": "sprites", "seed": 0, "device": "cpu"}
 def test_a_lesson_says_which_parts_it_needs():
     needed = {path.stem[:2]: runner.needed(nbformat.read(path, 4)) for path in LESSONS}
     assert needed["01"] == ["tokenizer"]
-    assert needed["05"] == ["tokenizer", "transformer", "smoother"]
+    assert needed["05"] == ["tokenizer", "transformer", "smoother", "smoother-lora"]
     assert all(needed.values())
 
 
 def test_with_shipped_models_there_is_nothing_to_do(capsys):
     assert cli.main(["course", "catch-up", "05", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert "tokenizer, transformer, smoother in" in said and "ship with the course" in said
+    assert "smoother, smoother-lora in" in said and "ship with the course" in said
     assert "05_adapter_fine_tuning.ipynb" in said
 
 
