@@ -15,7 +15,7 @@ import pytest
 
 from sgmgm.course import runner
 
-PATIENCE = 180_000  # milliseconds to wait for anything; an idle machine needs a fraction
+PATIENCE = 300_000  # milliseconds to wait for anything; an idle machine needs a fraction
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell in the page
