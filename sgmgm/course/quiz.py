@@ -1,12 +1,15 @@
 """Quick questions: the reader chooses, and reads at once why that is right or wrong.
 
+A lesson's questions stand in `questions/NN.toml`, where its cells do not give the answers away.
 Each choice is a `<details>` element, so the answers work without a kernel, a script or a style:
 in JupyterLab, on exported pages and on GitHub alike.
 """
 
 import hashlib
+import tomllib
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from ..utils.errors import InputError
 
@@ -59,6 +62,13 @@ class Quiz:
         return "\n".join(parts)
 
 
-def show(*questions: Question) -> Quiz:
-    """The questions, to be the last value of a lesson's cell."""
-    return Quiz(questions)
+def show(lesson: str) -> Quiz:
+    """The questions of a lesson ("04"), to be the last value of its cell.
+
+    InputError if there are none.
+    """
+    path = Path(__file__).parent / "questions" / f"{lesson}.toml"
+    if not path.is_file():
+        raise InputError(f"there are no questions for {lesson!r}: give a lesson's number, like 04.")
+    asked = tomllib.loads(path.read_text(encoding="utf-8"))["question"]
+    return Quiz(tuple(Question(**each) for each in asked))

@@ -2,11 +2,13 @@
 
 from html.parser import HTMLParser
 
+import nbformat
 import pytest
 
-from sgmgm.course import quiz
+from sgmgm.course import quiz, runner
 from sgmgm.utils.errors import InputError
 
+LESSONS = runner.find_lessons([], runner.ROOT / "notebooks")
 ASKED = quiz.Question(
     "What is a < b?",
     right="An inequality",
@@ -38,7 +40,7 @@ class Reader(HTMLParser):
 
 def test_answers_are_folded_and_escaped():
     reader = Reader()
-    reader.feed(quiz.show(ASKED)._repr_html_())
+    reader.feed(quiz.Quiz((ASKED,))._repr_html_())
     assert not reader.open and len(reader.names) == 1  # one name: one answer open at a time
     for choice in ("What is a < b?", "An inequality", "A <tag>", "A token"):
         assert choice in reader.visible
@@ -47,10 +49,10 @@ def test_answers_are_folded_and_escaped():
 
 
 def test_plain_text_asks_without_answering():
-    text = repr(quiz.show(ASKED, ASKED))
+    text = repr(quiz.Quiz((ASKED, ASKED)))
     assert text.splitlines()[0] == "1. What is a < b?" and "2. What is a < b?" in text
     assert "An inequality" in text and "Right" not in text and "compares" not in text
-    assert text == repr(quiz.show(ASKED, ASKED))
+    assert text == repr(quiz.Quiz((ASKED, ASKED)))
 
 
 def test_the_right_choice_has_no_fixed_place():
@@ -67,3 +69,20 @@ def test_the_right_choice_has_no_fixed_place():
 def test_a_question_needs_other_choices(wrong):
     with pytest.raises(InputError, match="needs choices that differ"):
         quiz.Question("Is it?", "yes", "It is.", wrong)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_lesson_asks_three_to_five_questions(path):
+    lesson = path.stem[:2]
+    assert 3 <= len(quiz.show(lesson).questions) <= 5
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    (asking,) = [cell for cell in cells if cell.source == f'quiz.show("{lesson}")']
+    kept = asking.outputs[0].data
+    assert kept["text/plain"] == repr(quiz.show(lesson))
+    assert kept["text/html"] == quiz.show(lesson)._repr_html_()
+
+
+@pytest.mark.parametrize("lesson", ["77", "", "../04"])
+def test_a_lesson_without_questions_is_one_sentence(lesson):
+    with pytest.raises(InputError, match="there are no questions for"):
+        quiz.show(lesson)

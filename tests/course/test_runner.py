@@ -132,8 +132,7 @@ def test_lesson_has_its_form(path):
     }
     assert set(PARAMETERS) <= used
     for source in sources(notebook):
-        long = 80 if source.startswith("quiz.show(") else 40  # questions are text
-        assert len(source.splitlines()) < long and "pyplot" not in source
+        assert len(source.splitlines()) < 40 and "pyplot" not in source
     for cell in code:
         assert cell.execution_count, f"a cell was not executed: {cell.source[:60]}"
         for output in cell.outputs:
