@@ -7,7 +7,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-WANTED = ()  # `sgmgm bundle` puts its own Python here
+WANTED = ()  # `scripts/bundle.py` puts its own Python here
 if sys.version_info[:2] != WANTED:
     made_for, found = (".".join(map(str, each)) for each in (WANTED, sys.version_info[:2]))
     sys.exit(f"this bundle is for Python {made_for}, not {found}")

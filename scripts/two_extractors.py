@@ -40,7 +40,7 @@ def images_of(what: str, pipeline: Pipeline, count: int, seed: int, settings: di
     if what in ("real", "rebuilt"):
         test = datasets.load(pipeline.card.dataset, "test", count)
         parts = []
-        for pixels in scoring.float_batches(test, progress=what):
+        for pixels in test.batches(what):
             if what == "rebuilt":
                 pixels = pipeline.tokenizer.decode(pipeline.tokenizer.encode(pixels))
             parts.append(torch.from_numpy(to_uint8(pixels)))

@@ -393,7 +393,7 @@ def published_pipeline(
     card = Card("imagenet", "published", classes, sampling)
     pipeline = Pipeline(card, tokenizer, transformer, None, device or default_device(), bf16)
     if smoother is not None:
-        pipeline.helpers["smoother"] = smoother.to(pipeline.device)
+        pipeline.guidance_parts["smoother"] = smoother.to(pipeline.device)
     return pipeline
 
 

@@ -6,9 +6,9 @@ labels. Downloads land in `data_root()`.
 
 import contextlib
 import hashlib
-import math
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from . import folders, sprites
-from .utils.errors import DataError, InputError, check_choice, check_count
+from .utils.errors import DataError, InputError, check_choice, check_count, reason
 from .utils.files import canonical
 
 SPLITS = ("train", "test")
@@ -54,6 +55,11 @@ class ImageSet:
         """The images at `index` (slice, list or tensor), float32 in [0, 1], and their labels."""
         return self.images[index].float() / 255, self.labels[index]
 
+    def batches(self, progress: str) -> Iterator[Tensor]:
+        """All images, float32 (B, 3, H, W) in [0, 1]; `progress` names the bar."""
+        for start in tqdm(range(0, len(self), 250), desc=progress, leave=False):
+            yield self.batch(slice(start, start + 250))[0]
+
     def fingerprint(self) -> str:
         """A digest of all images and labels."""
         digest = hashlib.sha256(self.images.contiguous().numpy().data)
@@ -62,7 +68,9 @@ class ImageSet:
 
     def subset(self, count: int) -> "ImageSet":
         """The first `count` images; they share memory with this set."""
-        _check_within(count, len(self), self.name, self.split)
+        if check_count("count", count) > len(self):
+            held = f"the {self.split} split of {self.name} has {len(self)} images"
+            raise InputError(f"count is {count}, but {held}.")
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
 
@@ -139,15 +147,9 @@ def augment(images: Tensor, generator: torch.Generator, flip=True, shift: int = 
     return images[which, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def _check_within(count: int | None, total: int, name: str, split: str) -> None:
-    if count is not None and check_count("count", count) > total:
-        raise InputError(f"count is {count}, but the {split} split of {name} has {total} images.")
-
-
 def _load_sprites(split: str, count: int | None) -> ImageSet:
     seed, total = SPRITE_SPLITS[split]
-    _check_within(count, total, "sprites", split)
-    images, labels = sprites.render(range(count or total), seed)
+    images, labels = sprites.render(range(min(count or total, total)), seed)
     images = images.mul_(255).round_().to(torch.uint8)
     return ImageSet("sprites", split, images, labels, sprites.CLASSES)
 
@@ -158,17 +160,13 @@ def _load_sprites(split: str, count: int | None) -> ImageSet:
 def _load_cifar10(split: str, count: int | None) -> ImageSet:
     folder = data_root() / DOWNLOADED["cifar10"]
     from torchvision.datasets import CIFAR10  # seconds to import
-    from torchvision.datasets.utils import check_integrity
 
-    sums = [*CIFAR10.train_list, *CIFAR10.test_list]
-    sums.append([CIFAR10.meta["filename"], CIFAR10.meta["md5"]])
+    names = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
+    names.append(CIFAR10.meta["filename"])
     archives = [(data_root() / CIFAR10.filename, CIFAR10.tgz_md5)]
     remedy = f"put {CIFAR10.filename} (from {CIFAR10.url}) into {data_root()}"
-    _download_if_absent(CIFAR10, [folder / file for file, _ in sums], archives, remedy)
-    # The batches are pickles, which could run code: only files with the known checksums are opened.
-    for file, checksum in sums:
-        if not check_integrity(folder / file, checksum):
-            raise DataError(f"{folder / file} is damaged: delete it and get CIFAR-10 again.")
+    _download_if_absent(CIFAR10, [folder / name for name in names], archives, remedy)
+    # pickles could run code: torchvision opens only files with the checksums that it knows
     data = _read(CIFAR10, split, folder)
     images = torch.from_numpy(data.data).permute(0, 3, 1, 2)  # a view: torchvision's own memory
     labels = torch.tensor(data.targets)
@@ -184,15 +182,13 @@ def _load_fashion_mnist(split: str, count: int | None) -> ImageSet:
     remedy = f"put {', '.join(names)} (from {FashionMNIST.mirrors[0]}) into {folder}"
     files = [folder / name.removesuffix(".gz") for name in names]
     _download_if_absent(FashionMNIST, files, archives, remedy)
-    start = "train" if split == "train" else "t10k"
-    image_file = folder / f"{start}-images-idx3-ubyte"
-    label_file = folder / f"{start}-labels-idx1-ubyte"
-    shape, (labels,) = _idx_shape(image_file, 3), _idx_shape(label_file, 1)
-    if shape != (labels, 28, 28) or not labels:
-        raise DataError(f"{image_file} holds {shape} pixels, which does not fit {labels} labels.")
     data = _read(FashionMNIST, split, folder)
+    shape, labels = tuple(data.data.shape), len(data.targets)
+    if shape != (labels, 28, 28) or not labels:
+        what = f"{split} images of the shape {shape}, which does not fit {labels} labels"
+        raise DataError(f"{folder} holds {what}: delete it and get it again.")
     if data.targets.max() >= len(FashionMNIST.classes):
-        raise DataError(f"{label_file} is damaged: it holds labels above 9.")
+        raise DataError(f"{folder} holds {split} labels above 9: delete it and get it again.")
     images = F.pad(data.data, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
     # All shoes point to the left, so a mirrored one would be a new kind of image.
     return ImageSet("fashion-mnist", split, images, data.targets, tuple(data.classes), flip=False)
@@ -226,8 +222,7 @@ def _download_if_absent(kind, files: list[Path], archives: list, remedy: str) ->
         for archive, checksum in archives:
             if archive.is_file() and not check_integrity(archive, checksum):
                 raise DataError(f"{archive} is damaged or incomplete: get it again.") from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(".")
-        what = f"is absent and could not be downloaded ({reason})"
+        what = f"is absent and could not be downloaded ({reason(error)})"
         raise DataError(f"{missing[0]} {what}: {remedy}.") from error
 
 
@@ -235,21 +230,8 @@ def _read(kind, split: str, folder: Path):
     try:
         return kind(data_root(), train=split == "train", download=False)
     except Exception as error:  # damage shows as any error of numpy, pickle or torch
-        what = f"cannot be read as {kind.__name__}: {error}"
-        raise DataError(f"{folder} {what}; delete it and get it again.") from error
-
-
-def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The shape that an idx file declares, if it has that size: torchvision does not check it."""
-    try:
-        header, size = np.fromfile(path, ">u4", 1 + dimensions).tolist(), path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    shape = tuple(header[1:])
-    magic = 0x800 + dimensions  # bytes, of so many dimensions
-    if header[:1] != [magic] or size != 4 + 4 * dimensions + math.prod(shape):
-        raise DataError(f"{path} is truncated or damaged: delete it and get it again.")
-    return shape
+        what = f"cannot be read as {kind.__name__}, because a file in it is damaged"
+        raise DataError(f"{folder} {what}: delete it and get it again.") from error
 
 
 # name -> (split, count or None for all) -> an `ImageSet` of 32 x 32 pixels; more images are cut

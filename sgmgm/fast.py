@@ -246,8 +246,8 @@ class FastGuidance:
     @torch.no_grad()
     def __init__(self, guidance: Guidance, dtype: torch.dtype | None = None):
         if dtype is None:  # the fastest
-            half = has_bf16(guidance.model.blank.device.type)
-            dtype = torch.bfloat16 if half else torch.float32
+            bf16 = has_bf16(guidance.model.blank.device.type)
+            dtype = torch.bfloat16 if bf16 else torch.float32
         self.dtype, self.codes = dtype, guidance.model.config.codebook_size
         self.guidance = copy.copy(guidance)
         self.net: Any = None  # a FastTransformer, or None: the guidance runs as it is

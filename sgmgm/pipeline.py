@@ -4,7 +4,9 @@ A pipeline is a folder: `pipeline.json`, and one folder each for classifier, tok
 transformer and smoothers. `Pipeline.from_pretrained("sprites")` finds the shipped ones.
 
 `Pipeline.__call__` is the way to an image: labels and a blank canvas -> guided predictions
-(`transformer`, `smoothing`, `guidance`) -> tokens, step by step (`sampling`) -> `tokenizer`.
+(`transformer`, `smoothing`, `guidance`) -> tokens, step by step (`sampling.decode`) -> images
+(`VQTokenizer.decode`). `scoring` compares them with real images. The other direction, images ->
+tokens (`VQTokenizer.encode`), is for training (`tasks`) and for editing an image.
 """
 
 import re
@@ -114,7 +116,7 @@ class Pipeline:
     ):  # fmt: skip
         self.card, self.device = card, check_device(device)
         self.folder: Any = folder  # None if the parts come from elsewhere
-        self.bf16 = bf16  # where the device has it: see devices.has_bf16
+        self.fast = bf16  # decode by `fast.decode`, in bfloat16 where the device has it
         self.tokenizer = tokenizer.eval().to(self.device)
         self.transformer = transformer.eval().to(self.device)
         c, sizes = transformer.config, "{} tokens, {} codes and {} classes".format
@@ -125,8 +127,8 @@ class Pipeline:
             raise CheckpointError(f"{made_for}, not {found}: the parts do not belong together.")
         if bf16 and self.device.type == "cuda":
             fast.prepare_decoder(self.tokenizer.decoder)
-        self.helpers: dict = {}  # smoothers and weaker models, loaded when first asked for
-        self.halves: dict = {}  # guidances in bfloat16
+        self.guidance_parts: dict = {}  # smoothers and weaker models, loaded when first asked for
+        self.fast_guidances: dict = {}  # the fast forms of guidances, made when first asked for
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: str | None = None, bf16=False) -> "Pipeline":
@@ -144,9 +146,9 @@ class Pipeline:
         transformer = MaskedTransformer.from_pretrained(check_part(folder, "transformer", card))
         return cls(card, tokenizer, transformer, folder, device or default_device(), bf16)
 
-    def helper(self, name: str):
-        """Another trained part of this pipeline: a smoother, or the "weak" transformer."""
-        if name not in self.helpers:
+    def guidance_part(self, name: str):
+        """A trained part that only guidance needs: a smoother, or the "weak" transformer."""
+        if name not in self.guidance_parts:
             if self.folder is None:
                 raise CheckpointError(f"this pipeline was not loaded from a folder with a {name}.")
             place = check_part(self.folder, name, self.card)
@@ -154,13 +156,13 @@ class Pipeline:
                 part = MaskedTransformer.from_pretrained(place)
             else:
                 part = load_smoother(place, self.transformer)
-            self.helpers[name] = part.eval().to(self.device)
-        return self.helpers[name]
+            self.guidance_parts[name] = part.eval().to(self.device)
+        return self.guidance_parts[name]
 
     def guidance(self, settings: Sampling) -> Guidance:
         """The guided-logits callable of these settings."""
-        needs = GUIDANCES[settings.guidance][1]
-        others = {needs: self.helper(settings.helper)} if needs and settings.helper else {}
+        needs, name = GUIDANCES[settings.guidance][1], settings.guidance_part
+        others = {needs: self.guidance_part(name)} if needs and name else {}
         how = settings.scale, settings.scale_schedule
         return make_guidance(settings.guidance, self.transformer, *how, **others)
 
@@ -235,29 +237,29 @@ class Pipeline:
         canvas = self.first_canvas(canvas, len(labels))
         guidance, c = self.guidance(chosen), chosen
         how = c.steps, c.schedule, c.temperature, c.anneal, c.order, generators, c.remask_known
-        if self.bf16:
-            trajectory = fast.decode(self.in_bf16(chosen, guidance), labels, canvas, *how)
+        if self.fast:
+            trajectory = fast.decode(self.fast_guidance(chosen, guidance), labels, canvas, *how)
         else:
             trajectory = decode(guidance, labels, canvas, *how)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             images = self.tokenizer.decode(trajectory.tokens)
         return Samples(images, labels, trajectory, self.passes(**settings))
 
     @property
-    def half(self) -> bool:
+    def bf16(self) -> bool:
         """Whether matrix products are really computed in bfloat16: asked for, and possible here."""
-        return self.bf16 and has_bf16(self.device.type)
+        return self.fast and has_bf16(self.device.type)
 
-    def in_bf16(self, settings: Sampling, guidance: Guidance) -> fast.FastGuidance:
+    def fast_guidance(self, settings: Sampling, guidance: Guidance) -> fast.FastGuidance:
         """The fast form of a guidance; its weights are made once for all scales."""
         key = settings.guidance, settings.smoother
-        others = [self.helper(settings.helper)] if settings.helper else []
+        others = [self.guidance_part(settings.guidance_part)] if settings.guidance_part else []
         weights = [p for model in (self.transformer, *others) for p in model.parameters()]
         versions = [(p.data_ptr(), p._version) for p in weights]  # they may have been trained on
-        if self.halves.get(key, (None,))[0] != versions:
+        if self.fast_guidances.get(key, (None,))[0] != versions:
             # held, so that no other weights come to stand at their addresses
-            self.halves[key] = versions, fast.FastGuidance(guidance), weights
-        return self.halves[key][1].adopt(guidance)
+            self.fast_guidances[key] = versions, fast.FastGuidance(guidance), weights
+        return self.fast_guidances[key][1].adopt(guidance)
 
     def stream(
         self, labels, *, first_seed: int = 0, batch_size: int = 64, **settings

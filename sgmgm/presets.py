@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from .classifier import ClassifierConfig
 from .datasets import whole_set
 from .extractor import SecondConfig
-from .settings import Sampling, updated
+from .settings import Sampling, Settings
 from .smoothing import SMOOTHERS
 from .tasks import LOSS_ON, WRONG_TOKENS
 from .tokenizer import TokenizerConfig
@@ -21,7 +21,7 @@ PRESETS = ("smoke", "laptop", "gpu")
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class Smoothing(Settings):
     """How a smoother is made and what it learns from."""
 
     kind: str = "toast"  # a name in smoothing.SMOOTHERS
@@ -41,10 +41,6 @@ class Smoothing:
             )
         check_choice("wrong tokens", self.wrong, WRONG_TOKENS)
         check_choice("loss", self.loss_on, LOSS_ON)
-
-    def updated(self, **changes) -> "Smoothing":
-        """A copy with some settings changed; None leaves a setting as it is."""
-        return updated(self, "smoothing", changes)
 
 
 @dataclass(frozen=True)

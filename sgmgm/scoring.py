@@ -216,7 +216,7 @@ def reference_for(
                 return reference
     if images is None:
         images = load_data(dataset, split, resolution=resolution)
-    features, _ = _extract(extractor, float_batches(images, f"features of {dataset}"))
+    features, _ = _extract(extractor, images.batches(f"features of {dataset}"))
     called = dataset if split == "train" else f"{dataset} (all {len(images)} images)"
     reference = Reference.from_features(features, called, extractor.name)
     reference.data = data
@@ -244,19 +244,13 @@ def score(
 
 def noise_floor(dataset: str, extractor: Extractor, reference: Reference) -> float:
     """Fréchet distance of the real test set to the training set: what a perfect model gets."""
-    features, _ = _extract(extractor, float_batches(load_data(dataset, "test"), "noise floor"))
+    features, _ = _extract(extractor, load_data(dataset, "test").batches("noise floor"))
     return frechet_distance(GaussianStats().update(features), reference.stats)
-
-
-def float_batches(images: ImageSet, progress: str):
-    """An image set as float32 batches (B, 3, H, W) in [0, 1]; `progress` names the bar."""
-    for start in tqdm(range(0, len(images), 250), desc=progress, leave=False):
-        yield images.batch(slice(start, start + 250))[0]
 
 
 def accuracy(classifier: Classifier | SecondExtractor, images: ImageSet) -> float:
     """Share of an image set that the classifier assigns to the right class."""
-    _, logits = _extract(classifier, float_batches(images, "test accuracy"))
+    _, logits = _extract(classifier, images.batches("test accuracy"))
     return (logits.argmax(1) == images.labels).double().mean().item()
 
 
@@ -270,7 +264,7 @@ def evaluate_tokenizer(tokenizer: VQTokenizer, classifier: Extractor, images: Im
     device = next(tokenizer.parameters()).device
     quality, counts = [], torch.zeros(tokenizer.num_codes)
     real, rebuilt = GaussianStats(), GaussianStats()
-    for pixels in float_batches(images, "evaluate tokenizer"):
+    for pixels in images.batches("evaluate tokenizer"):
         pixels = pixels.to(device)
         tokens = tokenizer.encode(pixels)
         again = tokenizer.decode(tokens)

@@ -1,6 +1,7 @@
 """Settings: the names of a pipeline's parts, and how images are sampled from them."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Self
 
 from .guidance import GUIDANCES, SCALE_SCHEDULES, check_scale
 from .masking import SCHEDULES
@@ -14,7 +15,19 @@ TRAINABLE = (*PARTS, "second")  # the second extractor is no part of a pipeline:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Settings:
+    """A dataclass whose fields are changed in copies."""
+
+    def updated(self, **changes) -> Self:
+        """A copy with some settings changed, None excepted; InputError on other names."""
+        names, what = [f.name for f in fields(self)], type(self).__name__.lower()
+        if unknown := listed(sorted(changes.keys() - set(names))):
+            raise InputError(f"unknown {what} setting {unknown}: choose from {listed(names, 20)}.")
+        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Sampling(Settings):
     """How images are sampled: everything that `decode` and the guidance take."""
 
     steps: int = 12
@@ -40,23 +53,11 @@ class Sampling:
         temperatures(self.temperature, self.steps, self.anneal)
 
     @property
-    def helper(self) -> str | None:
-        """The part these settings need besides tokenizer and transformer: its name, or None."""
+    def guidance_part(self) -> str | None:
+        """The part that the guidance needs besides tokenizer and transformer: its name, or None."""
         needs = GUIDANCES[self.guidance][1]
         return self.smoother if needs == "smoother" else needs
 
     def record(self) -> dict:
         """The settings as records keep them: `remask_known`, which old ones lack, only if used."""
         return {k: v for k, v in asdict(self).items() if k != "remask_known" or v}
-
-    def updated(self, **changes) -> "Sampling":
-        """A copy with some settings changed; None leaves a setting as it is."""
-        return updated(self, "sampling", changes)
-
-
-def updated(settings, what: str, changes: dict):
-    """A copy of a dataclass with some fields changed, None excepted; InputError on other names."""
-    names = [f.name for f in fields(settings)]
-    if unknown := listed(sorted(changes.keys() - set(names))):
-        raise InputError(f"unknown {what} setting {unknown}: choose from {listed(names, 20)}.")
-    return replace(settings, **{k: v for k, v in changes.items() if v is not None})

@@ -58,7 +58,7 @@ def blur_embeddings(model, canvas: Tensor, labels: Tensor, sigma: float = 1.0) -
     """Prediction of a canvas whose token embeddings are blurred over the grid (one pass)."""
     tokens = model.embed_tokens(canvas, labels)  # (B, N + 1, D)
     tokens = torch.cat((tokens[:, :1], blur(tokens[:, 1:], sigma)), 1)  # (B, N + 1, D)
-    hidden = model.encode(tokens)  # (B, N + 1, D)
+    hidden = model.hidden_states(tokens)  # (B, N + 1, D)
     return Prediction(model.logits(hidden), hidden)
 
 
@@ -152,7 +152,7 @@ class ToastSmoother(Pretrained):
         """What `forward` takes; `hidden` are the states of pass 1, if that has run already."""
         if hidden is None:
             with torch.no_grad():
-                hidden = model.encode(model.embed_tokens(canvas, labels))  # (B, N + 1, D)
+                hidden = model.hidden_states(model.embed_tokens(canvas, labels))  # (B, N + 1, D)
         return model, hidden, labels
 
     def select(self, hidden: Tensor, labels: Tensor) -> Tensor:

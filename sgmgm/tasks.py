@@ -9,7 +9,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .classifier import Classifier, feature_distance
 from .datasets import ImageSet, augment
@@ -297,15 +296,14 @@ class SmootherTask(TransformerTask):
 
 
 @torch.no_grad()
-def tokenize(tokenizer: VQTokenizer, images: ImageSet, batch: int = 250) -> Tensor:
+def tokenize(tokenizer: VQTokenizer, images: ImageSet) -> Tensor:
     """All images as tokens, int16 or int32 (V, M, N); V = 2 (plain, mirrored) if the set flips."""
     device = next(tokenizer.parameters()).device
     small = torch.int16 if tokenizer.num_codes <= 2**15 else torch.int32
     views = []
     for flip in (False, True) if images.flip else (False,):
         tokens = []
-        for start in tqdm(range(0, len(images), batch), desc="tokenize", leave=False):
-            pixels, _ = images.batch(slice(start, start + batch))
+        for pixels in images.batches("tokenize"):
             pixels = pixels.flip(-1) if flip else pixels
             tokens.append(tokenizer.encode(pixels.to(device)).cpu().to(small))
         views.append(torch.cat(tokens))

@@ -169,8 +169,8 @@ class Run:
         if AcceleratorState._shared_state and PartialState().num_processes == 1:
             # accelerate keeps precision and device for the whole process; this run may want others
             AcceleratorState._reset_state(reset_partial_state=True)
-        half = "bf16" if config.bf16 and has_bf16(where.type) else "no"
-        self.accelerator = Accelerator(mixed_precision=half, cpu=where.type == "cpu")
+        precision = "bf16" if config.bf16 and has_bf16(where.type) else "no"
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=where.type == "cpu")
         count, batch = self.accelerator.num_processes, config.batch_size
         if batch % count:
             raise InputError(f"{count} processes cannot share a batch of {batch} evenly.")

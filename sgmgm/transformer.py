@@ -208,9 +208,9 @@ class MaskedTransformer(Pretrained):
         ids = torch.cat((classes, canvas), 1)  # (B, N + 1)
         return self.embed.word_embeddings(ids)  # (B, N + 1, D)
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def hidden_states(self, embedded: Tensor) -> Tensor:
         """Token embeddings (B, N + 1, D) -> last hidden states (B, N + 1, D)."""
-        x = self.embed(tokens)
+        x = self.embed(embedded)
         for layer in self.transformer_layers:
             x = layer(x)
         return x
@@ -232,7 +232,7 @@ class MaskedTransformer(Pretrained):
             labels: int64 (B,), 0..C-1, or C for "no class".
             only: bool (B, N), the M positions whose logits (M, K) are wanted; None for all.
         """
-        hidden = self.encode(self.embed_tokens(canvas, labels))  # (B, N + 1, D)
+        hidden = self.hidden_states(self.embed_tokens(canvas, labels))  # (B, N + 1, D)
         return Prediction(self.logits(hidden, only), hidden)
 
     @property

@@ -122,7 +122,7 @@ SAMPLE = ("sample", "--model", "{model}", "--num", "2", "--steps", "1")
 COMMANDS = {
     "no command": ((), "arguments are required"),
     "unknown command": (("paint",), "invalid choice: 'paint'"),
-    "unknown option": (("info", "--loud"), "unrecognized arguments: --loud"),
+    "unknown option": (("info", "--model", "sprites", "--loud"), "unrecognized arguments: --loud"),
     "unknown part": (("train", "head"), "invalid choice: 'head'"),
     "unknown preset": (("train", "all", "--preset", "xl"), "invalid choice: 'xl'"),
     "unknown data set": (("train", "all", "--dataset", "cats"), "unknown data set 'cats'"),

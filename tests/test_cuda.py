@@ -147,7 +147,7 @@ def random_pipeline(nets, bf16=True):
     torch.manual_seed(3)
     card = Card("sprites", "smoke", list("abcde"), Sampling(steps=4, temperature=4.0))
     pipeline = Pipeline(card, VQTokenizer(DECODER), nets["model"], None, DEVICE, bf16)
-    return pipeline, pipeline.helpers.setdefault("smoother", nets["toast"])
+    return pipeline, pipeline.guidance_parts.setdefault("smoother", nets["toast"])
 
 
 def test_weights_that_are_loaded_anew_count(gpu):
@@ -170,7 +170,7 @@ def test_images_of_the_compiled_decoder(nets):
     """In bfloat16 pixels are off by little more than a grey level on average."""
     tokens = torch.arange(64, device=DEVICE).view(4, 16) % 20
     half, exact = (random_pipeline(nets, bf16)[0] for bf16 in (True, False))
-    with torch.autocast("cuda", torch.bfloat16, enabled=half.half):
+    with torch.autocast("cuda", torch.bfloat16, enabled=half.bf16):
         images = half.tokenizer.decode(tokens)
     assert (images - exact.tokenizer.decode(tokens)).abs().mean() < 0.01
 

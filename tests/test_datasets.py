@@ -178,7 +178,7 @@ def test_a_tampered_cifar_file_is_refused_and_not_unpickled(name, monkeypatch, t
     touch(*where)
     assert trap.exists()  # the trap works,
     trap.unlink()
-    with pytest.raises(DataError, match=f"{name} is damaged"):
+    with pytest.raises(DataError, match="a file in it is damaged"):
         datasets.load("cifar10")
     assert not trap.exists()  # and nobody stepped into it
 
@@ -323,10 +323,10 @@ def file_as_root(root, monkeypatch):
         (empty, "fashion-mnist", "put train-images-idx3-ubyte.gz, train-labels"),
         (file_as_root, "cifar10", "could not be downloaded"),
         (lose_cifar_batch, "cifar10", "data_batch_2 is absent"),
-        (cut_cifar, "cifar10", "data_batch_1 is damaged"),
+        (cut_cifar, "cifar10", "cannot be read as CIFAR10, because a file in it is damaged"),
         (cut_cifar_archive, "cifar10", "cifar-10-python.tar.gz is damaged or incomplete"),
-        (cut_fashion_images, "fashion-mnist", "train-images-idx3-ubyte is truncated"),
-        (cut_fashion_labels, "fashion-mnist", "train-labels-idx1-ubyte is truncated"),
+        (cut_fashion_images, "fashion-mnist", "cannot be read as FashionMNIST, because"),
+        (cut_fashion_labels, "fashion-mnist", "cannot be read as FashionMNIST, because"),
         (misfit_fashion, "fashion-mnist", "does not fit 7 labels"),
         (mislabel_fashion, "fashion-mnist", "labels above 9"),
     ],

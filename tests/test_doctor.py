@@ -144,7 +144,7 @@ def test_a_broken_library_is_reported_and_not_raised(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libtorch.so: no such file')")
     ran = subprocess.run(
-        [sys.executable, "-m", "sgmgm", "info"],
+        [sys.executable, "-m", "sgmgm", "results"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(doctor.ROOT)))},
         cwd=tmp_path,
         capture_output=True,

@@ -136,7 +136,8 @@ def test_a_smoother(own, monkeypatch):
     report = workflow.train(*what, device="cpu", name="mine", kind="bias", loss_on="masked")
     assert report["step"] == report["training"]["steps"]
     pipeline = Pipeline.from_pretrained(own, "cpu")
-    assert isinstance(pipeline.helper("mine"), ClassBias) and pipeline.helper("mine").bias.any()
+    mine = pipeline.guidance_part("mine")
+    assert isinstance(mine, ClassBias) and mine.bias.any()
     drawn = {
         scale: pipeline([0], guidance="self", smoother="mine", scale=scale, steps=3, seeds=[0])
         for scale in (0.0, 100.0)

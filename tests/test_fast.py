@@ -423,14 +423,14 @@ def test_one_recording_serves_smaller_batches_and_every_scale(deep, monkeypatch)
 
 
 def test_weights_that_change_are_not_ignored():
-    """The fast form is made anew when the transformer or a helper was trained on."""
+    """The fast form is made anew when the transformer or the smoother was trained on."""
     pipe = Pipeline.from_pretrained("sprites", "cpu", bf16=True)
     before = pipe([0], steps=2, guidance="self").trajectory.tokens
     with torch.no_grad():
-        pipe.helper("smoother").top_down_transform.mul_(-3.0)
+        pipe.guidance_part("smoother").top_down_transform.mul_(-3.0)
     after = pipe([0], steps=2, guidance="self", scale=3.0).trajectory.tokens
     slow = Pipeline.from_pretrained("sprites", "cpu")
     with torch.no_grad():
-        slow.helper("smoother").top_down_transform.mul_(-3.0)
+        slow.guidance_part("smoother").top_down_transform.mul_(-3.0)
     assert after.equal(slow([0], steps=2, guidance="self", scale=3.0).trajectory.tokens)
     assert not after.equal(before)

@@ -241,7 +241,7 @@ def test_blurred_ids_are_other_codes():
 def test_blurred_embeddings_leave_the_class_sharp(model, monkeypatch):
     canvas, labels = inputs()
     seen = []
-    monkeypatch.setattr(model, "encode", lambda w: seen.append(w) or torch.zeros(4, 17, 32))
+    monkeypatch.setattr(model, "hidden_states", lambda w: seen.append(w) or torch.zeros(4, 17, 32))
     blur_embeddings(model, canvas, labels)
     words = model.embed_tokens(canvas, labels)
     assert seen[0][:, 0].equal(words[:, 0])

@@ -248,7 +248,7 @@ def test_recipes_are_sound_or_refused(given):  # fmt: skip
 def test_a_saved_system_draws_the_same_pictures(pipe, tmp_path):
     pipe.tokenizer.save_pretrained(tmp_path / "tokenizer")
     pipe.transformer.save_pretrained(tmp_path / "transformer")
-    pipe.helper("smoother").save_pretrained(tmp_path / "smoother")
+    pipe.guidance_part("smoother").save_pretrained(tmp_path / "smoother")
     write_card(tmp_path, pipe.card)
     again = Pipeline.from_pretrained(tmp_path, "cpu")
     for options in ({}, {"guidance": "self", "scale": 2.0, "steps": 3}):

@@ -9,7 +9,7 @@ import pytest
 
 from sgmgm.commands import actions, cli
 from sgmgm.commands.parser import parser
-from sgmgm.evidence.sweep import FIXED, read_records, unused
+from sgmgm.evidence.sweep import read_records, unused
 from sgmgm.pipeline import Pipeline
 from sgmgm.settings import Sampling
 from sgmgm.utils.files import ROOT
@@ -38,12 +38,12 @@ def test_old_records_are_read_and_keep_their_keys(file):
 def test_a_record_says_when_known_tokens_compete():
     used = Sampling(remask_known=True)
     assert used.record() == asdict(used) and Sampling(**used.record()) == used
-    assert unused(used, FIXED) == {"scale": 0.0, "scale_schedule": "constant",
-                                   "smoother": "smoother"}  # fmt: skip
+    without_effect = {"scale": 0.0, "scale_schedule": "constant", "smoother": "smoother"}
+    assert unused(used) == without_effect
     # temperature and anneal decide which known tokens lose, whatever the order
-    assert "temperature" not in unused(used.updated(order="random"), FIXED)
-    assert "temperature" in unused(Sampling(order="random"), FIXED)
-    assert unused(used.updated(order="remask"), FIXED)["remask_known"] is False
+    assert "temperature" not in unused(used.updated(order="random"))
+    assert "temperature" in unused(Sampling(order="random"))
+    assert unused(used.updated(order="remask"))["remask_known"] is False
 
 
 def test_every_setting_is_an_option_of_the_command():

@@ -5,21 +5,19 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from .. import __version__, folders, presets, scoring, settings, workflow
+from .. import folders, presets, scoring, settings, workflow
 from ..convert import PUBLISHED, published_pipeline
-from ..datasets import NAMES, RESOLUTION, describe_sample, whole_set
+from ..datasets import RESOLUTION, describe_sample, whole_set
 from ..evidence import benchmark as benchmarks
 from ..evidence import sweep as sweeps
-from ..pipeline import SHIPPED, Pipeline, find_pipeline, read_card, write_card
+from ..evidence.cards import result
+from ..pipeline import SHIPPED, Pipeline, find_pipeline, read_card
 from ..utils.devices import default_device
 from ..utils.errors import InputError, check_count
 from ..utils.files import check_writable, write_bytes, write_json
-from ..utils.hub import is_packed, write_manifest
 from ..utils.samples import load_samples, save_grid, save_samples, to_float
 from .jobs import generate_to
 
@@ -37,7 +35,7 @@ def train(args) -> None:
     given = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
     for part in trainable(args.dataset, settings.PARTS) if args.part == "all" else [args.part]:
         report = workflow.train(part, *given, args.start, args.mirror, args.minutes, **smoothing)
-        print(f"{folder / (args.name or part)}: {describe(part, report)}")
+        print(f"{folder / (args.name or part)}: {describe(report)}")
 
 
 def announce(dataset: str) -> None:
@@ -60,21 +58,12 @@ def duration(seconds: float) -> str:
 SMOOTHING = ("rate", "wrong", "loss_on", "keep_class", "rank")
 
 
-def describe(part: str, report: dict) -> str:
+def describe(report: dict) -> str:
     """A part's training report in one line."""
     words = [duration(report["seconds"]), f"{report['images_per_second']:.0f} images/s"]
     if report["dataset"].startswith("folder:"):
         words.append("mirrored at random" if report["mirror"] else "not mirrored")
-    if part in ("classifier", "second"):
-        words.append(f"test accuracy {report['test_accuracy']:.3f}")
-    if part == "tokenizer":
-        words.append(f"test PSNR {report['psnr']:.2f} dB, rFID {report['rfid']:.2f}")
-        words.append(f"{report['codes_used']:.1%} of codes used")
-    if part in ("transformer", "weak"):
-        words.append(f"NLL {report['history'][-1]['nll']:.3f}")
-    if part.startswith("smoother"):
-        words.append(f"loss {report['history'][-1]['loss']:.3f}")
-    return ", ".join(words)
+    return ", ".join([*words, result(report)])
 
 
 def chosen_settings(args) -> dict:
@@ -160,28 +149,23 @@ def evaluate(args) -> None:
     print(json.dumps(asdict(scores), indent=2) if args.json else scores.table())
 
 
+GRID = {"guidance": str, "scale": float, "scale_schedule": str, "smoother": str, "order": str,
+        "temperature": float, "anneal": str, "steps": int}  # fmt: skip
+
+
 def sweep(args) -> None:
     """Score all combinations of sampling settings; lists are separated by commas."""
     pipeline = Pipeline.from_pretrained(args.model, args.device, args.bf16)
-    given = [(name, kind, text) for name, kind in GRID.items() if (text := getattr(args, name))]
-    grid = {name: values(f"--{name.replace('_', '-')}", text, kind) for name, kind, text in given}
+    grid = {name: values for name in GRID if (values := getattr(args, name)) is not None}
     points = sweeps.grid_points(pipeline.card.sampling, grid)
-    seeds = list(dict.fromkeys(values("--seeds", args.seeds, int)))
+    seeds = list(dict.fromkeys(args.seeds))
     check_count("--num", args.num, least=10)
     if args.tune:
         tuning = [sweeps.TUNING_SEED]
         tuned = sweeps.sweep(pipeline, points, args.tune, tuning, args.out, args.batch_size)
         points = sweeps.best_points(tuned)
     records = sweeps.sweep(pipeline, points, args.num, seeds, args.out, args.batch_size)
-    rows = sweeps.summarise(records)
-    print(sweeps.table(rows))
-    if args.adopt:
-        best = settings.Sampling(**rows[0]["settings"])
-        # unused settings keep their values: a scale of 0 would switch any guidance off
-        best = replace(best, **sweeps.unused(best, pipeline.card.sampling))
-        write_card(pipeline.folder, replace(pipeline.card, sampling=best))
-        if is_packed(pipeline.folder):
-            write_manifest(pipeline.folder)
+    print(sweeps.table(sweeps.summarise(records)))
 
 
 def results(args) -> None:
@@ -201,7 +185,7 @@ def refresh(args) -> None:
     print("\n".join(late.values()) or "no lesson is out of date", flush=True)
     if not args.n:
         results(args)
-        for path in seals.commit(list(late), None, None, args.device) if late else ():
+        for path in seals.commit(list(late), None, args.device) if late else ():
             print(path)
 
 
@@ -217,22 +201,6 @@ def gallery(args) -> None:
     print(args.out)
 
 
-GRID = {"guidance": str, "scale": float, "scale_schedule": str, "smoother": str, "order": str,
-        "temperature": float, "anneal": str, "steps": int}  # fmt: skip
-
-
-def values(option: str, text: str, kind: type) -> list:
-    """An option's list, separated by commas, as values of one kind."""
-    found = []
-    for word in text.split(","):
-        try:
-            found.append(kind(word.strip()))
-        except ValueError:
-            number = "a whole number" if kind is int else "a number"
-            raise InputError(f"{option}: {word!r} is not {number}.") from None
-    return found
-
-
 SHARES = {"classifier": 1, "tokenizer": 3, "transformer": 6}  # of the minutes of `run`
 
 
@@ -241,12 +209,12 @@ def run(args) -> None:
     check_count("--num", args.num, least=4, most=10_000_000)  # fewer cannot be scored
     folder = args.out or workflow.default_folder(args.dataset, args.preset)
     device = args.device or default_device()
-    rows, chosen = [], chosen_settings(args)
+    chosen = chosen_settings(args)
     plan = presets.get(args.dataset, args.preset, 2).sampling.updated(**chosen)
-    if plan.helper and not (folder / plan.helper).is_dir():
-        part = "all" if plan.helper in settings.PARTS else f"smoother --name {plan.helper}"
+    if (name := plan.guidance_part) and not (folder / name).is_dir():
+        part = "all" if name in settings.PARTS else f"smoother --name {name}"
         where = f"--dataset {args.dataset} --preset {args.preset} --out {folder}"
-        needs = f"guidance {plan.guidance!r} needs a {plan.helper}"
+        needs = f"guidance {plan.guidance!r} needs a {name}"
         first = f"which `sgmgm run` does not train: first run `sgmgm train {part} {where}`"
         raise InputError(f"{needs}, {first}.")
     announce(args.dataset)
@@ -257,7 +225,7 @@ def run(args) -> None:
     for part in parts:
         minutes = args.minutes and args.minutes * SHARES[part] / sum(SHARES[p] for p in parts)
         report = workflow.train(part, *what, mirror=args.mirror, minutes=minutes)
-        rows.append((f"train {part}", report["seconds"], describe(part, report).split(", ", 1)[1]))
+        print(f"{folder / part}: {describe(report)}", flush=True)
     pipeline = Pipeline.from_pretrained(folder, device, args.bf16)
     labels = chosen_labels(args, pipeline)
     begun = time.perf_counter()
@@ -266,19 +234,14 @@ def run(args) -> None:
     numbers = pipeline.labels(labels).numpy()
     save_samples(folder / "samples.npz", images, numbers)
     save_grid(folder / "samples.png", to_float(images[:100]), columns=10)
-    rows.append((f"sample {len(images)}", seconds,
-                 f"{len(images) / seconds:.0f} images/s, {nfe:g} passes an image"))  # fmt: skip
-    begun = time.perf_counter()
+    print(f"{folder / 'samples.npz'}: {len(images)} images in {duration(seconds)} "
+          f"({len(images) / seconds:.0f} images/s, {nfe:g} passes an image)")  # fmt: skip
     classifier = scoring.find_classifier(args.dataset, folder).to(device)
     reference = scoring.reference_for(args.dataset, classifier, folder)
     scores = scoring.score(images, numbers, reference, classifier)
     floor = scoring.noise_floor(args.dataset, classifier, reference)
-    found = f"Frechet distance {scores.frechet:.2f} (real test images: {floor:.2f})"
-    rows.append(("evaluate", time.perf_counter() - begun, found))
-    print(f"{args.dataset}, preset {args.preset}, in {folder}")
-    for name, seconds, found in rows:
-        print(f"  {name:<18}{duration(seconds):>9}   {found}")
     print(scores.table())
+    print(f"real test images have the Frechet distance {floor:.2f}")
     print(f"grid of samples: {folder / 'samples.png'}")
 
 
@@ -286,17 +249,16 @@ def benchmark(args) -> None:
     """Measure how fast this machine samples and trains, and how close that is to its limit."""
     from ..course.charts import limit  # matplotlib takes a second to import
 
-    batches = values("--batch-sizes", args.batch_sizes, int)
     keep = (lambda record: write_json(args.out, record)) if args.out else (lambda record: None)
     if args.out:
         if args.out.suffix.lower() == ".png":
             raise InputError(f"--out {args.out}: the plot goes there; end it in .json.")
         check_writable(args.out)
-    what = args.preset, args.device or default_device(), batches, args.repeats, args.steps
+    what = args.preset, args.device or default_device(), args.batch_sizes, args.repeats, args.steps
     record = benchmarks.benchmark(*what, keep)
     if args.out:
         write_bytes(args.out.with_suffix(".png"), limit(record).png())
-    print(json.dumps(record, indent=2) if args.json else benchmarks.report(record))
+    print(benchmarks.report(record))
 
 
 def pack(args) -> None:
@@ -317,59 +279,29 @@ def doctor(args) -> None:
         sys.exit(2)
 
 
-def bundle(args) -> None:
-    """Pack packages, lessons, models and data for a place without a network."""
-    from .bundle import bundle
-
-    print("collecting packages: minutes, because torch is large", file=sys.stderr)
-    out = bundle(args.out)
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
-
-
 def info(args) -> None:
-    """Show versions, device, data sets, presets and shipped models."""
-    import torchvision
-
-    pipeline = Pipeline.from_pretrained(args.model, "cpu") if args.model else None
-    print(f"sgmgm {__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}, "
-          f"torchvision {torchvision.__version__}")  # fmt: skip
-    print(f"device: {default_device()}, {torch.get_num_threads()} CPU threads")
-    print(f"data sets: {', '.join(NAMES)}")
-    for name in presets.PRESETS:
-        plan = presets.get("any", name, 10)
-        sizes = f"{plan.transformer.num_hidden_layers} x {plan.transformer.hidden_size}"
-        print(f"preset {name}: transformer {sizes}, {plan.tokenizer.num_tokens} tokens of "
-              f"{plan.tokenizer.num_embeddings} codes")  # fmt: skip
-    for card in sorted(SHIPPED.glob("*/pipeline.json")):
-        print(f"shipped model: {card.parent.name}")
-    if pipeline:
-        count = sum(p.numel() for p in pipeline.transformer.parameters())
-        print(f"{args.model}: {pipeline.card.dataset}, {count / 1e6:.2f} M parameters, classes "
-              f"{', '.join(pipeline.card.classes)}; {pipeline.card.sampling}")  # fmt: skip
+    """Describe a model: its data, parameters, classes and sampling settings."""
+    pipeline = Pipeline.from_pretrained(args.model, "cpu")
+    count = sum(p.numel() for p in pipeline.transformer.parameters())
+    print(f"{args.model}: {pipeline.card.dataset}, {count / 1e6:.2f} M parameters, classes "
+          f"{', '.join(pipeline.card.classes)}; {pipeline.card.sampling}")  # fmt: skip
 
 
 def course(args) -> None:
-    """Run the lessons; prepare one (catch-up); write exercises or outputs (commit); progress."""
+    """Run the lessons; prepare one (catch-up); write their outputs (commit); say your progress."""
     from ..course import done, seals
     from ..course.runner import catch_up
     from ..course.runner import run as run_course
-    from ..course.stubs import write_exercises
 
-    if args.action == "exercises":
-        written = write_exercises(args.lessons, args.notebooks)
-        print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
-        return
     if args.action == "progress":
         print(done.describe())
         return
     if args.action == "commit":
         if not args.lessons:
             raise InputError("commit which lessons? For example: sgmgm course commit 04.")
-        for path in seals.commit(args.lessons, args.notebooks, args.profile, args.device):
+        for path in seals.commit(args.lessons, args.notebooks, args.device):
             print(f"{path}: outputs, smoke text and seal written")
         return
-    args.profile = args.profile or "smoke"
     given = {name: getattr(args, name) for name in ("profile", "dataset", "seed", "device")}
     parameters = {name: value for name, value in given.items() if value is not None}
     if args.action == "catch-up":

@@ -57,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             args.function(args)
             sys.stdout.flush()
+    except ModuleNotFoundError as error:  # of an extra that is not installed
+        advice = "in the course's folder, pip install -e '.[course]'."
+        print(f"sgmgm: this needs {error.name}: {advice}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # `sgmgm ... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

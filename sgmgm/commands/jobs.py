@@ -40,7 +40,7 @@ def generate_to(
     chosen = pipeline.card.sampling.updated(**settings)
     identity = chosen.record() | {
         "num": len(labels), "labels": fingerprint(numbers), "seed": seed, "batch_size": batch_size,
-        "bf16": pipeline.half, "weights": weights(pipeline, chosen),
+        "bf16": pipeline.bf16, "weights": weights(pipeline, chosen),
     }  # fmt: skip
     folder = path.with_name(path.name + ".parts")
     job = meet(pipeline.device)
@@ -95,8 +95,8 @@ def begin(folder: Path, identity: dict) -> None:
 def weights(pipeline: Pipeline, settings: Sampling) -> str:
     """A fingerprint of the networks that these settings use."""
     parts = [pipeline.tokenizer, pipeline.transformer]
-    if settings.helper:
-        parts.append(pipeline.helper(settings.helper))
+    if settings.guidance_part:
+        parts.append(pipeline.guidance_part(settings.guidance_part))
     return fingerprint(*(tensor for part in parts for tensor in part.state_dict().values()))
 
 

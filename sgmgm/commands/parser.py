@@ -29,6 +29,16 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if off else super()._get_help_string(action)
 
 
+def list_of(kind: type):
+    """An option's type: values of this kind, separated by commas."""
+
+    def read(text: str) -> list:
+        return [kind(word.strip()) for word in text.split(",")]
+
+    read.__name__ = {str: "list", int: "list of whole numbers", float: "list of numbers"}[kind]
+    return read
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and options."""
     top = Parser(prog="sgmgm", description="Masked generative image models with self-guidance.")
@@ -119,14 +129,15 @@ def parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="a shipped name or a pipeline folder")
     add("--out", type=Path, default=Path("build/sweep.jsonl"), help="results file")
     add("--num", type=int, default=5000, help="images per point and seed")
-    add("--seeds", default="0,1,2", help="a list; each gives another set of images")
+    add("--seeds", type=list_of(int), default="0,1,2",
+        help="a list; each gives another set of images")
     add("--tune", type=int, metavar="NUM", help="first find each method's best setting with NUM "
         "images of another seed, and score only that; all settings if not given")
-    add("--adopt", action="store_true", help="make the best of these settings the model's own")
     add("--batch-size", type=int, default=125, help="images at once")
     add("--bf16", action="store_true", help=FASTER)
-    for name in actions.GRID:
-        add(f"--{name.replace('_', '-')}", metavar="LIST", help="the model's own if not given")
+    for name, kind in actions.GRID.items():
+        add(f"--{name.replace('_', '-')}", type=list_of(kind), metavar="LIST",
+            help="the model's own if not given")
 
     command(actions.results, device=False)
     command(actions.refresh)("-n", action="store_true", help="only say what is to be done")
@@ -144,31 +155,28 @@ def parser() -> argparse.ArgumentParser:
     add = command(actions.benchmark)
     add("--preset", default="laptop", choices=benchmarks.SIZES,
         help="sizes of the networks, whose weights are random")
-    add("--batch-sizes", default="1,8,64", help="images at once, a list")
+    add("--batch-sizes", type=list_of(int), default="1,8,64", help="images at once, a list")
     add("--steps", type=int, help="decoding steps; the preset's if not given")
     add("--repeats", type=int, default=5, help="timings; the median is reported")
     add("--out", type=Path, help="a .json file to write, and a plot beside it; none if not given")
-    add("--json", action="store_true", help="print one JSON object")
 
     add = command(actions.pack)
     add("--model", required=True, help="a pipeline folder")
     add("--out", type=Path, required=True, help="a folder that does not exist yet")
 
     command(actions.doctor)
-    add = command(actions.bundle, device=False)
-    add("--out", type=Path, required=True, help="a folder that does not exist yet")
 
     add = command(actions.info, device=False)
-    add("--model", help="a shipped name or a pipeline folder to describe; none if not given")
+    add("--model", required=True, help="a shipped name or a pipeline folder")
 
     add = command(actions.course)
-    do = ("run", "catch-up", "progress", "exercises", "commit")
+    do = ("run", "catch-up", "progress", "commit")
     add("action", choices=do, help="run lessons, prepare what a lesson starts "
-        "from, say which exercises are done, write the exercises from their solutions, or run "
-        "lessons and keep their outputs")
+        "from, say which exercises are done, or run lessons (smoke and laptop) and keep their "
+        "outputs")
     add("lessons", nargs="*", metavar="LESSON", help="e.g. 01; all if none is given")
-    add("--profile", choices=presets.PRESETS,
-        help="how long the lessons' own runs are; smoke if not given, for commit laptop")
+    add("--profile", default="smoke", choices=presets.PRESETS,
+        help="how long the lessons' own runs are")
     add("--dataset", help=f"one of {', '.join(NAMES)}; each lesson's own if not given")
     add("--seed", type=int, default=0, help="of everything random")
     add("--out", type=Path, help="folder; build/course if not given")

@@ -23,19 +23,10 @@ class Question:
     because: str
     wrong: dict[str, str]
 
-    def __post_init__(self):
-        if not self.wrong or self.right in self.wrong:
-            raise InputError(f"{self.text!r} needs choices that differ from the right one.")
-
     @property
     def choices(self) -> list[str]:
         """All choices, in an order that the reader cannot guess and that never changes."""
         return sorted((self.right, *self.wrong), key=lambda c: hashlib.sha256(c.encode()).digest())
-
-    def feedback(self, choice: str) -> str:
-        """What the reader of this choice reads next."""
-        right = choice == self.right
-        return f"Right. {self.because}" if right else f"No. {self.wrong[choice]}"
 
 
 class Quiz:
@@ -56,9 +47,10 @@ class Quiz:
             parts.append(f"<p><b>{number}. {escape(question.text)}</b></p>")
             name = hashlib.sha256(question.text.encode()).hexdigest()[:8]
             for choice in question.choices:  # of one name, at most one is open
-                said = escape(question.feedback(choice))
+                right = choice == question.right
+                said = f"Right. {question.because}" if right else f"No. {question.wrong[choice]}"
                 head = f'<details name="quiz-{name}"><summary>{escape(choice)}</summary>'
-                parts.append(f"{head}<blockquote>{said}</blockquote></details>")
+                parts.append(f"{head}<blockquote>{escape(said)}</blockquote></details>")
         return "\n".join(parts)
 
 

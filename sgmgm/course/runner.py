@@ -10,12 +10,15 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
+import papermill
 import torch
+from ipykernel.kernelspec import write_kernel_spec
 
 from .. import doctor
 from ..pipeline import SHIPPED
 from ..utils.devices import default_device
-from ..utils.errors import InputError, listed
+from ..utils.errors import InputError, listed, reason
 from ..utils.files import ROOT, write_json
 from ..utils.hub import check_manifest
 from . import gallery
@@ -38,6 +41,11 @@ def find_lessons(wanted: list[str], folder: Path) -> list[Path]:
     return [path for name, path in lessons.items() if name in chosen or not wanted]
 
 
+def code_cells(notebook) -> list:
+    """The cells that hold code."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
 def parameter_cell(notebook):
     """The cell tagged `parameters`; None if there is none."""
     return next((c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), None)
@@ -56,8 +64,6 @@ def declared(notebook) -> dict:
 
 def read_lesson(path: Path, parameters: dict):
     """A lesson's notebook; InputError if it is damaged or does not declare these parameters."""
-    import nbformat
-
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat and json raise many kinds
@@ -71,8 +77,6 @@ def read_lesson(path: Path, parameters: dict):
 @contextmanager
 def own_kernel():
     """Kernels named python3 run this very interpreter, quietly, whatever Jupyter has registered."""
-    from ipykernel.kernelspec import write_kernel_spec
-
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "kernels" / "python3"
@@ -88,9 +92,6 @@ def own_kernel():
 
 def run_lesson(path: Path, out: Path, parameters: dict) -> str:
     """Execute one lesson into `out`; returns "ok" or "failed: ..." in one sentence."""
-    import nbformat
-    import papermill
-
     done, failed = out / path.name, out / f"{path.stem}.failed.ipynb"
     partial = out / f".{path.stem}.partial.ipynb"
     for old in (done, failed):
@@ -103,9 +104,9 @@ def run_lesson(path: Path, out: Path, parameters: dict) -> str:
         return "ok"
     except papermill.PapermillExecutionError as error:
         partial.replace(failed)
-        return f"failed: {error.ename} in cell {error.exec_count}: {_first_line(error.evalue)}"
+        return f"failed: {error.ename} in cell {error.exec_count}: {' '.join(error.evalue.split())}"
     except Exception as error:  # the kernel died, the disk is full, ...
-        return f"failed: {type(error).__name__}: {_first_line(str(error))}"
+        return f"failed: {type(error).__name__}: {reason(error)}"
     finally:
         partial.unlink(missing_ok=True)
 
@@ -119,10 +120,6 @@ def freeze(notebook):
     return notebook
 
 
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no message"
-
-
 def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameters) -> list[dict]:
     """Execute lessons one by one into `out`; write `report.json` and pages to look at there.
 
@@ -131,12 +128,6 @@ def run(wanted: list[str], out: Path, notebooks: Path | None = None, **parameter
     (seconds, or None) and status: "ok", "over budget" or "failed: ...". A failing lesson does not
     stop the others.
     """
-    try:
-        import ipykernel  # noqa: F401
-        import papermill  # noqa: F401
-    except ImportError:
-        advice = "in the course's folder, pip install -e '.[course]'"
-        raise InputError(f"the runner needs papermill: {advice}.") from None
     lessons = find_lessons(wanted, Path(notebooks or ROOT / "notebooks"))
     read = {path: read_lesson(path, parameters) for path in lessons}
     device = torch.device(parameters.get("device") or default_device())
@@ -184,9 +175,7 @@ def commit() -> str:
 def needed(notebook) -> list[str]:
     """The parts of a pipeline that a lesson asks `course.models` for, in its order."""
     parts: dict[str, None] = {}  # a dict keeps the order
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
+    for cell in code_cells(notebook):
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "course.models":
                 parts |= {ast.literal_eval(a): None for a in node.args}

@@ -13,7 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import torch
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from PIL import Image, ImageChops, ImageStat
 
 from ..datasets import whole_set
 from ..pipeline import SHIPPED
@@ -21,39 +25,32 @@ from ..utils.devices import default_device
 from ..utils.errors import InputError
 from ..utils.files import ROOT, atomic_path, read_json, write_json
 from ..utils.hub import digest, fingerprint
-from .runner import commit as repository_commit
-from .runner import declared, find_lessons, freeze, needed, own_kernel, parameter_cell, read_lesson
+from . import runner
 from .start import machine
 
 SMOKE = ROOT / "tests" / "notebooks" / "smoke"
 SHOWN = "laptop"  # the profile whose outputs the notebooks keep
 IGNORED = "nbval-ignore-output"  # the tag of cells whose text depends on the machine or on digits
-NOTE = "kept-profile"  # the id of the cell that tells of another profile
 UNLIKE = 10  # mean squared error, of 0..255, up to which a palette of 256 colours is not seen
-
-
-def code_cells(notebook) -> list:
-    """The cells that hold code."""
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def compared(notebook) -> list:
     """The code cells whose text the tests compare."""
-    return [c for c in code_cells(notebook) if IGNORED not in c.metadata.get("tags", [])]
+    return [c for c in runner.code_cells(notebook) if IGNORED not in c.metadata.get("tags", [])]
 
 
 def code_digest(notebook) -> str:
     """Of the code cells: their ids, tags and sources."""
-    cells = code_cells(notebook)
+    cells = runner.code_cells(notebook)
     return fingerprint(*((c.id, c.metadata.get("tags", []), c.source) for c in cells))
 
 
 def weights_digest(notebook) -> str:
     """Of the shipped models that a lesson loads: a whole pipeline, or the parts that it names."""
-    folder = SHIPPED / whole_set(declared(notebook)["dataset"])
+    folder = SHIPPED / whole_set(runner.declared(notebook)["dataset"])
     files = sorted([*folder.rglob("*.safetensors"), folder / "pipeline.json"])
-    if not any("Pipeline" in cell.source for cell in code_cells(notebook)):
-        files = [f for f in files if f.parent.name in ("classifier", *needed(notebook))]
+    if not any("Pipeline" in cell.source for cell in runner.code_cells(notebook)):
+        files = [f for f in files if f.parent.name in ("classifier", *runner.needed(notebook))]
     return fingerprint(*((f.relative_to(folder).as_posix(), digest(f)) for f in files))
 
 
@@ -65,7 +62,7 @@ def smoke_file(path: Path) -> Path:
 
 def stale(path: Path) -> str:
     """Why a lesson's outputs are out of date, and the command that mends it; "" if they are not."""
-    notebook, text = read_lesson(path, {}), smoke_file(path)
+    notebook, text = runner.read_lesson(path, {}), smoke_file(path)
     seal = notebook.metadata.get("sgmgm", {}).get("seal", {})
     if not seal:
         reason = "it has no seal"
@@ -82,35 +79,21 @@ def stale(path: Path) -> str:
 
 def stale_lessons() -> dict[str, str]:
     """The lessons that are out of date, by number, and what `stale` says of each."""
-    lessons = find_lessons([], ROOT / "notebooks")
+    lessons = runner.find_lessons([], ROOT / "notebooks")
     return {path.stem[:2]: reason for path in lessons if (reason := stale(path))}
 
 
 def with_profile(notebook, profile: str):
     """The notebook with another profile in its parameters cell, in place."""
-    cell = parameter_cell(notebook)
+    cell = runner.parameter_cell(notebook)
     cell.source = re.sub(r"(?m)^profile = \S+", f'profile = "{profile}"', cell.source)
     return notebook
 
 
-def note_profile(notebook, profile: str) -> None:
-    """A sentence below the parameters where the outputs are not those of the usual profile."""
-    from nbformat.v4 import new_markdown_cell
-
-    notebook.cells = [cell for cell in notebook.cells if cell.id != NOTE]
-    if profile != SHOWN:
-        text = f"*The outputs that are kept here are those of the short `{profile}` profile.*"
-        place = notebook.cells.index(parameter_cell(notebook)) + 1
-        notebook.cells.insert(place, new_markdown_cell(text, id=NOTE))
-
-
 def execute(path: Path, profile: str, device: str | None):
     """A lesson's notebook after a run in this profile; InputError if a cell fails."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
-    notebook = with_profile(read_lesson(path, {}), profile)
-    own = parameter_cell(notebook)
+    notebook = with_profile(runner.read_lesson(path, {}), profile)
+    own = runner.parameter_cell(notebook)
     source = own.source
     own.source += f"\ndevice = {device!r}" if device else ""
     options: Any = {"timeout": None, "record_timing": False, "coalesce_streams": True}
@@ -119,7 +102,7 @@ def execute(path: Path, profile: str, device: str | None):
     except CellExecutionError as error:
         raise InputError(f"{path.stem} failed ({profile}): {error.ename}: {error.evalue}") from None
     own.source = source
-    return freeze(notebook)
+    return runner.freeze(notebook)
 
 
 def smoke_text(notebook) -> dict[str, list]:
@@ -133,8 +116,6 @@ def smoke_text(notebook) -> dict[str, list]:
 
 def pixels(content: bytes):
     """A PNG's pixels, without an alpha channel; None if it moves."""
-    from PIL import Image
-
     with Image.open(io.BytesIO(content)) as image:
         return None if getattr(image, "is_animated", False) else image.convert("RGB")
 
@@ -144,19 +125,17 @@ def small_png(content: bytes) -> bytes:
     image = pixels(content)
     if image is None:
         return content
-    reduced = image.quantize(256, dither=0)
-    values = [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).double()
-              for i in (image, reduced.convert("RGB"))]  # fmt: skip
-    file = io.BytesIO()
-    alike = (values[0] - values[1]).square().mean() <= UNLIKE
+    reduced, file = image.quantize(256, dither=0), io.BytesIO()
+    apart = ImageStat.Stat(ImageChops.difference(image, reduced.convert("RGB")))
+    alike = sum(apart.sum2) / sum(apart.count) <= UNLIKE
     (reduced if alike else image).save(file, "png", optimize=True)
     return min(content, file.getvalue(), key=len)
 
 
 def merge_images(notebook, before) -> None:
     """Make the PNGs small; where the pixels are those of the notebook `before`, keep its bytes."""
-    old = {cell.id: cell.outputs for cell in code_cells(before)}
-    for cell in code_cells(notebook):
+    old = {cell.id: cell.outputs for cell in runner.code_cells(before)}
+    for cell in runner.code_cells(notebook):
         places = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
         known = [o.data for o in old.get(cell.id, []) if "image/png" in o.get("data", {})]
         for i, data in enumerate(places):
@@ -167,29 +146,19 @@ def merge_images(notebook, before) -> None:
             data["image/png"] = base64.b64encode(png).decode()
 
 
-def commit(
-    wanted: list[str], notebooks: Path | None, profile: str | None, device: str | None
-) -> Iterator[Path]:
-    """Run lessons in both profiles and write their outputs, smoke text and seals, one by one.
-
-    The notebooks keep the outputs of `profile`; None is `laptop`.
-    """
-    import nbformat
-
-    profile = profile or SHOWN
+def commit(wanted: list[str], notebooks: Path | None, device: str | None) -> Iterator[Path]:
+    """Run lessons in both profiles and write their outputs, smoke text and seals, one by one."""
     folder = Path(notebooks or ROOT / "notebooks")
-    for path in find_lessons(wanted, folder):
-        before = read_lesson(path, {})
-        with own_kernel():
-            quick = execute(path, "smoke", device)
-            shown = quick if profile == "smoke" else execute(path, profile, device)
+    for path in runner.find_lessons(wanted, folder):
+        before = runner.read_lesson(path, {})
+        with runner.own_kernel():
+            quick, shown = (execute(path, profile, device) for profile in ("smoke", SHOWN))
         text = smoke_text(quick)
         merge_images(shown, before)
-        note_profile(shown, profile)
         used = machine(torch.device(device or default_device()))
         shown.metadata.setdefault("sgmgm", {})["seal"] = {
-            "profile": profile, "code": code_digest(shown), "weights": weights_digest(shown),
-            "smoke": fingerprint(text), "commit": repository_commit(), "device": used,
+            "profile": SHOWN, "code": code_digest(shown), "weights": weights_digest(shown),
+            "smoke": fingerprint(text), "commit": runner.commit(), "device": used,
         }  # fmt: skip
         write_json(smoke_file(path), text)
         with atomic_path(path) as partial:

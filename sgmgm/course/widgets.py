@@ -222,10 +222,8 @@ class CodebookBrowser(View):
         self.tokens = tokenizer.encode(images.to(self.book.device)).cpu()
         self.uses = torch.bincount(self.tokens.flatten(), minlength=len(self.book))
         self.pages = self.uses.argsort(descending=True, stable=True).split(self.side**2)
-        cell = tokenizer.config.resolution // tokenizer.config.grid
-        cut = F.unfold(self.images, cell, stride=cell).transpose(1, 2).flatten(0, 1)  # (B N, 3 h w)
-        total = torch.zeros(len(self.book), cut.shape[1]).index_add(0, self.tokens.flatten(), cut)
-        self.patches = (total / self.uses[:, None]).nan_to_num(0.85).view(-1, 3, cell, cell)
+        cut = plots.cells_of(self.images, tokenizer.config.grid)  # (B N, 3, h, w)
+        self.patches = plots.mean_patches(cut, self.tokens.flatten(), len(self.book))
         self.page = views.slider("page", "codes by use, the most used first", 1, len(self.pages), 1)
         hint, first = "its number; or click on its patch", int(self.pages[0][0])
         self.code = views.number("code", hint, first, len(self.book) - 1)

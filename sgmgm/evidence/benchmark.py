@@ -48,7 +48,7 @@ def random_pipeline(size: str, device: str, bf16: bool = False) -> Pipeline:
     model = MaskedTransformer(sizes)
     card = Card("random", size, [str(i) for i in range(sizes.num_classes)], sampling)
     pipeline = Pipeline(card, VQTokenizer(tokens), model, None, device, bf16)
-    pipeline.helpers["smoother"] = ToastSmoother.for_transformer(model).eval().to(device)
+    pipeline.guidance_parts["smoother"] = ToastSmoother.for_transformer(model).eval().to(device)
     return pipeline
 
 
@@ -107,7 +107,7 @@ def flops(work: Callable[..., object]) -> int:
 def decoding_flops(pipeline: Pipeline, settings: Sampling, batch: int) -> dict[str, int]:
     """FLOP of decoding a batch from blank canvases, by the eager and by the fast path."""
     model = deepcopy(pipeline.transformer).to("meta")
-    smoother = deepcopy(pipeline.helper("smoother")).to("meta")
+    smoother = deepcopy(pipeline.guidance_part("smoother")).to("meta")
     guidance = make_guidance("self", model, settings.scale, smoother=smoother)
     quick = fast.FastGuidance(guidance, torch.bfloat16)
     n, classes = model.config.num_vq_tokens, model.config.num_classes
@@ -170,11 +170,11 @@ def split(pipeline: Pipeline, settings: Sampling, batch: int, clock: Clock) -> d
     logits = torch.zeros(batch, config.num_vq_tokens, config.codebook_size, device=canvas.device)
     rest = labels, canvas, settings.steps, settings.schedule, settings.temperature
     both = settings, settings.updated(guidance="none")
-    guided, plain = (pipeline.in_bf16(each, pipeline.guidance(each)) for each in both)
+    guided, plain = (pipeline.fast_guidance(each, pipeline.guidance(each)) for each in both)
     guidances = guided, plain, CachedLogits(plain, logits)  # two, one and no passes a step
     two, one, none = (clock(lambda g=g: fast.decode(g, *rest))["median"] for g in guidances)
     tokens = torch.zeros_like(canvas)
-    with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.half):
+    with torch.autocast(canvas.device.type, torch.bfloat16, enabled=pipeline.bf16):
         pixels = clock(lambda: pipeline.tokenizer.decode(tokens))["median"]
     parts = {"pass 1": one - none, "pass 2": two - one, "token choice": none, "tokenizer": pixels}
     return {name: seconds / batch for name, seconds in parts.items()}
@@ -191,7 +191,7 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
     generator = torch.Generator().manual_seed(0)
 
     def step():
-        with torch.autocast(clock.device.type, torch.bfloat16, enabled=pipeline.half):
+        with torch.autocast(clock.device.type, torch.bfloat16, enabled=pipeline.bf16):
             loss = task.losses(model, torch.arange(batch), slice(None), generator)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -201,8 +201,9 @@ def training(pipeline: Pipeline, batch: int, clock: Clock, peak: dict[str, float
     bare = deepcopy(pipeline.transformer).to("meta")
     hidden = torch.empty(batch, c.num_vq_tokens + 1, c.hidden_size, device="meta")
     masked = round(2 / math.pi * c.num_vq_tokens)  # the cosine's mean
-    forward = flops(lambda: bare.mlm_layer(hidden[:, :masked])) + flops(lambda: bare.encode(hidden))
-    limit = peak["bf16" if pipeline.half else "float32"]
+    head = flops(lambda: bare.mlm_layer(hidden[:, :masked]))
+    forward = head + flops(lambda: bare.hidden_states(hidden))
+    limit = peak["bf16" if pipeline.bf16 else "float32"]
     return {"batch": batch} | rates(batch, took, 3 * forward, limit)  # backward is twice forward
 
 
@@ -220,10 +221,10 @@ def benchmark(
     eager = random_pipeline(size, device)
     tokenizer = deepcopy(eager.tokenizer)  # the fast pipeline changes its own
     quick = Pipeline(eager.card, tokenizer, eager.transformer, None, device, bf16=True)
-    quick.helpers = eager.helpers
+    quick.guidance_parts = eager.guidance_parts
     settings = eager.card.sampling.updated(guidance="self", steps=steps)
     peak = matrix_peak(clock)
-    variants = {"eager float32": eager, f"fast {'bf16' if quick.half else 'float32'}": quick}
+    variants = {"eager float32": eager, f"fast {'bf16' if quick.bf16 else 'float32'}": quick}
     record: dict[str, Any] = {
         "size": size, "device": describe_device(clock.device), "torch": torch.__version__,
         "steps": settings.steps, "repeats": repeats,

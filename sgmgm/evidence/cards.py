@@ -24,9 +24,8 @@ def model_card(folder: str | Path, scores: str = "") -> str:
     known = tomllib.loads(ABOUT.read_text(encoding="utf-8")) if ABOUT.is_file() else {}
     yours = {"source": card.dataset, "licence": "that of your data", "failures": ""}
     about = known.get(card.dataset, yours)
-    needed = {part: place for place, part in enumerate(TRAINABLE)}
     names = sorted(p.parent.name for p in folder.glob("*/training.json"))
-    names.sort(key=lambda name: needed.get(name, len(needed)))
+    names.sort(key=[*TRAINABLE, *names].index)  # in the order of training, then of names
     reports = {name: read_report(folder / name) for name in names}
     rows = ["| part | trained on | time, device | result |", "|---|---|---|---|"]
     for name, report in reports.items():

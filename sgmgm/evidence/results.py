@@ -193,10 +193,9 @@ def overview(folder: str | Path = FOLDER) -> str:
 
 def brief(folder: str | Path = FOLDER) -> str:
     """Five guidances on each data set: distance, precision / recall, settings tried."""
-    names = MAIN
     found = columns([(name, reported(path)[0]) for name, path in sweeps(folder).items()])
-    best_of = [{n: r for n, r in preferred(rows).items() if n in names} for rows in found.values()]
-    lines = [[name, *(_distance(rows, name, True) for rows in best_of)] for name in names]
+    best_of = [{n: r for n, r in preferred(rows).items() if n in MAIN} for rows in found.values()]
+    lines = [[name, *(_distance(rows, name, True) for rows in best_of)] for name in MAIN]
     pairs = [[rows[n]["frechet"][0] for n in ("self", "none") if n in rows] for rows in best_of]
     change = [f"{100 * (p[0] / p[1] - 1):+.0f} %" if len(p) == 2 else "" for p in pairs]
     return markdown_table(["guidance", *found], [*lines, ["self against none", *change]])

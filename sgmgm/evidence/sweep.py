@@ -33,16 +33,16 @@ def grid_points(base: Sampling, grid: dict[str, list]) -> list[Sampling]:
     """
     product = itertools.product(*grid.values())
     points = [base.updated(**dict(zip(grid, values, strict=True))) for values in product]
-    return list(dict.fromkeys(replace(point, **unused(point, FIXED)) for point in points))
+    return list(dict.fromkeys(replace(point, **unused(point)) for point in points))
 
 
-def unused(point: Sampling, other: Sampling) -> dict:
-    """The settings that have no effect on a point, with the values of another point."""
+def unused(point: Sampling) -> dict:
+    """The settings that have no effect on a point, with their fixed values."""
     names = ["scale", "scale_schedule"] * (point.guidance == "none")
-    names += ["smoother"] * (point.helper != point.smoother)
+    names += ["smoother"] * (point.guidance_part != point.smoother)
     names += ["temperature", "anneal"] * (point.order not in TEMPERED and not point.remask_known)
     names += ["remask_known"] * (point.order == "remask")
-    return {name: getattr(other, name) for name in names}
+    return {name: getattr(FIXED, name) for name in names}
 
 
 def sweep(
@@ -68,7 +68,7 @@ def sweep(
     for point, seed in itertools.product(points, seeds):
         identity = {
             "dataset": pipeline.card.dataset, "preset": pipeline.card.preset,
-            "weights": fingerprint(folder, point), "bf16": pipeline.half,
+            "weights": fingerprint(folder, point), "bf16": pipeline.bf16,
             "num": num, "seed": seed, "settings": point.record(),
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -88,7 +88,7 @@ def sweep(
 
 def fingerprint(folder: Path, point: Sampling) -> str:
     """A fingerprint of the networks that a point uses."""
-    parts = ["tokenizer", "transformer"] + ([point.helper] if point.helper else [])
+    parts = ["tokenizer", "transformer"] + ([point.guidance_part] if point.guidance_part else [])
     files = [file for part in parts for file in sorted((folder / part).glob("*.safetensors"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 

@@ -96,7 +96,7 @@ def test_a_smoother_that_was_trained_anew_is_another_job(trained, tmp_path, monk
     pipe, path = Pipeline.from_pretrained(trained, "cpu"), tmp_path / "samples.npz"
     options = OPTIONS | {"guidance": "self"}
     interrupted(monkeypatch, pipe, path, after=1, guidance="self")
-    next(pipe.helper("smoother").parameters()).data += 1
+    next(pipe.guidance_part("smoother").parameters()).data += 1
     with pytest.raises(InputError, match="another weights"):
         jobs.generate_to(path, pipe, LABELS, **options)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sgmgm.commands import cli
-from sgmgm.course import exercises, runner, stubs
+from scripts import exercises as generator
+from sgmgm.course import exercises, runner
 
 from . import wrong_networks
 
@@ -58,8 +58,8 @@ def test_exercises_are_what_the_solutions_give(path):
     solution = nbformat.read(path, as_version=4)
     nbformat.validate(solution)
     written = FOLDER / "exercises" / path.name
-    assert nbformat.read(written, as_version=4) == stubs.exercise(solution), (
-        "run `sgmgm course exercises` and commit what it writes"
+    assert nbformat.read(written, as_version=4) == generator.exercise(solution), (
+        "run `python -m scripts.exercises` and commit what it writes"
     )
     tasks = [cell.source for cell in solution.cells if "minutes)*" in cell.source]
     assert 2 <= len(tasks) <= 6 and len(tasks) == sum(map(tagged, code(solution)))
@@ -120,13 +120,13 @@ def test_a_stub_keeps_signature_and_docstring_only():
     source = 'def f(x):\n    """What."""\n    return x\n\n\n'
     source += 'def g(y):\n    """Two\n    lines."""\n    a = 1\n'
     names = {}
-    exec(stubs.stub(source), names)
-    assert "return" not in stubs.stub(source) and "a = 1" not in stubs.stub(source)
+    exec(generator.stub(source), names)
+    assert "return" not in generator.stub(source) and "a = 1" not in generator.stub(source)
     assert names["f"](1) is None and names["g"].__doc__ == "Two\n    lines."
     solution = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(source, metadata={"tags": ["solution"]})]
     )
-    (stub,) = stubs.exercise(solution).cells
+    (stub,) = generator.exercise(solution).cells
     assert "return" not in stub.source and "solution" not in stub.metadata.get("tags", [])
 
 
@@ -135,14 +135,14 @@ def test_the_command_writes_the_exercises(tmp_path, capsys):
     for path in SOLUTIONS[:3]:
         (tmp_path / "solutions" / path.name).write_bytes(path.read_bytes())
     for wanted, count in ((["01"], 1), ([], 3)):  # one alone; then all of them
-        assert cli.main(["course", "exercises", *wanted, "--notebooks", str(tmp_path)]) == 0
+        assert generator.main(wanted, tmp_path) == 0
         written = sorted(path.name for path in (tmp_path / "exercises").iterdir())
         assert len(written) == count and f"{count} notebooks" in capsys.readouterr().out
         for name in written:
             kept = (FOLDER / "exercises" / name).read_bytes()
             assert (tmp_path / "exercises" / name).read_bytes() == kept
-    assert cli.main(["course", "exercises", "77", "--notebooks", str(tmp_path)]) == 2
-    assert cli.main(["course", "exercises", "--notebooks", str(tmp_path / "none")]) == 2
+    assert generator.main(["77"], tmp_path) == 2
+    assert generator.main([], tmp_path / "none") == 2
 
 
 # --- wrong answers -----------------------------------------------------------------------------

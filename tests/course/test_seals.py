@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 
 import nbformat
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 from sgmgm.commands import cli
 from sgmgm.course import runner, seals
 from sgmgm.evidence import results
-from sgmgm.utils.errors import InputError
 from sgmgm.utils.files import read_json
 
 from .test_runner import PARAMETER_CELL, write_lesson
@@ -25,10 +23,7 @@ def test_the_lesson_is_in_step_with_its_code_and_models(path):
     assert not seals.stale(path), seals.stale(path)
     notebook = runner.read_lesson(path, {})
     seal = notebook.metadata["sgmgm"]["seal"]
-    assert seal["profile"] == runner.declared(notebook)["profile"] and seal["device"]
-    notes = [cell.source for cell in notebook.cells if cell.id == seals.NOTE]
-    assert bool(notes) == (seal["profile"] != seals.SHOWN)
-    assert all(f"`{seal['profile']}`" in note for note in notes)
+    assert seal["profile"] == runner.declared(notebook)["profile"] == "laptop" and seal["device"]
 
 
 @pytest.fixture
@@ -53,8 +48,8 @@ def lesson(tmp_path, shipped):
     return tmp_path / "04_x.ipynb"
 
 
-def commit(lesson, *words):
-    return cli.main(["course", "commit", "04", "--notebooks", str(lesson.parent), *words])
+def commit(lesson):
+    return cli.main(["course", "commit", "04", "--notebooks", str(lesson.parent)])
 
 
 def test_commit_writes_both_profiles(lesson, capsys):
@@ -74,13 +69,9 @@ def test_commit_writes_both_profiles(lesson, capsys):
     assert seal["profile"] == "laptop" and seal["commit"] and seal["device"].startswith("cpu")
     assert seals.stale(lesson) == ""
 
-    # shorter: the notebook says so; and again: the same file, byte by byte
-    assert commit(lesson, "--profile", "smoke") == 0
-    short = nbformat.read(lesson, as_version=4)
-    assert len(short.cells) == len(notebook.cells) + 1 and seals.stale(lesson) == ""
-    assert "`smoke` profile" in short.cells[1].source
+    # again: the same file, byte by byte
     before = lesson.read_bytes()
-    assert commit(lesson, "--profile", "smoke") == 0
+    assert commit(lesson) == 0
     assert lesson.read_bytes() == before
 
 
@@ -92,9 +83,9 @@ def changed(lesson, change):
 
 
 def test_changes_are_noticed_and_named(lesson, shipped, monkeypatch):
-    ran = seals.with_profile(runner.read_lesson(lesson, {}), "smoke")  # as if it had been executed
-    monkeypatch.setattr(seals, "execute", lambda *given: ran)
-    assert commit(lesson, "--profile", "smoke") == 0
+    # as if it had been executed
+    monkeypatch.setattr(seals, "execute", lambda path, *rest: runner.read_lesson(path, {}))
+    assert commit(lesson) == 0
     sealed = lesson.read_bytes()
 
     def text(cells):
@@ -206,15 +197,9 @@ def test_bytes_stay_where_pixels_agree(level, kept):
     assert (new.cells[0].outputs[0].data["image/png"] == first) == kept
 
 
-def test_profiles_are_set_with_their_note():
+def test_profiles_are_set_in_place():
     cell = nbformat.v4.new_code_cell('profile = "smoke"  # why\nseed = 1')
     cell.metadata["tags"] = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=[cell])
     seals.with_profile(notebook, "gpu")
     assert notebook.cells[0].source == 'profile = "gpu"  # why\nseed = 1'
-
-
-def test_a_missing_profile_is_refused(tmp_path, shipped):
-    shutil.copy(LESSONS[0], tmp_path / "00_x.ipynb")
-    with pytest.raises(InputError, match="unknown profile"):
-        next(seals.commit(["00"], tmp_path, "huge", "cpu"))

@@ -2,11 +2,10 @@
 
 import json
 import shlex
-from dataclasses import replace
 
 from sgmgm.commands.cli import main, parser
 from sgmgm.evidence import cards
-from sgmgm.pipeline import Pipeline, read_card, write_card
+from sgmgm.pipeline import Pipeline
 
 
 def test_a_card_tells_how_each_part_was_made(own):
@@ -34,27 +33,6 @@ def test_samples_of_a_card(own, tmp_path):
     cards.sample_grid(pipeline, own / "samples.png", variants, rows=1)
     assert (own / "samples.png").stat().st_size > 1000
     assert "![samples](samples.png)" in cards.model_card(own)
-
-
-def test_a_sweep_can_make_its_best_setting_the_models_own(own, tmp_path):
-    options = ["--guidance", "none,sharpened", "--scale", "2", "--num", "30", "--seeds", "0,1"]
-    options += ["--out", str(tmp_path / "r.jsonl"), "--device", "cpu", "--adopt"]
-    assert main(["sweep", "--model", str(own), *options]) == 0
-    records = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    means = {}
-    for record in records:
-        kind = record["settings"]["guidance"]
-        means[kind] = means.get(kind, 0) + record["scores"]["frechet"]
-    assert read_card(own).sampling.guidance == min(means, key=means.get)
-
-
-def test_the_best_setting_leaves_alone_what_it_does_not_use(own, tmp_path):
-    before = read_card(own).sampling.updated(smoother="smoother-lora", scale=3.0, temperature=5.0)
-    write_card(own, replace(read_card(own), sampling=before))
-    options = ["--guidance", "none", "--order", "halton", "--num", "10", "--seeds", "0"]
-    options += ["--out", str(tmp_path / "r.jsonl"), "--device", "cpu", "--adopt"]
-    assert main(["sweep", "--model", str(own), *options]) == 0
-    assert read_card(own).sampling == before.updated(guidance="none", order="halton")
 
 
 def test_rounds_and_names_of_their_own(own):

@@ -294,5 +294,5 @@ def test_all_points_are_of_the_models_that_ship(path):
     points = {json.dumps(r["settings"]): r["weights"] for r in read_records(path)}
     for words, weights in points.items():
         point = Sampling(**json.loads(words))
-        if not point.helper or (folder / point.helper).is_dir():
+        if not point.guidance_part or (folder / point.guidance_part).is_dir():
             assert weights == fingerprint(folder, point), words

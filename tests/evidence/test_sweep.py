@@ -121,8 +121,9 @@ def test_the_command_prints_a_table(trained, tmp_path, capsys):
     assert main([*words, "--guidance", "none,cfg", "--scale", "0.5"]) == 0
     assert "| cfg | 0.5 |" in capsys.readouterr().out
     assert len([json.loads(line) for line in out.read_text().splitlines()]) == 2
-    assert main([*words, "--scale", "much"]) == 2
-    assert "is not a number" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--scale", "1,much"])
+    assert "--scale: invalid list of numbers value: '1,much'" in capsys.readouterr().err
 
 
 KEYS = itertools.count()

@@ -1,11 +1,16 @@
-"""Exercise notebooks, generated from the solutions."""
+"""Write the exercise notebooks from their solutions: `python -m scripts.exercises [LESSON ...]`."""
 
 import ast
 import copy
+import sys
 from pathlib import Path
 
-from ..utils.files import ROOT, atomic_path
-from .runner import find_lessons, read_lesson
+import nbformat
+from nbformat.v4 import new_code_cell
+
+from sgmgm.course.runner import find_lessons, read_lesson
+from sgmgm.utils.errors import InputError
+from sgmgm.utils.files import ROOT, atomic_path
 
 
 def exercise(solution):
@@ -13,8 +18,6 @@ def exercise(solution):
 
     In cells tagged `solution` every function loses its body.
     """
-    from nbformat.v4 import new_code_cell
-
     notebook = copy.deepcopy(solution)
     notebook.cells = []
     for cell in copy.deepcopy(solution.cells):
@@ -31,16 +34,13 @@ def stub(source: str) -> str:
     """Functions without their bodies: signature, docstring, `...`."""
     lines, kept = source.splitlines(), []
     for function in ast.parse(source).body:
-        docstring = function.body[0]  # type: ignore[attr-defined]
+        docstring = function.body[0]
         kept += [*lines[function.lineno - 1 : docstring.end_lineno], "    ...  # your lines", ""]
     return "\n".join(kept).rstrip()
 
 
-def write_exercises(wanted: list[str], notebooks: Path | None = None) -> list[Path]:
-    """Write these lessons' `exercises/` from their `solutions/`; returns the files."""
-    import nbformat
-
-    folder = Path(notebooks or ROOT / "notebooks")
+def write_exercises(wanted: list[str], folder: Path) -> list[Path]:
+    """Write these lessons' `exercises/` from their `solutions/` in a folder; returns the files."""
     written = []
     for path in find_lessons(wanted, folder / "solutions"):
         place = folder / "exercises" / path.name
@@ -48,3 +48,18 @@ def write_exercises(wanted: list[str], notebooks: Path | None = None) -> list[Pa
             nbformat.write(exercise(read_lesson(path, {})), partial)
         written.append(place)
     return written
+
+
+def main(lessons: list[str], folder: Path = ROOT / "notebooks") -> int:
+    """Write the exercises of these lessons, of all if none is named; returns the exit code."""
+    try:
+        written = write_exercises(lessons, folder)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,14 +1,18 @@
-"""The offline bundle: packages, lessons, models and data in one folder, with an installer."""
+"""Pack packages, lessons, models and data for a place without a network, with an installer.
 
+Run `python -m scripts.bundle OUT` from the checkout; there, `python OUT/install.py`.
+"""
+
+import argparse
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-from ..datasets import DOWNLOADED, data_root
-from ..utils.errors import InputError
-from ..utils.files import ROOT, check_writable
+from sgmgm.datasets import DOWNLOADED, data_root
+from sgmgm.utils.errors import InputError
+from sgmgm.utils.files import ROOT, check_writable
 
 PARTS = ("sgmgm", "notebooks", "docs", "data/checkpoints", "data/results", "pyproject.toml",
          "README.md", "AGENTS.md", "LICENSE", "scripts/install.py")  # fmt: skip
@@ -67,3 +71,23 @@ def _copy(source: Path, target: Path) -> None:
     elif source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+
+
+def main(arguments=None) -> int:
+    """`python -m scripts.bundle`; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="a folder that does not exist yet")
+    args = parser.parse_args(arguments)
+    print("collecting packages: minutes, because torch is large", file=sys.stderr)
+    try:
+        out = bundle(args.out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

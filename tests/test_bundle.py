@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from scripts import bundle
 from sgmgm import datasets
-from sgmgm.commands import bundle, cli
 from sgmgm.utils.errors import InputError
 
 PYPROJECT = """
@@ -82,7 +82,7 @@ def tiny(tmp_path, monkeypatch):
 @pytest.mark.check
 def test_it_installs_from_itself_alone(tiny, tmp_path, capsys):
     out = tmp_path / "my stick"
-    assert cli.main(["bundle", "--out", str(out)]) == 0
+    assert bundle.main([str(out)]) == 0
     assert "run: python install.py" in capsys.readouterr().out
     packages = sorted(p.name for p in (out / "packages").iterdir())
     assert packages == ["tinyextra-1-py3-none-any.whl", "tinyneed-1-py3-none-any.whl"]
@@ -105,7 +105,7 @@ def test_it_installs_from_itself_alone(tiny, tmp_path, capsys):
 
 def test_an_absent_package_is_one_sentence_and_leaves_nothing(tiny, tmp_path, capsys):
     (tmp_path / "shelf" / "tinyextra-1-py3-none-any.whl").unlink()
-    assert cli.main(["bundle", "--out", str(tmp_path / "stick")]) == 2
+    assert bundle.main([str(tmp_path / "stick")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]  # before it stands what it does
     assert "pip cannot collect the packages: No matching distribution found for tinyextra" in said
     assert not list(tmp_path.glob("*stick*"))
