@@ -145,24 +145,38 @@ def find_extractor(part: str, dataset: str, folder: Path | None = None) -> Any:
     Its `name` carries a digest of its weights, so that scores of two networks are not mixed up.
     """
     dataset = canonical(dataset)
+    places = extractor_places(part, dataset, folder)
+    place = next((each for each in places if (each / "model.safetensors").is_file()), None)
+    if place is None:
+        looked = f"(looked in {listed(places)})"
+        advice = f"run `sgmgm train {part} --dataset {dataset}` first {looked}."
+        raise CheckpointError(f"no {part} for {dataset}: {advice}")
+    check_manifest(place.parent)
+    extractor = (SecondExtractor if part == "second" else Classifier).from_pretrained(place)
+    extractor.name = f"{part} {digest(place / 'model.safetensors')[:8]}"
+    alone = place.parent == SHIPPED / "second"
+    made_for = place.name if alone else read_card(place.parent).dataset
+    # another data set's classes say nothing about these labels
+    extractor.labels_known = whole_set(made_for) == whole_set(dataset)
+    if one_class(dataset):
+        extractor.name += f" of {made_for}"
+    return extractor
+
+
+def find_extractors(dataset: str, folder: Path | None = None) -> dict[str, Any]:
+    """ "classifier", and "second" where there is one: see `find_extractor`."""
+    found = {"classifier": find_classifier(dataset, folder)}
+    places = extractor_places("second", canonical(dataset), folder)
+    if any((place / "model.safetensors").is_file() for place in places):
+        found["second"] = find_extractor("second", dataset, folder)
+    return found
+
+
+def extractor_places(part: str, dataset: str, folder: Path | None) -> list[Path]:
+    """The folders in which `find_extractor` looks, the first one first."""
     one = one_class(dataset)
     shipped = _shipped(part, "cifar10" if one else dataset)
-    places = [folder / part, shipped] if folder and not one else [shipped]
-    for place in places:
-        if (place / "model.safetensors").is_file():
-            check_manifest(place.parent)
-            kind = SecondExtractor if part == "second" else Classifier
-            extractor = kind.from_pretrained(place)
-            extractor.name = f"{part} {digest(place / 'model.safetensors')[:8]}"
-            alone = place.parent == SHIPPED / "second"
-            made_for = place.name if alone else read_card(place.parent).dataset
-            # another data set's classes say nothing about these labels
-            extractor.labels_known = whole_set(made_for) == whole_set(dataset)
-            if one:
-                extractor.name += f" of {made_for}"
-            return extractor
-    advice = f"run `sgmgm train {part} --dataset {dataset}` first (looked in {listed(places)})."
-    raise CheckpointError(f"no {part} for {dataset}: {advice}")
+    return [folder / part, shipped] if folder and not one else [shipped]
 
 
 def _shipped(part: str, dataset: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..pipeline import Pipeline
 from ..sampling import TEMPERED
-from ..scoring import balanced_labels, find_classifier, generate, reference_for, score
+from ..scoring import balanced_labels, find_extractors, generate, reference_for, score
 from ..settings import Sampling
 from ..utils.distributed import rank_and_size
 from ..utils.errors import DataError, InputError, check_count
@@ -51,35 +51,43 @@ def sweep(
 ) -> list[dict]:  # fmt: skip
     """Compute every point that `out`, a `.jsonl` file, does not hold yet; the records of all.
 
-    A point has `num` images for each seed, the classes in turn.
+    A point has `num` images for each seed, the classes in turn. "scores" are those of the data
+    set's classifier, "second" those of the second extractor where there is one.
+    "sampling_core_seconds" is the time of the sampling summed over the cores: other work on the
+    machine hardly changes it.
     """
     check_count("num", num, least=10)
     check_writable(out)
     folder, out = pipeline.folder, Path(out)
-    classifier = find_classifier(pipeline.card.dataset, folder).to(pipeline.device)
-    reference = reference_for(pipeline.card.dataset, classifier, folder)
+    dataset = pipeline.card.dataset
+    found = find_extractors(dataset, folder)
+    extractors = {part: extractor.to(pipeline.device) for part, extractor in found.items()}
+    references = {part: reference_for(dataset, e, folder) for part, e in extractors.items()}
+    name = extractors["classifier"].name
     labels = balanced_labels(num, list(range(len(pipeline.card.classes))))
     done = {record["key"]: record for record in read_records(out)} if out.exists() else {}
-    others = {record["scores"]["extractor"] for record in done.values()} - {classifier.name}
+    others = {record["scores"]["extractor"] for record in done.values()} - {name}
     if others:
         raise InputError(f"{out} holds scores by {others.pop()}, which cannot be compared with "
-                         f"those by {classifier.name}: choose another --out.")  # fmt: skip
+                         f"those by {name}: choose another --out.")  # fmt: skip
     records = []
     for point, seed in itertools.product(points, seeds):
         identity = {
-            "dataset": pipeline.card.dataset, "preset": pipeline.card.preset,
+            "dataset": dataset, "preset": pipeline.card.preset,
             "weights": fingerprint(folder, point), "bf16": pipeline.bf16,
             "num": num, "seed": seed, "settings": point.record(),
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if key not in done:
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             first = SEED_STRIDE * (seed + 1)
             images, nfe = generate(pipeline, labels, first, batch_size, **asdict(point))
-            scores = asdict(score(images, labels.numpy(), reference, classifier))
-            seconds = round(time.perf_counter() - begun, 1)
-            found = {"nfe": nfe, "seconds": seconds, "scores": scores}
-            done[key] = {"key": key} | identity | found
+            seconds = {"sampling_core_seconds": round(time.process_time() - cpu, 1)}
+            scores = {part: asdict(score(images, labels.numpy(), references[part], extractor))
+                      for part, extractor in extractors.items()}  # fmt: skip
+            scores["scores"] = scores.pop("classifier")
+            seconds["seconds"] = round(time.perf_counter() - begun, 1)
+            done[key] = {"key": key} | identity | {"nfe": nfe} | seconds | scores
             if rank_and_size()[0] == 0:  # all processes of a launch compute the same
                 append_record(out, done[key])
         records.append(done[key])
@@ -177,13 +185,22 @@ def curves(records: list[dict], passes: int = 16) -> dict[str, list[tuple[float,
     return {name: points(found[name]) for name in MAIN if name in found}
 
 
-SCORES = ("frechet", "inception_score", "precision", "recall", "accuracy", "coherence")
+SECOND = "second "  # the beginning of the names of scores by the second extractor
+SCORES = ("frechet", "second frechet", "inception_score", "precision", "recall", "second recall",
+          "density", "coverage", "accuracy", "coherence")  # fmt: skip
+
+
+def value_of(record: dict, name: str) -> float | None:
+    """A score of a record; None if it has none."""
+    kind = "second" if name.startswith(SECOND) else "scores"
+    return record.get(kind, {}).get(name.removeprefix(SECOND))
 
 
 def summarise(records: list[dict]) -> list[dict]:
     """A row for each setting: {"settings", "weights", "bf16", "num", "seeds", "nfe", scores}.
 
-    A score is (mean, standard deviation) over the seeds; the latter is 0 for one seed.
+    A score is (mean, standard deviation) over the seeds; the latter is 0 for one seed. "ms", where
+    it was measured, is the milliseconds of a core for one image.
     """
     groups: dict[str, list[dict]] = {}
     for record in records:
@@ -194,10 +211,13 @@ def summarise(records: list[dict]) -> list[dict]:
         row = {key: members[0][key] for key in ("settings", "weights", "bf16", "num", "nfe")}
         row["seeds"] = len(members)
         for name in SCORES:
-            values = [m["scores"][name] for m in members]
+            values = [value_of(member, name) for member in members]
             if None not in values:
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 row[name] = (statistics.mean(values), spread)
+        if all("sampling_core_seconds" in member for member in members):
+            total = sum(member["sampling_core_seconds"] for member in members)
+            row["ms"] = 1000 * total / (row["num"] * len(members))
         rows.append(row)
     return sorted(rows, key=lambda row: row["frechet"][0])
 
@@ -208,15 +228,15 @@ def table(rows: list[dict]) -> str:
     `tried`, where a row has it, is the number of settings among which this one was chosen.
     """
     names = [name for name in SCORES if any(name in row for row in rows)]
-    tried = ["tried"] * any("tried" in row for row in rows)
-    head = ["guidance", "s", "order", "tau", "T", "NFE", *tried, "samples x seeds", *names]
+    extra = [name for name in ("ms", "tried") if any(name in row for row in rows)]
+    head = ["guidance", "s", "order", "tau", "T", "NFE", *extra, "samples x seeds", *names]
     lines = []
     for row in rows:
         s = row["settings"]
         ordered = s["order"] in TEMPERED
         tau = f"{s['temperature']:g} {s['anneal']}" if ordered else "-"
         cells = [method(s), f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
-        cells += [str(row.get(name, "")) for name in tried]
+        cells += [f"{row[name]:.0f}" if name in row else "" for name in extra]
         cells.append(f"{row['num']} x {row['seeds']}")
         cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]
         lines.append(cells)
