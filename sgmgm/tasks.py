@@ -76,22 +76,26 @@ class TokenizerTask(Task):
 
     Args:
         classifier: gives the feature distance; None leaves it out.
+        feature_weight: of that distance in the loss.
     """
 
     name = "tokenizer"
     REVIVE_EVERY = 20  # steps
     DEAD_AFTER = 50  # steps without being chosen
-    FEATURE_WEIGHT = 0.1
     FEATURE_SHARE = 4  # the feature distance looks at one image in so many
     START_ROWS = 600_000  # encoder outputs behind the first k-means centres: a minute of one core
     keep_codes = False  # a further round of training starts from the codes that it finds
     model: VQTokenizer
     quantized: Quantized  # of the latest step
 
-    def __init__(self, model: VQTokenizer, images: ImageSet, classifier: Classifier | None = None):
+    def __init__(
+        self, model: VQTokenizer, images: ImageSet, classifier: Classifier | None = None,
+        feature_weight: float = 0.1,
+    ):  # fmt: skip
         super().__init__()
         self.model, self.images, self.size = model, images, len(images)
         self.classifier = classifier.eval().requires_grad_(False) if classifier else None
+        self.feature_weight = feature_weight
         self.state["age"] = torch.full((model.num_codes,), self.DEAD_AFTER + 1)
         if model.config.codebook_decay:
             codes = model.quantize.embedding.weight
@@ -117,7 +121,7 @@ class TokenizerTask(Task):
             # a quarter of the batch gives the same mean for a quarter of the time
             some = slice(-(-len(images) // self.FEATURE_SHARE))
             distance = feature_distance(self.classifier, images[some], reconstruction[some])
-            losses["feature"] = self.FEATURE_WEIGHT * distance
+            losses["feature"] = self.feature_weight * distance
         return {"loss": sum(losses.values())} | losses
 
     @torch.no_grad()

@@ -105,6 +105,8 @@ def train(
     begin = earlier_round(Path(start)) if start is not None else None
     metadata: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": begin}
     metadata["mirror"] = data.flip
+    if part == "tokenizer":
+        metadata["feature_weight"] = plan.feature_weight
     if dataset.startswith("folder:"):  # whose pictures may change
         metadata["data"] = data.fingerprint()
     options: Smoothing | None = None
@@ -148,7 +150,7 @@ def _task(part: str, plan: Preset, data: ImageSet, folder: Path, card: Card, dev
         return task, lambda model: {"test_accuracy": accuracy(model, test)}
     if part == "tokenizer":
         classifier = find_classifier(data.name, folder)
-        task = TokenizerTask(VQTokenizer(plan.tokenizer), data, classifier)
+        task = TokenizerTask(VQTokenizer(plan.tokenizer), data, classifier, plan.feature_weight)
         return task, lambda model: evaluate_tokenizer(model, classifier, test)
     place = check_part(folder, "tokenizer", card)
     tokenizer = VQTokenizer.from_pretrained(place).to(device)

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from ..pipeline import SHIPPED, Pipeline, read_card
 from ..presets import get
 from ..scoring import balanced_labels, generate
 from ..settings import TRAINABLE
-from ..training import read_report
+from ..training import plain, read_report
 from ..utils.samples import save_grid, to_float
 from ..workflow import default_folder
 
@@ -74,14 +75,14 @@ def commands(part: str, report: dict) -> list[str]:
     made, folder = [], default_folder(report["dataset"], report["preset"]).as_posix()
     for number, one in enumerate(rounds(report)):
         name = part if one is report else f"{part}-{number + 1}"
-        line = command(name, report | one)
+        line, remark = command(name, report | one)
         line += f" --seed {one['seed']}" if one["seed"] else ""
-        made.append(line + (f" --start {folder}/{part}-{number}" if number else ""))
+        made.append(line + (f" --start {folder}/{part}-{number}" if number else "") + remark)
     return made
 
 
-def command(part: str, report: dict) -> str:
-    """The command that makes a part in one round, with seed 0."""
+def command(part: str, report: dict) -> tuple[str, str]:
+    """The command that makes a part in one round, with seed 0; and what it cannot say, or ""."""
     plan = get(report["dataset"], report["preset"], 2)
     scores = {"test_accuracy": "classifier", "psnr": "tokenizer"}  # a part may have any name
     kind = next((scores[score] for score in scores if score in report), "transformer")
@@ -97,11 +98,13 @@ def command(part: str, report: dict) -> str:
         options += " --mirror"
     if part != kind:
         options += f" --name {part}"
-    steps = report["training"]["steps"]
-    if steps != getattr(plan, f"{kind.split('-')[0]}_training").steps:
-        options += f" --steps {steps}"
+    made, usual = report["training"], getattr(plan, f"{kind.split('-')[0]}_training")
+    if made["steps"] != usual.steps:
+        options += f" --steps {made['steps']}"
+    would = plain(asdict(usual.lasting(made["steps"])))
+    other = [f"{key} {made[key]}" for key in would if made.get(key, would[key]) != would[key]]
     where = f"--dataset {report['dataset']} --preset {report['preset']}"
-    return f"sgmgm train {kind} {where}{options}"
+    return f"sgmgm train {kind} {where}{options}", f"  # {', '.join(other)}" if other else ""
 
 
 def sample_grid(pipeline: Pipeline, path: str | Path, variants: Sequence[dict], rows=2) -> None:
