@@ -47,12 +47,13 @@ class Queue:
         # the fast path: the same images as the plain loop where there is no bfloat16
         self.pipeline = Pipeline.from_pretrained(model, "cpu", bf16=True)
         self.ends, self.folder, self.model = ends, folder, model
+        self.name = self.pipeline.folder.name
 
     def score(self, point: Sampling, num: int, seed: int, kind: str = "equal") -> dict:
         """The record of one point, kept or computed now."""
         if time.monotonic() > self.ends:
             raise OutOfTime
-        out = self.folder / f"{kind}-{self.model}.jsonl"
+        out = self.folder / f"{kind}-{self.name}.jsonl"
         return sweep(self.pipeline, [point], num, [seed], out)[0]
 
     def tuned(self, guidance: str, smoother: str | None) -> Sampling:

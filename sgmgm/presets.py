@@ -168,6 +168,6 @@ TABLE = {
         transformer_training=TrainingConfig(
             8400, 64, 2e-3, warmup=150, weight_decay=0.05, ema=0.999, muon=0.02
         ),
-        smoother_training=replace(LAPTOP.smoother_training, steps=250),
+        smoother_training=replace(LAPTOP.smoother_training, steps=250, warmup=31),
     ),
 }

@@ -382,7 +382,8 @@ def _renamed(report):
     report = {names.get(k, k): read[k](v) if k in read else v for k, v in report.items()}
     if isinstance(report.get("training"), dict):
         report["training"].setdefault("muon", 0.0)
-    report.setdefault("feature_weight", 0.1)  # of a tokenizer
+    if "psnr" in report:  # a tokenizer's
+        report.setdefault("feature_weight", 0.1)
     if "dataset" in report:  # earlier versions mirrored every set but this one
         report.setdefault("mirror", report["dataset"] != "fashion-mnist")
     return report

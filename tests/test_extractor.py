@@ -12,6 +12,7 @@ from sgmgm import datasets, presets, scoring, settings, tasks, workflow
 from sgmgm.classifier import Classifier, ClassifierConfig
 from sgmgm.commands.cli import main
 from sgmgm.evidence.cards import model_card
+from sgmgm.evidence.sweep import summarise, sweep, table
 from sgmgm.extractor import ChannelNorm, MixingBlock, SecondConfig, SecondExtractor
 from sgmgm.pipeline import Pipeline
 from sgmgm.scoring import extract, find_extractor
@@ -168,23 +169,32 @@ def test_evaluate_compares_with_the_second_extractor(scored, tmp_path, capsys):
     assert found["second"]["frechet"] != found["classifier"]["frechet"]
 
 
-def test_models_are_scored_with_both(scored, tmp_path, capsys):
+def test_real_and_rebuilt_images_are_scored_with_both(scored, tmp_path):
     out = tmp_path / "extractors.json"
-    wanted = ("--model", str(scored), "--images", "real,none", "--count", "20", "--out", str(out))
-    assert two_extractors.main(wanted) == 0
-    real, sampled = read_json(out)
-    assert (real["images"], sampled["images"]) == ("real", "none")
-    assert sampled["seed"] == 10_000_000 and sampled["settings"]["guidance"] == "none"
-    for record in (real, sampled):
+    assert two_extractors.main(("--model", str(scored), "--count", "20", "--out", str(out))) == 0
+    real, rebuilt = read_json(out)
+    assert (real["images"], rebuilt["images"]) == ("real", "rebuilt")
+    for record in (real, rebuilt):
         assert record["count"] == 20 and len(record["extractors"]) == 2
         assert record["second"]["frechet"] != record["classifier"]["frechet"]
-    pixels, labels = two_extractors.images_of("real", Pipeline.from_pretrained(scored), 20, 0, {})
+    assert rebuilt["second"]["frechet"] > real["second"]["frechet"]
+    pixels, labels = two_extractors.images_of("real", Pipeline.from_pretrained(scored), 20)
     second = find_extractor("second", "sprites", scored)
     reference = scoring.reference_for("sprites", second, scored)
     again = scoring.score(pixels, labels, reference, second)
     assert again.frechet == pytest.approx(real["second"]["frechet"])
-    assert two_extractors.main([*wanted, "--images", "real,magic"]) == 2
-    assert "unknown guidance 'magic'" in capsys.readouterr().err and len(read_json(out)) == 2
+
+
+def test_a_sweep_scores_with_both(scored, tmp_path):
+    pipeline = Pipeline.from_pretrained(scored, "cpu")
+    (record,) = sweep(pipeline, [pipeline.card.sampling], 20, [0], tmp_path / "r.jsonl")
+    assert record["scores"]["extractor"].startswith("classifier ")
+    assert record["second"]["extractor"].startswith("second ")
+    (row,) = summarise([record])
+    assert row["frechet"] == (record["scores"]["frechet"], 0.0)
+    assert row["second frechet"] == (record["second"]["frechet"], 0.0)
+    assert row["ms"] == pytest.approx(50 * record["sampling_core_seconds"])
+    assert "| ms |" in table([row]) and "| second frechet |" in table([row])
 
 
 def test_a_card_names_the_command_of_the_second_extractor(scored):

@@ -166,6 +166,23 @@ def image_rows(
     return plot
 
 
+@styled
+def strips(rows: Mapping[str, Sequence[tuple[str, Tensor]]]) -> Plot:
+    """Rows of strips, a strip being a title and images (B, 3, H, W) side by side."""
+    columns = len(next(iter(rows.values())))
+    count = max(len(images) for strip in rows.values() for _, images in strip)
+    lines = [1 + max(title.count("\n") for title, _ in strip) for strip in rows.values()]
+    height = len(rows) * WIDTH / columns / count + 0.19 * sum(lines)
+    said = "; ".join(f"{n}: {one_line((t for t, _ in s), ' against ')}" for n, s in rows.items())
+    plot, grid = new_plot(height, f"{count} images a strip. {said}", len(rows), columns)
+    plot.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0)
+    for line, (name, strip) in zip(grid, rows.items(), strict=True):
+        for axes, (title, images) in zip(line, strip, strict=True):
+            show(axes, pixels(torch.cat(list(images), 2)[None])[0], title)
+        line[0].set_ylabel(name)
+    return plot
+
+
 def cells_of(images: Tensor, side: int) -> Tensor:
     """Images (B, 3, H, W) cut along a grid: their patches (B side^2, 3, h, w), row by row."""
     cell = images.shape[-1] // side

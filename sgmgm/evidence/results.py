@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..course.charts import hyperparameters as plot_hyperparameters
 from ..course.charts import trade_off
-from ..course.plots import Plot, image_rows
+from ..course.plots import Plot, image_rows, strips
 from ..guidance import GUIDANCES
 from ..pipeline import SHIPPED, Pipeline
 from ..utils.errors import DataError
@@ -381,10 +381,31 @@ def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> 
     return image_rows(images)
 
 
+def temperatures(folder: str | Path = FOLDER, dataset: str = "fashion-mnist") -> Plot:
+    """The README's figure: plain and self-guided images at rising temperatures, same seeds.
+
+    Above each strip stand the scores of as many images as `temperature-DATASET.jsonl` holds.
+    """
+    records = read_records(Path(folder) / f"temperature-{dataset}.jsonl")
+    pipeline, rows = Pipeline.from_pretrained(SHIPPED / dataset, "cpu"), {}
+    labels = list(range(len(pipeline.card.classes)))
+    for heat in sorted({record["settings"]["temperature"] for record in records}):
+        of = {r["settings"]["guidance"]: r for r in records if r["settings"]["temperature"] == heat}
+        pair = []
+        for name, title in (("none", "plain"), ("self", "self-guided")):
+            scores = "Fréchet {frechet:.2f}, precision {precision:.2f}, recall {recall:.2f}"
+            title = f"{title}: {scores.format(**of[name]['scores'])}"
+            pair.append((title, pipeline(labels, **of[name]["settings"]).images))
+        rows[f"τ = {heat:g}"] = pair
+    return strips(rows)
+
+
 def write(folder: str | Path = FOLDER, root: str | Path = ROOT) -> list[Path]:
     """Put the numbers into the README and the page of results, and make all plots."""
     written = {path: text.encode() for path, text in pages(folder, root).items()}
     written[Path(folder) / "gallery.png"] = gallery(folder).png()
+    if (Path(folder) / "temperature-fashion-mnist.jsonl").exists():
+        written[Path(folder) / "temperatures.png"] = temperatures(folder).png()
     for name, path in sweeps(folder).items():
         if tuning := reported(path)[1]:
             written[path.with_suffix(".png")] = trade_off(curves(tuning)).png()
