@@ -25,7 +25,7 @@ def images_of(what: str, pipeline: Pipeline, count: int):
     """Test images, "real" or "rebuilt", uint8 (N, H, W, 3), and their labels (N,)."""
     test = datasets.load(pipeline.card.dataset, "test", count)
     parts = []
-    for pixels in scoring.float_batches(test, progress=what):
+    for pixels in test.batches(what):
         if what == "rebuilt":
             pixels = pipeline.tokenizer.decode(pipeline.tokenizer.encode(pixels))
         parts.append(torch.from_numpy(to_uint8(pixels)))
