@@ -632,7 +632,7 @@ def patches() -> Drawing:
     d.note(736, 316, "64 integers, each 0..1023")
     d.footer(
         "A VQ tokenizer does the same with vectors: "
-        "its encoder looks at more than the patch itself.",
+        "its encoder may look at more than the patch.",
     )  # fmt: skip
     return d
 
@@ -855,8 +855,8 @@ def families() -> Drawing:
                 d.arrow((left + 80, top + 36), (left + 128, top + 36), colour=GREY)
         d.arrow((x + 200, 186), (x + 60, 210), colour=GREY)
         d.lines(x + 128, 336, *facts[column], size=15, step=30)
-    d.note(162, 438, "each token sure of its")
-    d.note(162, 456, "past, blind to its future")
+    d.note(162, 438, "needs an order, which")
+    d.note(162, 456, "an image does not have")
     d.note(428, 438, "works on numbers that")
     d.note(428, 456, "can change a little")
     d.note(704, 438, "tokens of one pass do not")
@@ -1180,7 +1180,7 @@ def corruption() -> Drawing:
         140,
         [None if i in gaps else t for i, t in enumerate(truth)],
         {},
-        ("masked x_t", f"{len(gaps)} of {len(truth)} hidden"),
+        ("masked x_t", f"{len(gaps)} of {len(truth)} tokens"),
     )
     row(
         214,
@@ -1195,7 +1195,7 @@ def corruption() -> Drawing:
     row(350, [t if i in lies else "" for i, t in enumerate(truth)], dict.fromkeys(lies, WRONG),
         ("at the wrong tokens", "released code, this course"))  # fmt: skip
     row(410, [t if i in gaps else "" for i, t in enumerate(truth)], {},
-        ("or at the gaps", "paper, equation 7"))  # fmt: skip
+        ("or at the masked ones", "paper, equation 7"))  # fmt: skip
     for changed, y in ((gaps, 104), (lies, 178)):
         for i in changed:
             x = left + pitch * i + side / 2
