@@ -62,8 +62,7 @@ class Plot(Figure):
         file = io.BytesIO()
         for text in self.findobj(Text):
             text.set_text(printable(text.get_text()))
-        small: Any = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
-        self.savefig(file, format="png", dpi=DPI, **small)
+        self.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
         return file.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
