@@ -24,7 +24,7 @@ TRAVELS = ("Makefile", "pyproject.toml", "sgmgm", "scripts", "tests/__init__.py"
            "data/checkpoints/cifar10", TOKENS)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "numpy", "safetensors", "huggingface_hub", "accelerate",
             "psutil", "tqdm", "PIL")  # fmt: skip
-MORE = {"tests": ("pytest", "peft", "msgpack"), "benchmark": ("matplotlib", "msgpack")}
+MORE = {"tests": ("pytest", "peft", "msgpack"), "benchmark": ("matplotlib",)}
 PIPELINE = "cifar10-gpu"  # the folder of the new models
 # of the minutes; what a part leaves over is the next one's
 SHARES = {"tests": 0.18, "benchmark": 0.42, "trace": 0.08, "train": 0.2, "scores": 0.12}
@@ -70,7 +70,7 @@ def command(part: str, out: Path, gpu: bool, seconds: float) -> list[str]:
     if part == "benchmark":
         full = "imagenet256 --batch-sizes 64,256 --repeats 2"
         toy = "smoke --batch-sizes 1,4 --repeats 1 --steps 2 --device cpu"
-        return ["-m", "sgmgm", "benchmark", "--out", str(out / "benchmark.json"),
+        return ["-m", "scripts.benchmark", "--out", str(out / "benchmark.json"),
                 "--preset", *(full if gpu else toy).split()]  # fmt: skip
     return ["-m", "scripts.gpu_parts", part, str(out), f"{seconds:.0f}"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch.profiler import profile, record_function
 
+from scripts.benchmark import Clock, random_pipeline
 from sgmgm import datasets, fast, presets
-from sgmgm.evidence.benchmark import Clock, random_pipeline
 from sgmgm.evidence.sweep import grid_points, summarise, sweep, table
 from sgmgm.pipeline import SHIPPED, Card, Pipeline, read_card, write_card
 from sgmgm.scoring import balanced_labels, generate

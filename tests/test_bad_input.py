@@ -215,8 +215,6 @@ COMMANDS = {
         ("sweep", "--model", "{model}", "--tune", "10", "--num", "5"), "--num must be"),
     "sweep in a file of something else": (
         ("sweep", "--model", "{model}", "--num", "10", "--out", "{file}"), "no sweep's"),
-    "benchmark as a picture": (("benchmark", "--out", "x.png"), "end it in .json"),
-    "benchmark at the root": (("benchmark", "--out", "/"), "cannot write"),
 }  # fmt: skip
 
 

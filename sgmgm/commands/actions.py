@@ -11,13 +11,12 @@ from pathlib import Path
 from .. import folders, presets, scoring, settings, workflow
 from ..convert import PUBLISHED, published_pipeline
 from ..datasets import RESOLUTION, describe_sample, whole_set
-from ..evidence import benchmark as benchmarks
 from ..evidence import sweep as sweeps
 from ..evidence.cards import result
 from ..pipeline import SHIPPED, Pipeline, find_pipeline, read_card
 from ..utils.devices import default_device
 from ..utils.errors import InputError, check_count
-from ..utils.files import check_writable, write_bytes, write_json
+from ..utils.files import check_writable, write_bytes
 from ..utils.samples import load_samples, save_grid, save_samples, to_float
 from .jobs import generate_to
 
@@ -243,22 +242,6 @@ def run(args) -> None:
     print(scores.table())
     print(f"real test images have the Frechet distance {floor:.2f}")
     print(f"grid of samples: {folder / 'samples.png'}")
-
-
-def benchmark(args) -> None:
-    """Measure how fast this machine samples and trains, and how close that is to its limit."""
-    from ..course.charts import limit  # matplotlib takes a second to import
-
-    keep = (lambda record: write_json(args.out, record)) if args.out else (lambda record: None)
-    if args.out:
-        if args.out.suffix.lower() == ".png":
-            raise InputError(f"--out {args.out}: the plot goes there; end it in .json.")
-        check_writable(args.out)
-    what = args.preset, args.device or default_device(), args.batch_sizes, args.repeats, args.steps
-    record = benchmarks.benchmark(*what, keep)
-    if args.out:
-        write_bytes(args.out.with_suffix(".png"), limit(record).png())
-    print(benchmarks.report(record))
 
 
 def pack(args) -> None:

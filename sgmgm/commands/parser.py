@@ -6,7 +6,6 @@ from pathlib import Path
 from .. import __version__, presets, scoring, settings
 from ..convert import PUBLISHED
 from ..datasets import NAMES
-from ..evidence import benchmark as benchmarks
 from ..guidance import GUIDANCES, SCALE_SCHEDULES
 from ..masking import SCHEDULES
 from ..sampling import ANNEALS, ORDERS
@@ -151,14 +150,6 @@ def parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, help="how long to train all parts together; the preset's steps "
         "if not given")
     sampling(add, 5000)
-
-    add = command(actions.benchmark)
-    add("--preset", default="laptop", choices=benchmarks.SIZES,
-        help="sizes of the networks, whose weights are random")
-    add("--batch-sizes", type=list_of(int), default="1,8,64", help="images at once, a list")
-    add("--steps", type=int, help="decoding steps; the preset's if not given")
-    add("--repeats", type=int, default=5, help="timings; the median is reported")
-    add("--out", type=Path, help="a .json file to write, and a plot beside it; none if not given")
 
     add = command(actions.pack)
     add("--model", required=True, help="a pipeline folder")

@@ -148,7 +148,7 @@ def panels(
 
 
 def limit(record: dict) -> Plot:
-    """A record of `benchmark.benchmark`: images/s and share of the machine's limit, by batch."""
+    """A record of `scripts.benchmark`: images/s and share of the machine's limit, by batch."""
     batches, ways = record["batches"], record["ways"]
     speed = {way: [each[way]["images_per_second"] for each in batches] for way in ways}
     share = {way: [100 * each[way]["share"] for each in batches] for way in ways}

@@ -3,7 +3,7 @@
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
 `ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
 more images, `precision-DATASET.jsonl` the same in float32, `steps-DATASET.jsonl` more numbers of
-steps, `benchmark-MACHINE.json` what `sgmgm benchmark` measured, and `course.json` what `sgmgm
+steps, `benchmark-MACHINE.json` what `scripts.benchmark` measured, and `course.json` what `sgmgm
 course run` reported. `write` puts the numbers into the README and `docs/results.md`.
 """
 
@@ -269,7 +269,7 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
 
 
 def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
-    """What `sgmgm benchmark` measured, by the name of the machine."""
+    """What `scripts.benchmark` measured, by the name of the machine."""
     return {name: read_json(path) for name, path in files(folder, "benchmark-*.json").items()}
 
 

@@ -23,7 +23,7 @@ from sgmgm.utils.samples import save_samples, to_uint8
 from ..test_folders import write_pictures
 
 COMMANDS = ["train", "sample", "evaluate", "sweep", "run", "info", "pack", "course",
-            "results", "refresh", "gallery", "doctor", "benchmark"]  # fmt: skip
+            "results", "refresh", "gallery", "doctor"]  # fmt: skip
 
 
 def run(capsys, *arguments):

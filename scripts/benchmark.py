@@ -1,34 +1,46 @@
 """Benchmark: how fast this machine samples and trains, and how close that is to its limit.
 
+Run `python -m scripts.benchmark --preset laptop`; `--out FILE.json` keeps the record, and a plot.
 The limit is measured, not looked up: the fastest large matrix product in float32 and in bfloat16.
 On a processor without bfloat16 everything is computed, and measured, in float32.
 Every time is the median of repeats after one call that does not count. Weights are random, because
 speed does not depend on them. FLOP count the matrix products that really run.
 """
 
+import argparse
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .. import fast, presets
-from ..guidance import make_guidance
-from ..pipeline import Card, Pipeline
-from ..sampling import mask_counts
-from ..settings import Sampling
-from ..smoothing import ToastSmoother
-from ..tasks import TransformerTask
-from ..tokenizer import TokenizerConfig, VQTokenizer
-from ..training import parameter_groups
-from ..transformer import MaskedTransformer, TransformerConfig
-from ..utils.devices import check_device, describe_device, has_bf16, peak_memory
-from ..utils.errors import check_choice, check_count
+from sgmgm import fast, presets
+from sgmgm.course.charts import limit
+from sgmgm.guidance import make_guidance
+from sgmgm.pipeline import Card, Pipeline
+from sgmgm.sampling import mask_counts
+from sgmgm.settings import Sampling
+from sgmgm.smoothing import ToastSmoother
+from sgmgm.tasks import TransformerTask
+from sgmgm.tokenizer import TokenizerConfig, VQTokenizer
+from sgmgm.training import parameter_groups
+from sgmgm.transformer import MaskedTransformer, TransformerConfig
+from sgmgm.utils.devices import (
+    check_device,
+    default_device,
+    describe_device,
+    has_bf16,
+    peak_memory,
+)
+from sgmgm.utils.errors import InputError, SgmgmError, check_choice, check_count
+from sgmgm.utils.files import check_writable, write_bytes, write_json
 
 SIZES = (*presets.PRESETS, "imagenet256")
 
@@ -273,3 +285,46 @@ def report(record: dict) -> str:
         f"peak memory: {record['peak_memory_bytes'] / 2**20:,.0f} MiB",
     ]
     return "\n".join(lines)
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers, separated by commas."""
+    return [int(word) for word in text.split(",")]
+
+
+def run(args) -> None:
+    """Measure, print the report, and keep record and plot where `--out` says."""
+    keep = (lambda record: write_json(args.out, record)) if args.out else (lambda record: None)
+    if args.out:
+        if args.out.suffix.lower() == ".png":
+            raise InputError(f"--out {args.out}: the plot goes there; end it in .json.")
+        check_writable(args.out)
+    what = args.preset, args.device or default_device(), args.batch_sizes, args.repeats, args.steps
+    record = benchmark(*what, keep)
+    if args.out:
+        write_bytes(args.out.with_suffix(".png"), limit(record).png())
+    print(report(record))
+
+
+def main(arguments=None) -> int:
+    """`python -m scripts.benchmark`; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="laptop", choices=SIZES,
+                        help="sizes of the networks, whose weights are random")  # fmt: skip
+    parser.add_argument("--batch-sizes", type=whole_numbers, default="1,8,64",
+                        help="images at once, a list")  # fmt: skip
+    parser.add_argument("--steps", type=int, help="decoding steps; the preset's if not given")
+    parser.add_argument("--repeats", type=int, default=5, help="timings; the median is reported")
+    parser.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
+    parser.add_argument("--out", type=Path, help="a .json file to write, and a plot beside it")
+    args = parser.parse_args(arguments)
+    try:
+        run(args)
+    except SgmgmError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

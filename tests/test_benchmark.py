@@ -5,10 +5,9 @@ import sys
 import pytest
 import torch
 
+from scripts import benchmark
 from sgmgm import fast, pipeline
-from sgmgm.commands.cli import main
 from sgmgm.course import charts
-from sgmgm.evidence import benchmark
 from sgmgm.settings import Sampling
 from sgmgm.utils.errors import InputError
 
@@ -135,7 +134,7 @@ def test_the_command_prints_a_report_and_keeps_the_record(record, tmp_path, monk
     out = tmp_path / "new" / "machine.json"
     options = ["--preset", "smoke", "--batch-sizes", "1, 12", "--steps", "3", "--repeats", "2",
                "--device", "cpu", "--out", str(out)]  # fmt: skip
-    assert main(["benchmark", *options]) == 0
+    assert benchmark.main(options) == 0
     assert seen == [("smoke", "cpu", [1, 12], 2, 3)]
     assert capsys.readouterr().out == benchmark.report(record) + "\n"
     assert json.loads(out.read_text())["speedup"] == record["speedup"]
@@ -144,7 +143,7 @@ def test_the_command_prints_a_report_and_keeps_the_record(record, tmp_path, monk
 
 def test_the_package_can_be_imported_where_there_is_no_resource_module():
     others = "import sys, sgmgm.pipeline"  # transformers wants it where it believes in Linux
-    ours = "sgmgm.evidence.benchmark, sgmgm.commands.cli"
+    ours = "scripts.benchmark, sgmgm.commands.cli"
     code = f"{others}; sys.modules['resource'] = None; import {ours}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -168,3 +167,9 @@ def test_bad_input(arguments, fragment, monkeypatch):
     monkeypatch.setattr(benchmark, "matrix_peak", lambda clock: {"float32": 1e9, "bf16": 1e9})
     with pytest.raises(InputError, match=fragment):
         benchmark.benchmark(*arguments)
+
+
+@pytest.mark.parametrize("out, fragment", [("x.png", "end it in .json"), ("/", "cannot write")])
+def test_a_place_that_cannot_be_written_is_one_sentence(out, fragment, capsys):
+    assert benchmark.main(["--preset", "smoke", "--device", "cpu", "--out", out]) == 2
+    assert fragment in capsys.readouterr().err
