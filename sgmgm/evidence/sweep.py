@@ -211,8 +211,9 @@ def summarise(records: list[dict]) -> list[dict]:
         row = {key: members[0][key] for key in ("settings", "weights", "bf16", "num", "nfe")}
         row["seeds"] = len(members)
         for name in SCORES:
-            values = [value_of(member, name) for member in members]
-            if None not in values:
+            found = (value_of(member, name) for member in members)
+            values = [value for value in found if value is not None]
+            if len(values) == len(members):
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 row[name] = (statistics.mean(values), spread)
         if all("sampling_core_seconds" in member for member in members):
