@@ -403,7 +403,7 @@ def test_run_shares_its_minutes_out(trained, tmp_path, monkeypatch):
         if part == "transformer":
             raise InputError("enough.")
 
-    monkeypatch.setattr(actions, "describe", lambda part, report: "x, y")
+    monkeypatch.setattr(actions, "describe", lambda report: "x, y")
     monkeypatch.setattr(actions.workflow, "train", lambda *a, **k: train(*a, **k) or {"seconds": 1})
     words = ["run", "--preset", "smoke", "--minutes", "9", "--out", str(tmp_path / "run")]
     assert main([*words, "--dataset", "sprites"]) == 2
