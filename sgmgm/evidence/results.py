@@ -368,7 +368,8 @@ def write_cards(folder: str | Path = FOLDER) -> list[Path]:
 
 
 def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> Plot:
-    """One image of every class from every shipped model: plain, and self-guided."""
+    """One image of every class from every shipped model: plain, self-guided, and by classifier-free
+    guidance where that is the model's own."""
     images = {}
     for place in sorted((c.parent for c in SHIPPED.glob("*/pipeline.json")), reverse=True):
         pipeline = Pipeline.from_pretrained(place, device)
@@ -378,13 +379,16 @@ def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> 
         for name, title in (("none", "plain"), ("self", "self-guided")):
             key = f"{place.name},\n{title}"
             images[key] = pipeline(labels, seeds=seeds, **best(rows, name)).images
+        if pipeline.card.sampling.guidance == "cfg":
+            images[f"{place.name},\nclassifier-free"] = pipeline(labels, seeds=seeds).images
     return image_rows(images)
 
 
 def temperatures(folder: str | Path = FOLDER, dataset: str = "fashion-mnist") -> Plot:
     """The README's figure: plain and self-guided images at rising temperatures, same seeds.
 
-    Above each strip stand the scores of as many images as `temperature-DATASET.jsonl` holds.
+    Above each strip stand the scores of many more images, from `temperature-DATASET.jsonl`: the
+    distance by the classifier and by the second extractor, precision and recall by the former.
     """
     records = read_records(Path(folder) / f"temperature-{dataset}.jsonl")
     pipeline, rows = Pipeline.from_pretrained(SHIPPED / dataset, "cpu"), {}
@@ -393,9 +397,11 @@ def temperatures(folder: str | Path = FOLDER, dataset: str = "fashion-mnist") ->
         of = {r["settings"]["guidance"]: r for r in records if r["settings"]["temperature"] == heat}
         pair = []
         for name, title in (("none", "plain"), ("self", "self-guided")):
-            scores = "Fréchet {frechet:.2f}, precision {precision:.2f}, recall {recall:.2f}"
-            title = f"{title}: {scores.format(**of[name]['scores'])}"
-            pair.append((title, pipeline(labels, **of[name]["settings"]).images))
+            first, second = of[name]["scores"], of[name]["second"]
+            said = "" if rows else f"{title}\n"  # above the first row
+            said += f"Fréchet {first['frechet']:.2f} / {second['frechet']:.2f}, precision "
+            said += f"{first['precision']:.2f}, recall {first['recall']:.2f}"
+            pair.append((said, pipeline(labels, **of[name]["settings"]).images))
         rows[f"τ = {heat:g}"] = pair
     return strips(rows)
 
