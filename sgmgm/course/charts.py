@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator
 from torch import Tensor
 
 from ..masking import SCHEDULES, mask_ratio
@@ -154,6 +154,29 @@ def limit(record: dict) -> Plot:
     share = {way: [100 * each[way]["share"] for each in batches] for way in ways}
     charts = {"images/s": speed, "share of the measured limit [%]": share}
     return panels(charts, [each["batch"] for each in batches], "images in a batch", log_x=True)
+
+
+@styled
+def roofline(peak: float, bandwidth: float, measured: Curves) -> Plot:
+    """Speeds [GFLOP/s] against arithmetic intensity [FLOP/byte] under the roof of a machine.
+
+    The roof is the smaller of `peak` [GFLOP/s] and intensity x `bandwidth` [GB/s].
+    """
+    x, y = "arithmetic intensity [FLOP/byte]", "speed [GFLOP/s]"
+    plot, axes = new_chart(x, y, f"{y} against {x}: roof, {', '.join(measured)}")
+    ridge, seen = peak / bandwidth, [x for xs, _ in measured.values() for x in xs]
+    low, high = min(*seen, ridge / 4), max(*seen, ridge * 4)
+    roof = [low * bandwidth, peak, peak]
+    axes.plot([low, ridge, high], roof, color="0.4", label="roof: memory, then arithmetic")
+    for i, (name, points) in enumerate(measured.items()):
+        axes.plot(*points, label=name, **ink(i), linestyle="none")
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.legend()
+    return plot
 
 
 @styled

@@ -53,3 +53,10 @@ def test_a_mark_stands_where_it_should_with_its_text():
     (axes,) = plot.axes
     assert axes.lines[-1].get_xydata().tolist() == [[2, 4]]
     assert [text.get_text() for text in axes.texts] == ["least\nhere"] and "least here" in plot.alt
+
+
+def test_the_roof_bends_at_the_ridge():
+    plot = charts.roofline(100.0, 10.0, {"a layer": ((0.5, 80.0), (4.0, 90.0))})
+    roof, dots = plot.axes[0].lines
+    assert list(zip(*roof.get_data(), strict=True)) == [(0.5, 5.0), (10.0, 100.0), (80.0, 100.0)]
+    assert list(zip(*dots.get_data(), strict=True)) == [(0.5, 4.0), (80.0, 90.0)]
