@@ -761,7 +761,7 @@ def test_gradients_are_clipped(images, tmp_path):
 
 def test_tokens_of_a_set_and_its_mirror_images(trained, images):
     tokenizer = VQTokenizer.from_pretrained(trained / "tokenizer")
-    tokens = tokenize(tokenizer, images, batch=20)
+    tokens = tokenize(tokenizer, images)
     assert tokens.shape == (2, 48, 64) and tokens.dtype == torch.int16
     pixels, _ = images.batch(slice(0, 20))
     assert tokens[0, :20].long().equal(tokenizer.encode(pixels))

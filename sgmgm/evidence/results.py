@@ -18,7 +18,17 @@ from ..pipeline import SHIPPED, Pipeline
 from ..utils.errors import DataError
 from ..utils.files import ROOT, read_json, write_bytes
 from .cards import model_card, sample_grid
-from .sweep import MAIN, TUNING_SEED, curves, markdown_table, method, read_records, summarise, table
+from .sweep import (
+    ALL_SCORES,
+    MAIN,
+    TUNING_SEED,
+    curves,
+    markdown_table,
+    method,
+    read_records,
+    summarise,
+    table,
+)
 
 FOLDER = ROOT / "data" / "results"
 RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
@@ -216,7 +226,7 @@ def markdown(folder: str | Path = FOLDER) -> str:
     """All tables of a results folder, a heading for each data set."""
     parts = []
     for name, special, rows in sources(folder):
-        parts += [f"**{name}{special}**", table(rows), gain(rows)]
+        parts += [f"**{name}{special}**", table(rows, ALL_SCORES), gain(rows)]
     for name in files(folder, "ablation-*.jsonl"):
         parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
     return "\n\n".join(part for part in parts if part)

@@ -9,6 +9,7 @@ import itertools
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -186,8 +187,9 @@ def curves(records: list[dict], passes: int = 16) -> dict[str, list[tuple[float,
 
 
 SECOND = "second "  # the beginning of the names of scores by the second extractor
-SCORES = ("frechet", "second frechet", "inception_score", "precision", "recall", "second recall",
-          "density", "coverage", "accuracy", "coherence")  # fmt: skip
+SCORES = ("frechet", "second frechet", "inception_score", "precision", "recall", "accuracy",
+          "coherence")  # fmt: skip
+ALL_SCORES = (*SCORES, "second recall", "density", "coverage")
 
 
 def value_of(record: dict, name: str) -> float | None:
@@ -210,7 +212,7 @@ def summarise(records: list[dict]) -> list[dict]:
     for members in groups.values():
         row = {key: members[0][key] for key in ("settings", "weights", "bf16", "num", "nfe")}
         row["seeds"] = len(members)
-        for name in SCORES:
+        for name in ALL_SCORES:
             found = (value_of(member, name) for member in members)
             values = [value for value in found if value is not None]
             if len(values) == len(members):
@@ -223,12 +225,12 @@ def summarise(records: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: row["frechet"][0])
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], scores: Sequence[str] = SCORES) -> str:
     """Rows of `summarise` as a Markdown table, best Fréchet distance first.
 
     `tried`, where a row has it, is the number of settings among which this one was chosen.
     """
-    names = [name for name in SCORES if any(name in row for row in rows)]
+    names = [name for name in scores if any(name in row for row in rows)]
     extra = [name for name in ("ms", "tried") if any(name in row for row in rows)]
     head = ["guidance", "s", "order", "tau", "T", "NFE", *extra, "samples x seeds", *names]
     lines = []
