@@ -401,7 +401,8 @@ def temperatures(folder: str | Path = FOLDER, dataset: str = "fashion-mnist") ->
     distance by the classifier and by the second extractor, precision and recall by the former.
     """
     records = read_records(Path(folder) / f"temperature-{dataset}.jsonl")
-    pipeline, rows = Pipeline.from_pretrained(SHIPPED / dataset, "cpu"), {}
+    pipeline = Pipeline.from_pretrained(SHIPPED / dataset, "cpu")
+    rows: dict[str, list] = {}
     labels = list(range(len(pipeline.card.classes)))
     for heat in sorted({record["settings"]["temperature"] for record in records}):
         of = {r["settings"]["guidance"]: r for r in records if r["settings"]["temperature"] == heat}
