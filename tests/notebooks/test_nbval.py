@@ -45,7 +45,7 @@ def nbval(path):
 
 def copy(notebook, text, folder):
     """A notebook in the smoke profile, with the compared outputs of a smoke file."""
-    for cell in seals.code_cells(seals.with_profile(notebook, "smoke")):
+    for cell in runner.code_cells(seals.with_profile(notebook, "smoke")):
         cell.outputs = [nbformat.NotebookNode(output) for output in text.get(cell.id, [])]
     nbformat.write(notebook, folder / "lesson.ipynb")
     return folder / "lesson.ipynb"
@@ -73,7 +73,7 @@ def test_a_cell_that_is_not_compared_asserts(lesson):
     """All but the one that asks for the machine, which `course.preflight` checks."""
     notebook = runner.read_lesson(lesson, {})
     names = {cell.id for cell in seals.compared(notebook)}
-    rest = [cell.source for cell in seals.code_cells(notebook) if cell.id not in names]
+    rest = [cell.source for cell in runner.code_cells(notebook) if cell.id not in names]
     assert sum("course.preflight(" in source for source in rest) == 1
     for source in rest:
         assert "course.preflight(" in source or "assert" in source, source
