@@ -39,8 +39,10 @@ from sgmgm.utils.devices import (
     has_bf16,
     peak_memory,
 )
-from sgmgm.utils.errors import InputError, SgmgmError, check_choice, check_count
+from sgmgm.utils.errors import InputError, check_choice, check_count
 from sgmgm.utils.files import check_writable, write_bytes, write_json
+
+from . import exit_code
 
 SIZES = (*presets.PRESETS, "imagenet256")
 
@@ -318,12 +320,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--device", help="cpu, cuda or mps; the best there is if not given")
     parser.add_argument("--out", type=Path, help="a .json file to write, and a plot beside it")
     args = parser.parse_args(arguments)
-    try:
-        run(args)
-    except SgmgmError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(run, args)
 
 
 if __name__ == "__main__":

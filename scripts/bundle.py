@@ -14,6 +14,8 @@ from sgmgm.datasets import DOWNLOADED, data_root
 from sgmgm.utils.errors import InputError
 from sgmgm.utils.files import ROOT, check_writable
 
+from . import exit_code
+
 PARTS = ("sgmgm", "notebooks", "docs", "data/checkpoints", "data/results", "pyproject.toml",
          "README.md", "AGENTS.md", "LICENSE", "scripts/install.py")  # fmt: skip
 INSTALL = ROOT / "scripts" / "install.py"  # what installs from the bundle
@@ -73,20 +75,19 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def run(args) -> None:
+    """Collect the bundle and say how large it is."""
+    print("collecting packages: minutes, because torch is large", file=sys.stderr)
+    out = bundle(args.out)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
+
+
 def main(arguments=None) -> int:
     """`python -m scripts.bundle`; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="a folder that does not exist yet")
-    args = parser.parse_args(arguments)
-    print("collecting packages: minutes, because torch is large", file=sys.stderr)
-    try:
-        out = bundle(args.out)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    print(f"{out}: {size / 1e9:.2f} GB; there, run: python install.py")
-    return 0
+    return exit_code(run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

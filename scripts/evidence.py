@@ -19,8 +19,9 @@ from sgmgm.guidance import GUIDANCES
 from sgmgm.pipeline import Pipeline
 from sgmgm.settings import Sampling
 from sgmgm.utils.devices import has_bf16
-from sgmgm.utils.errors import SgmgmError
 from sgmgm.utils.files import ROOT
+
+from . import exit_code
 
 MODELS = ("fashion-mnist", "sprites", "cifar10")
 # (guidance, smoother); the first ones matter most, because a queue may be stopped
@@ -105,23 +106,25 @@ class Queue:
                 self.score(best[guidance, None], MANY, seed, "large")
 
 
+def run(args) -> None:
+    """The queues of all models, one after the other."""
+    ends = time.monotonic() + 60 * args.minutes
+    # all are loaded first: a wrong name is found before hours of work
+    queues = [Queue(model, ends, args.out) for model in args.models.split(",")]
+    try:
+        for queue in queues:
+            queue.run()
+    except OutOfTime:
+        print("the minutes are over; the same command goes on from here")
+
+
 def main(arguments=None) -> int:
     """`python -m scripts.evidence`; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=600, help="no point begins later")
     parser.add_argument("--models", default=",".join(MODELS), help="a list of shipped names")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "results", help="a folder")
-    args = parser.parse_args(arguments)
-    ends = time.monotonic() + 60 * args.minutes
-    try:
-        for model in args.models.split(","):
-            Queue(model, ends, args.out).run()
-    except OutOfTime:
-        print("the minutes are over; the same command goes on from here")
-    except SgmgmError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import nbformat
 from nbformat.v4 import new_code_cell
 
 from sgmgm.course.runner import find_lessons, read_lesson
-from sgmgm.utils.errors import InputError
 from sgmgm.utils.files import ROOT, atomic_path
+
+from . import exit_code
 
 
 def exercise(solution):
@@ -52,13 +53,12 @@ def write_exercises(wanted: list[str], folder: Path) -> list[Path]:
 
 def main(lessons: list[str], folder: Path = ROOT / "notebooks") -> int:
     """Write the exercises of these lessons, of all if none is named; returns the exit code."""
-    try:
+
+    def run() -> None:
         written = write_exercises(lessons, folder)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
-    return 0
+        print(f"{written[0].parent}: {len(written)} notebooks from their solutions")
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

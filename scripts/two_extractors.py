@@ -14,9 +14,11 @@ import torch
 from sgmgm import datasets, scoring
 from sgmgm.pipeline import SHIPPED, Pipeline
 from sgmgm.training import plain
-from sgmgm.utils.errors import SgmgmError, check_count
+from sgmgm.utils.errors import check_count
 from sgmgm.utils.files import read_json, write_json
 from sgmgm.utils.samples import to_uint8
+
+from . import exit_code
 
 SCORES = ("frechet", "precision", "recall", "density", "coverage", "accuracy", "prc_rows")
 
@@ -34,6 +36,7 @@ def images_of(what: str, pipeline: Pipeline, count: int):
 
 def run(args) -> None:
     """Add a record of the real images and one of the rebuilt ones to the results file."""
+    check_count("--count", args.count, least=10)
     pipeline = Pipeline.from_pretrained(args.model)
     dataset, folder = pipeline.card.dataset, pipeline.folder
     both = scoring.find_extractors(dataset, folder)
@@ -61,13 +64,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--count", type=int, default=1000, help="images of each kind")
     parser.add_argument("--out", type=Path, required=True, help=".json; records are added to it")
     args = parser.parse_args(arguments)
-    try:
-        check_count("--count", args.count, least=10)
-        run(args)
-    except SgmgmError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(run, args)
 
 
 if __name__ == "__main__":
