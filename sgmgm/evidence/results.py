@@ -33,6 +33,11 @@ from .sweep import (
 FOLDER = ROOT / "data" / "results"
 RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
 TABLES = "<!-- tables: written by `sgmgm results` -->", "<!-- end of tables -->"
+CARD = (
+    "± is the spread over {} sampling seeds of one training, in {}. The features of the scores "
+    "also served the tokenizer's training. The methods had unequal numbers of settings to choose "
+    "from (*tried*). See [how to read them](../../../docs/results.md#how-to-read-the-tables)."
+)
 MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -->"
 
 
@@ -362,7 +367,10 @@ def pages(folder: str | Path = FOLDER, root: str | Path = ROOT) -> dict[Path, st
 
 def card(place: Path, rows: list[dict]) -> str:
     """The card of a pipeline folder, with these rows as its scores."""
-    return model_card(place, f"{table(rows)}\n\n{gain(rows)}" if rows else "")
+    if not rows:
+        return model_card(place)
+    said = CARD.format(rows[0]["seeds"], "bfloat16" if rows[0]["bf16"] else "float32")
+    return model_card(place, "\n\n".join((table(rows), gain(rows), said)))
 
 
 def write_cards(folder: str | Path = FOLDER) -> list[Path]:
