@@ -135,8 +135,10 @@ def test_a_lesson_says_once_that_bfloat16_is_missing(monkeypatch, capsys, recwar
         return False
 
     monkeypatch.setattr(start, "has_bf16", has_bf16)
-    start.preflight("cpu")
-    assert capsys.readouterr().out.endswith("threads, no bfloat16\n") and not recwarn.list
+    for count, words in ((1, "cpu, 1 thread"), (2, "cpu, 2 threads")):
+        monkeypatch.setattr("torch.get_num_threads", lambda count=count: count)
+        start.preflight("cpu")
+        assert capsys.readouterr().out.endswith(f"{words}, no bfloat16\n") and not recwarn.list
 
 
 def test_a_broken_library_is_reported_and_not_raised(tmp_path):

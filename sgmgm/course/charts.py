@@ -59,19 +59,19 @@ def write_levels(axes, levels: Mapping[str, float]) -> None:
     """Heights to compare with, as thin lines across; the first is taken for the upper one."""
     for i, (name, height) in enumerate(levels.items()):
         axes.axhline(height, color="0.4", linewidth=1)
-        # the first one's name stands above its line, the others' below
-        place: dict[str, Any] = {"xytext": (0, -2 if i else 2), "va": "top" if i else "bottom"}
-        place |= {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        axes.annotate(name, (0.995 - 0.08 * i, height), color="0.3", size=8, ha="right", **place)
+        # right of the axes no curve or bar is in the way; the second may be close below the first
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "color": "0.3", "size": 8}
+        axes.annotate(name, (1.01, height), va="top" if i else "bottom", **place)
 
 
 @styled
-def mark(plot: Plot, x: float, y: float, text: str) -> Plot:
-    """The same plot, whose only axes now have a dot at (x, y) with a text next to it."""
+def mark(plot: Plot, x: float, y: float, text: str, place: tuple[int, int] = (8, 8)) -> Plot:
+    """The same plot, whose only axes now have a dot at (x, y), and a text at `place` [points]."""
     (axes,) = plot.axes
     axes.plot([x], [y], "o", ms=8, mfc="none", mec="0.2", mew=1.5, zorder=3)
-    place: dict[str, Any] = {"xytext": (0, 14), "textcoords": "offset points", "ha": "center"}
-    axes.annotate(text, (x, y), color="0.2", bbox={"fc": "white", "ec": "none", "pad": 1}, **place)
+    side: dict[str, Any] = {"ha": ("center", "left", "right")[(place[0] > 0) - (place[0] < 0)]}
+    side["va"] = "bottom" if place[1] > 0 else "top"
+    axes.annotate(text, (x, y), place, textcoords="offset points", color="0.2", **side)
     plot.alt += f"; marked: {one_line([text])}"
     return plot
 
@@ -119,8 +119,10 @@ def code_use(counts: dict[str, Tensor]) -> Plot:
 def schedules(n: int) -> Plot:
     """Share of n tokens that is masked against progress, for each schedule."""
     progress = [i / 50 for i in range(51)]
-    curves = {name: (progress, [100 * mask_ratio(r, name, n) for r in progress])
-              for name in SCHEDULES}  # fmt: skip
+    curves = {}
+    for name in SCHEDULES:
+        shares = [100 * mask_ratio(r, name, n) for r in progress]
+        curves[name if shares[0] == 100 else f"{name}, from {shares[0]:.0f} %"] = progress, shares
     x = "progress r (0 = blank canvas, 1 = finished)"
     return lines(curves, x, "masked tokens [%]", markers=False)
 
@@ -253,8 +255,7 @@ def seed_lines(
     if notes:
         names = [f"{tick:g}\n{note}" for tick, note in zip(ticks, notes, strict=True)]
         axes.set_xticks(ticks, names)
-    if len(curves) > 1:
-        axes.legend()
+    axes.legend()
     return plot
 
 

@@ -283,7 +283,7 @@ def masks(masked: Tensor, titles: Sequence[str]) -> Plot:
     grids, count = as_grid(masked), len(masked)
     side = grids.shape[-1]
     alt = f"{count} grids of {side} x {side} positions; dark ones are masked. {one_line(titles)}"
-    plot, (line,) = new_plot(WIDTH / count + 0.7, alt, columns=count)
+    plot, (line,) = new_plot(WIDTH / count + 0.9, alt, columns=count)
     for axes, mask, title in zip(line, grids, titles, strict=True):
         show(axes, mask.numpy(), title, cmap=ListedColormap([NEW, MASKED]), vmin=0, vmax=1)
     colour_key(plot, {"known": NEW, "masked": MASKED})
@@ -299,7 +299,7 @@ def colour_key(plot: Plot, colours: Mapping[str, str]) -> None:
 @styled
 def heat_maps(
     images: Tensor, values: Tensor | Mapping[str, Tensor], label: str, titles: Sequence[str],
-    visible: Tensor | None = None, root: bool = False,
+    visible: Tensor | None = None, root: bool = False, name: str = "",
 ) -> Plot:  # fmt: skip
     """Images (B, 3, H, W) over maps of one number a position, (B, N); nan stays white.
 
@@ -309,13 +309,14 @@ def heat_maps(
         titles: of the B columns.
         visible: bool (B, N), the positions to frame in white in every map.
         root: colours go with the square root of the number, which shows small ones better.
+        name: of the row of images.
 
     The colours go from 0 to the largest value of all rows.
     """
     rows = values if isinstance(values, Mapping) else {"": values}
     columns, alt = len(images), f"Images, and below each a map of: {one_line([label])}"
-    alt += "".join(f"; {one_line([name])}" for name in rows if name)
-    side = 0.07 * max(len(line) for name in rows for line in name.split("\n"))
+    alt += "".join(f"; {one_line([row])}" for row in rows if row)
+    side = 0.07 * max(len(line) for row in (name, *rows) for line in row.split("\n"))
     height = (1 + len(rows)) * (WIDTH - 1 - side) / columns + 0.35
     plot, grid = new_plot(height, alt, 1 + len(rows), columns)
     plot.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
@@ -323,10 +324,11 @@ def heat_maps(
     norm = PowerNorm(0.5 if root else 1, vmin=0, vmax=top)
     for axes, image, title in zip(grid[0], pixels(images), titles, strict=True):
         show(axes, image, title)
-    for line, (name, maps) in zip(grid[1:], rows.items(), strict=True):
+    for line, row in zip(grid, (name, *rows), strict=True):
+        line[0].set_ylabel(row, rotation=0, ha="right", va="center")
+    for line, maps in zip(grid[1:], rows.values(), strict=True):
         for axes, numbers in zip(line, as_grid(maps), strict=True):
             shown = show(axes, numbers.numpy(), norm=norm)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axes, cells in zip(line, () if visible is None else as_grid(visible), strict=False):
             for row, column in cells.nonzero().tolist():
                 frame = Rectangle((column - 0.4, row - 0.4), 0.8, 0.8, fill=False, ec="white")
@@ -359,7 +361,7 @@ def decoding(seen: Tensor, sampled: Tensor, confidence: Tensor, kept: Tensor) ->
     """
     steps, kept, scores = len(kept), kept.cpu(), confidence.detach().cpu()
     alt = f"{steps} decoding steps; each one's canvas, sampled tokens, confidence and kept tokens"
-    plot, grid = new_plot(4 * (WIDTH - 0.6) / steps + 0.75, alt, 4, steps)
+    plot, grid = new_plot(4 * (WIDTH - 0.95) / steps + 0.75, alt, 4, steps)
     plot.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     ranked = scores.isfinite()
     rank = scores.where(ranked, math.inf).argsort(1).argsort(1)  # 0 is the least confident
@@ -369,12 +371,13 @@ def decoding(seen: Tensor, sampled: Tensor, confidence: Tensor, kept: Tensor) ->
     images = zip(pixels(seen), pixels(sampled), as_grid(rank), as_grid(fates), strict=True)
     for k, (column, (canvas, sample, ranks, fate)) in enumerate(zip(grid.T, images, strict=True)):
         show(column[0], canvas)
-        title = f"step {k + 1}:\n{int((~kept[k]).sum())} masked"
+        title = f"step {k + 1}: {int((~kept[k]).sum())}\nstay masked"
         column[0].set_title(title, size=8 if steps < 10 else 6)
         show(column[1], sample)
         show(column[2], ranks.numpy(), vmin=0, vmax=1)
         show(column[3], fate.numpy(), cmap=colours, vmin=0, vmax=2)
-    for axes, name in zip(grid[:, 0], ("canvas", "sampled", "confi-\ndence", "kept"), strict=True):
+    names = ("canvas,\ngrey: masked", "sampled", "confidence,\nbright is high", "kept")
+    for axes, name in zip(grid[:, 0], names, strict=True):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
     colour_key(plot, {"masked": MASKED, "known before": KNOWN, "kept in this step": NEW})
     return plot
@@ -399,9 +402,11 @@ def fields(maps: dict[str, Tensor], label: str, top: float | None = None) -> Plo
 
 @styled
 def difference_maps(
-    images: dict[str, Tensor], maps: dict[str, Tensor], titles: Sequence[str]
+    images: dict[str, Tensor], maps: dict[str, Tensor], titles: Sequence[str], label: str = "nats"
 ) -> Plot:
     """Rows of images (B, 3, H, W), and below them rows of signed numbers, (B, N), as colours.
+
+    `label` names the number with its unit.
 
     Orange is above 0, purple below it, white is 0 and grey nan. All maps share one scale, which
     reaches as far as 98 of 100 numbers do; each map's mean stands below it.
@@ -409,7 +414,7 @@ def difference_maps(
     alt = f"Images: {one_line(images)}; and maps of differences: {one_line(maps)}"
     rows, columns = len(images) + len(maps), len(titles)
     side = 0.09 * max(len(line) for name in (*images, *maps) for line in name.split("\n"))
-    height = rows * (WIDTH - 1 - side) / columns + 0.25 + 0.2 * len(maps)
+    height = rows * (WIDTH - side - 0.6) / columns + 0.8 + 0.2 * len(maps)
     plot, grid = new_plot(height, alt, rows, columns)
     plot.get_layout_engine().set(w_pad=0.06, h_pad=0.03, wspace=0, hspace=0)
     numbers = torch.cat([each.flatten() for each in maps.values()])
@@ -427,5 +432,6 @@ def difference_maps(
             axes.set_xlabel(f"{values.nanmean():+.2f} nats", size=8)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
-    plot.colorbar(shown, ax=grid[len(images) :], label="nats", shrink=0.9, extend="both")
+    bar = {"location": "bottom", "shrink": 0.6, "aspect": 40, "extend": "both"}
+    plot.colorbar(shown, ax=grid, label=label, **bar)
     return plot

@@ -175,4 +175,5 @@ class Scrubber(View):
             f"{self.pipeline.card.classes[self.label.value]} in {self.step.max} steps: plain on "
             "the left, guided on the right; samples above, canvases below"
         )
-        return Animation(torch.cat((sides[0], gap, sides[1]), 3), alt, milliseconds)
+        frames, foot = torch.cat((sides[0], gap, sides[1]), 3), "samples above, canvases below"
+        return Animation(frames, alt, milliseconds, "plain", "guided", foot)

@@ -18,7 +18,7 @@ import ipywidgets
 import matplotlib
 import torch
 from ipywidgets import HTML, Layout
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..guidance import GUIDANCES
@@ -59,11 +59,25 @@ def colour_map(values: Tensor, low: float, high: float, cell: int, name: str) ->
 
 
 class Animation:
-    """A moving image of frames (T, 3, H, W): an animated PNG, which any page can show."""
+    """A moving image of frames (T, 3, H, W): an animated PNG, which any page can show.
 
-    def __init__(self, frames: Tensor, alt: str, milliseconds: int = 500):
-        self.alt, self.milliseconds = alt, milliseconds
-        self.frames = [Image.fromarray(frame) for frame in to_uint8(plots.enlarge(frames, 4))]
+    `left` and `right` head the halves of each frame; below it stand its number and `foot`.
+    """
+
+    def __init__(
+        self, frames: Tensor, alt: str, milliseconds: int, left: str, right: str, foot: str
+    ):
+        self.alt, self.milliseconds, self.frames = alt, milliseconds, []
+        for k, frame in enumerate(to_uint8(plots.enlarge(frames, 4)), 1):
+            height, width, _ = frame.shape
+            page = Image.new("RGB", (width, height + 40), "white")
+            page.paste(Image.fromarray(frame), (0, 20))
+            quarter, pen = width / 4, ImageDraw.Draw(page)
+            pen.text((quarter, 10), left, "black", anchor="mm", font_size=13)
+            pen.text((3 * quarter, 10), right, "black", anchor="mm", font_size=13)
+            below = f"step {k}: {foot}"
+            pen.text((2 * quarter, height + 30), below, "black", anchor="mm", font_size=13)
+            self.frames.append(page)
 
     def encode(self, kind: str = "png") -> bytes:
         """The content of a file of this kind, "png" (exact colours) or "gif" (256 of them)."""

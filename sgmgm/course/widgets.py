@@ -271,7 +271,7 @@ class CodebookBrowser(View):
         """The chosen code and its nearest ones with their distances, and where it is used."""
         code = self.code.value
         distance = (self.book[self.near] - self.book[code]).norm(dim=1).tolist()
-        near, used = f"code {code} and\nits nearest", f"uses of\ncode {code}"
+        near, used = f"code {code} and\nits nearest,\ndistance above", f"uses of\ncode {code}"
         titles = [f"{n}\n{d:.2g}" for n, d in zip(self.near.tolist(), distance, strict=True)]
         titles[0] = f"code {code}"
         rows = {near: self.patches[self.near]}

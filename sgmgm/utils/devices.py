@@ -48,7 +48,8 @@ def describe_device(device: torch.device) -> str:
     """A device in words, for reports."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' * (threads != 1)}"
 
 
 def peak_memory(device: torch.device) -> int:

@@ -152,10 +152,10 @@ def test_animation_moves(scrubber, tmp_path):
     for name in ("way.png", "way.gif"):
         animation.save(tmp_path / name)
         with Image.open(tmp_path / name) as moving:
-            assert (moving.n_frames, moving.size) == (4, (4 * 68, 4 * 64))
+            assert (moving.n_frames, moving.size) == (4, (4 * 68, 4 * 64 + 40))
     with Image.open(io.BytesIO(data["image/png"])) as moving:
         moving.seek(3)
-        corner = moving.convert("RGB").getpixel((2, 2))
+        corner = moving.convert("RGB").getpixel((2, 22))
     want = (scrubber.trajectories["plain"].images[3, :, 0, 0] * 255).round().int().tolist()
     assert list(corner) == want
     with pytest.raises(InputError, match="avi"):
