@@ -118,12 +118,12 @@ def train(out: Path, seconds: float) -> None:
             archive.add(folder / "pipeline.json", f"{PIPELINE}/pipeline.json")
         print(f"{part}.tar: {(out / f'{part}.tar').stat().st_size / 1e6:.1f} MB", flush=True)
 
-    larger = replace(plan.transformer_training, batch_size=512, warmup=500, ema=0.999)
+    larger = replace(plan.transformer_training, batch_size=512, ema=0.999)
     trained("transformer", TransformerTask(model, found, labels), larger, 0.85)
     metadata["transformer"] = weights_digest(folder / "transformer" / "model.safetensors")[:8]
     model = MaskedTransformer.from_pretrained(folder / "transformer")
     task = SmootherTask(ToastSmoother.for_transformer(model), model, found, labels, codebook)
-    trained("smoother", task, replace(plan.smoother_training, warmup=100), 0.15)
+    trained("smoother", task, plan.smoother_training, 0.15)
 
 
 def scores(out: Path, seconds: float) -> None:

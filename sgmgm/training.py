@@ -20,7 +20,15 @@ from tqdm import tqdm
 
 from .utils.devices import check_device, default_device, describe_device, has_bf16
 from .utils.distributed import meet
-from .utils.errors import CheckpointError, InputError, check_count, is_finite, listed, reason
+from .utils.errors import (
+    CheckpointError,
+    InputError,
+    check_choice,
+    check_count,
+    is_finite,
+    listed,
+    reason,
+)
 from .utils.files import canonical, check_writable, clear_partials, read_json, write_json
 from .utils.hub import read_tensors, save_tensors
 
@@ -31,7 +39,7 @@ class TrainingConfig:
 
     steps: int
     batch_size: int = 64  # over all processes together
-    learning_rate: float = 1e-3  # reached after `warmup` steps, then a cosine down to 1 %
+    learning_rate: float = 1e-3  # reached after `warmup` steps, falls to 1 % by `schedule`
     warmup: int = 100
     betas: tuple[float, float] = (0.9, 0.96)
     weight_decay: float = 0.01
@@ -39,12 +47,14 @@ class TrainingConfig:
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept
     muon: float = 0.0  # learning rate of `Muon` for a transformer's matrices; 0: AdamW for all
     bf16: bool = True  # autocast matrix products; norms and losses stay in float32
+    schedule: str = "cosine"  # a name in `FALLS`
 
     def __post_init__(self):
         self.betas = tuple(self.betas)
         self.steps = check_count("steps", self.steps, most=10**9)
         self.batch_size = check_count("batch_size", self.batch_size, most=10**6)
         self.warmup = check_count("warmup", self.warmup, least=0, most=10**9)
+        check_choice("schedule", self.schedule, FALLS)
         if not (is_finite(self.muon) and self.muon >= 0):
             raise InputError(f"muon must be a learning rate, or 0 for none, not {self.muon!r}.")
         numbers = all(map(is_finite, (self.learning_rate, self.clip, self.ema)))
@@ -53,21 +63,29 @@ class TrainingConfig:
             wanted = "learning_rate and clip must be above 0 and ema in [0, 1)"
             raise InputError(f"{wanted}, not {found}.")
 
-    def lasting(self, steps: int | None) -> "TrainingConfig":
-        """The same for another number of steps; with fewer of them, the warm-up is shorter too."""
-        if steps is None:
-            return self
-        other = replace(self, steps=steps)
-        return replace(other, warmup=min(self.warmup, self.warmup * other.steps // self.steps))
+    def lasting(self, steps: int | None, schedule: str = "cosine") -> "TrainingConfig":
+        """The same for another number of steps; with fewer of them, the warm-up is shorter too.
+
+        With "wsd" the warm-up is a quarter, whatever the steps: it is over before they are chosen.
+        """
+        other = replace(self, steps=self.steps if steps is None else steps, schedule=schedule)
+        shorter = self.warmup // 4 if schedule == "wsd" else self.warmup * other.steps // self.steps
+        return replace(other, warmup=min(self.warmup, shorter))
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0 <= step < steps."""
         warm = min(1.0, (step + 1) / max(1, self.warmup))
-        return self.learning_rate * warm * (0.505 + 0.495 * math.cos(math.pi * step / self.steps))
+        falling = FALLS[self.schedule] * self.steps  # so many steps, the last ones
+        since = max(0.0, step - (self.steps - falling))
+        return self.learning_rate * warm * (0.505 + 0.495 * math.cos(math.pi * since / falling))
 
 
+# The share of the steps in which the learning rate falls. "cosine": Loshchilov & Hutter 2017,
+# arXiv 1608.03983; "wsd" (warm-up, stable, decay): Hu et al. 2024, arXiv 2404.06395.
+FALLS = {"cosine": 1.0, "wsd": 0.2}
+UNDECIDED = 10**9  # the steps of a training by the clock until their number is chosen
+CHOICE = 0.7  # of the time is over when it is: before the rate falls
 SAVE_SECONDS = 60  # how often a checkpoint is written: what a power cut can cost
-PROBE_SHARE, PROBE_SECONDS = 0.03, 20  # of the time asked for, and at most: to measure the speed
 
 
 def fit(
@@ -85,8 +103,8 @@ def fit(
         seed: all randomness follows from it, 0 or more.
         metadata: what else tells this run from others (JSON), for the report.
         evaluate: scores the finished model; what it returns joins the report.
-        minutes: how long the steps may take, in place of `config.steps`: the speed is measured
-            first. The report holds the steps chosen, which give the same weights when asked for.
+        minutes: how long the steps may take, in place of `config.steps`, with the schedule "wsd".
+            The report holds the steps chosen, which give the same weights when asked for.
 
     Returns:
         {"training", "seed", "seconds", "images_per_second", "device", "history"} and the above.
@@ -101,48 +119,58 @@ def fit(
     metadata = (metadata or {}) | ({} if minutes is None else {"minutes": minutes})
     if minutes is not None and not (is_finite(minutes) and 0 < minutes <= 10**6):
         raise InputError(f"minutes must be above 0, not {minutes!r}.")
-    run = Run(task, config, seed, device)
+    clock = None if minutes is None else Clock(60 * minutes)
+    run = Run(task, config.lasting(UNDECIDED, "wsd") if clock else config, seed, device)
     main, reduce = run.accelerator.is_main_process, run.accelerator.reduce
     if main:
         clear_partials(folder)
     if state.exists():
         report = run.resume(state, metadata)
     else:
-        if minutes is not None:
-            run.config = config.lasting(run.steps_within(60 * minutes))
         report = run.identity(metadata) | {"step": 0, "seconds": 0.0, "history": []}
-        if minutes is not None and main:  # however early it stops, the choice stands
-            run.save(state, report)
-    config, first, earlier = run.config, report["step"], report["seconds"]
-    if minutes is not None and main:
-        said = f"train {task.name}: {config.steps} steps in about {minutes:g} minutes; loading and "
-        said += f"scoring come on top. `--steps {config.steps}` repeats it."
-        tqdm.write(said, file=sys.stderr)
+    first, earlier = report["step"], report["seconds"]
+    expected = run.config.steps
+    undecided = expected == UNDECIDED
+    if clock and main:
+        tqdm.write(f"train {task.name}: {_plan(expected, minutes)}", file=sys.stderr)
     quiet = {} if main else {"disable": True}  # disable=False would overrule TQDM_DISABLE
-    about: dict = {"total": config.steps, "initial": first, "desc": f"train {task.name}"}
+    total = None if undecided else expected
+    about: dict = {"total": total, "initial": first, "desc": f"train {task.name}"}
     progress = tqdm(**about, mininterval=1.0, **quiet)
     begun = saved = time.perf_counter()
-    for step in range(first, config.steps):
-        losses = run.step(step)
+    done = first
+    while done < run.config.steps:
+        losses = run.step(done)
+        done += 1
+        now = time.perf_counter()
+        report |= {"step": done, "seconds": earlier + now - begun}
+        chosen = False
+        if clock and undecided:
+            expected, chosen = run.first_says(*clock.steps(done, report["seconds"]))
+            progress.total = expected
+        if chosen:
+            run.config.steps, undecided = expected, False
+            report |= run.identity(metadata)
         progress.update()
-        now, last = time.perf_counter(), step == config.steps - 1
-        if step % max(1, config.steps // 100) == 0 or last:
+        last = done == run.config.steps
+        if (done - 1) % max(1, expected // 100) == 0 or last:
             # the losses of the whole batch
             means = {k: float(reduce(v.detach(), "mean")) for k, v in losses.items()}
-            report["history"].append({"step": step + 1} | means)
-            speed = (step + 1 - first) * config.batch_size / (now - begun)
+            report["history"].append({"step": done} | means)
+            speed = (done - first) * config.batch_size / (now - begun)
             loss = means["loss"]
             progress.set_postfix_str(f"loss {loss:.3f}, {speed:.0f} images/s", refresh=False)
             if not math.isfinite(loss):
-                at = f"at step {step + 1}"
+                at = f"at step {done}"
                 raise InputError(f"the loss became {loss} {at}; lower the learning rate.")
-        if main and (last or now - saved > SAVE_SECONDS):
-            report |= {"step": step + 1, "seconds": earlier + now - begun}
+        if main and (last or chosen or now - saved > SAVE_SECONDS):
             run.save(state, report)
             saved = now
+        if main and chosen:
+            tqdm.write(f"train {task.name}: {_plan(expected, minutes)}", file=sys.stderr)
     progress.close()
-    report |= {"step": config.steps, "seconds": earlier + time.perf_counter() - begun}
-    report["images_per_second"] = config.steps * config.batch_size / report["seconds"]
+    report |= {"step": done, "seconds": earlier + time.perf_counter() - begun}
+    report["images_per_second"] = done * config.batch_size / report["seconds"]
     report["device"] = describe_device(run.accelerator.device)
     run.accelerator.unwrap_model(run.wrapped, keep_fp32_wrapper=False)  # autocast's wrapper
     run.model.load_state_dict(run.average)
@@ -155,6 +183,37 @@ def fit(
         state.unlink(missing_ok=True)
     run.accelerator.wait_for_everyone()
     return report
+
+
+def _plan(steps: int, minutes: float | None) -> str:
+    """What a training by the clock says of its length."""
+    if steps == UNDECIDED:
+        over = f"when {CHOICE:.0%} of the time is over"
+        said = f"{minutes:g} minutes; loading and scoring come on top."
+        return f"{said} The number of steps is chosen {over}."
+    return (
+        f"{steps} steps in about {minutes:g} minutes. `--steps {steps} --schedule wsd` repeats it."
+    )
+
+
+class Clock:
+    """How many steps a training of so many seconds has.
+
+    A machine may slow down as it gets warm. So the number is chosen late, from the latest speed.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds, self.before = seconds, (0, 0.0)
+
+    def steps(self, done: int, now: float) -> tuple[int, bool]:
+        """The number expected when `done` of them took `now` seconds, and whether it is final."""
+        share = now / self.seconds
+        if share < CHOICE / 2:
+            self.before = done, now
+        then, at = self.before if share >= CHOICE else (0, 0.0)
+        left = max(0.0, self.seconds - now) * (done - then) / (now - at)
+        rest = FALLS["wsd"] * done / (1 - FALLS["wsd"])  # of no fewer has the rate been right
+        return min(UNDECIDED - 1, done + math.ceil(max(left, rest))), share >= CHOICE
 
 
 class Run:
@@ -208,29 +267,13 @@ class Run:
         move_average(self.average, self.model.state_dict(), decay)
         return losses
 
-    def steps_within(self, seconds: float) -> int:
-        """How many steps take so long here: measured, and then all is as before."""
+    def first_says(self, *numbers: int) -> list:
+        """The first process' numbers, in all processes."""
         from accelerate.utils import broadcast
 
-        live = self.tensors()
-        before = {name: tensor.clone() for name, tensor in live.items()}
-        done, first, chunk, begun, took = 0, 0, 1, 0.0, 0.0
-        while took < min(PROBE_SHARE * seconds, PROBE_SECONDS) / 2:  # the chunks double
-            for number in range(done, done + chunk):
-                losses = self.step(number)
-            done += chunk
-            float(losses["loss"].detach())  # waits for a GPU
-            if not begun:  # the first step is slower than all others
-                begun, first = time.perf_counter(), done
-                continue
-            # all processes go by the clock of the first one
-            clock = torch.tensor([time.perf_counter() - begun], device=self.accelerator.device)
-            took, chunk = broadcast(clock).item(), 2 * chunk
-        with torch.no_grad():
-            for name, tensor in live.items():
-                tensor.copy_(before[name])
-        self.optimizer.state.clear()
-        return max(1, min(10**9, int(seconds * (done - first) / took)))
+        if self.accelerator.num_processes == 1:
+            return list(numbers)  # a GPU need not wait
+        return broadcast(torch.tensor(numbers, device=self.accelerator.device)).tolist()
 
     def identity(self, metadata: dict) -> dict:
         """What tells this run from others, as it comes back from a JSON file."""
@@ -261,7 +304,7 @@ class Run:
             tensors, notes = read_tensors(path)
             report = _renamed(json.loads(notes["report"]))
             if "minutes" in metadata and report.get("minutes") == metadata["minutes"]:
-                self.config = self.config.lasting(report["training"]["steps"])
+                self.config = replace(self.config, steps=report["training"]["steps"])
             identity = self.identity(metadata)
             other = [key for key in identity if report.get(key) != identity[key]]
         except (CheckpointError, InputError, KeyError, AttributeError, TypeError, ValueError):
@@ -382,6 +425,7 @@ def _renamed(report):
     report = {names.get(k, k): read[k](v) if k in read else v for k, v in report.items()}
     if isinstance(report.get("training"), dict):
         report["training"].setdefault("muon", 0.0)
+        report["training"].setdefault("schedule", "cosine")
     if "psnr" in report:  # a tokenizer's
         report.setdefault("feature_weight", 0.1)
     if "dataset" in report:  # earlier versions mirrored every set but this one

@@ -45,7 +45,7 @@ def train(
     part: str, dataset: str, preset: str, folder: str | Path, seed: int = 0,
     device: str | None = None, name: str | None = None, steps: int | None = None,
     start: str | Path | None = None, mirror: bool | None = None, minutes: float | None = None,
-    **smoothing,
+    schedule: str | None = None, **smoothing,
 ) -> dict:  # fmt: skip
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
 
@@ -58,6 +58,7 @@ def train(
         mirror: whether images are mirrored at random. If not given, as for the parts that the
             folder has already, or else as the data set says (`ImageSet.flip`).
         minutes: how long the steps may take, in place of their number (see `training.fit`).
+        schedule: how the learning rate falls, a name in `training.FALLS`; "cosine" if not given.
         smoothing: changes to the preset's `Smoothing`, for smoothers.
 
     Returns the part's report (see `training.fit`), for the tokenizer with its PSNR, rFID and
@@ -73,6 +74,8 @@ def train(
     seed = check_count("seed", seed, least=0)
     if steps is not None and minutes is not None:
         raise InputError("give a number of steps or of minutes, not both.")
+    if minutes is not None and schedule is not None:
+        raise InputError("training by the clock has a schedule of its own: leave that option out.")
     folder, device, dataset = Path(folder), device or default_device(), canonical(dataset)
     place = folder / (name or part)
     if place.parent != folder or place.name == "..":
@@ -101,7 +104,8 @@ def train(
         mirror = read_report(trained[0].parent).get("mirror") if trained else data.flip
     data = replace(data, flip=bool(mirror))
     plan = presets.get(dataset, preset, len(data.classes))
-    config: TrainingConfig = getattr(plan, f"{part.split('-')[0]}_training").lasting(steps)
+    config: TrainingConfig = getattr(plan, f"{part.split('-')[0]}_training")
+    config = config.lasting(steps, schedule or "cosine")
     begin = earlier_round(Path(start)) if start is not None else None
     metadata: dict[str, Any] = {"dataset": dataset, "preset": preset, "start": begin}
     metadata["mirror"] = data.flip
@@ -172,7 +176,7 @@ def _done(place: Path, config: TrainingConfig, metadata: dict, minutes: float | 
     if minutes is not None:
         metadata["minutes"] = minutes
         if report.get("minutes") == minutes:
-            config = config.lasting(report["training"]["steps"])
+            config = config.lasting(report["training"]["steps"], "wsd")
     identity = plain({"training": asdict(config)} | metadata)
     if "smoothing" not in (report.get("start") or ()):  # once it was not kept of earlier rounds
         (identity["start"] or {}).pop("smoothing", None)

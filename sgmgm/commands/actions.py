@@ -27,13 +27,14 @@ def train(args) -> None:
     smoothing = {k: v for k in SMOOTHING if (v := getattr(args, k)) is not None}
     if smoothing and not args.part.startswith("smoother"):
         raise InputError("the smoothing options are for one smoother, not for others.")
-    for option in ("steps", "minutes", "name", "start"):
+    for option in ("steps", "minutes", "schedule", "name", "start"):
         if getattr(args, option) is not None and args.part == "all":
             raise InputError(f"--{option} is for one part, not for all of them at once.")
     announce(args.dataset)
     given = (args.dataset, args.preset, folder, args.seed, args.device, args.name, args.steps)
+    more = (args.start, args.mirror, args.minutes, args.schedule)
     for part in trainable(args.dataset, settings.PARTS) if args.part == "all" else [args.part]:
-        report = workflow.train(part, *given, args.start, args.mirror, args.minutes, **smoothing)
+        report = workflow.train(part, *given, *more, **smoothing)
         print(f"{folder / (args.name or part)}: {describe(report)}")
 
 

@@ -10,6 +10,7 @@ from ..guidance import GUIDANCES, SCALE_SCHEDULES
 from ..masking import SCHEDULES
 from ..sampling import ANNEALS, ORDERS
 from ..tasks import LOSS_ON, WRONG_TOKENS
+from ..training import FALLS
 from . import actions
 
 FASTER = "faster: bfloat16 where the device has it, and less work for the same image"
@@ -89,8 +90,10 @@ def parser() -> argparse.ArgumentParser:
     add("part", choices=(*settings.TRAINABLE, "all"), help="what to train")
     training(add)
     add("--steps", type=int, help="training steps; the preset's if not given")
-    add("--minutes", type=float, help="how long to train, in place of --steps: the speed is "
-        "measured first; loading and scoring come on top; the preset's steps if not given")
+    add("--minutes", type=float, help="how long to train, in place of --steps; loading and "
+        "scoring come on top; the preset's steps if not given")
+    add("--schedule", choices=FALLS, help="how the learning rate falls: from the start, or in the "
+        "last fifth as with --minutes; cosine if not given")
     add("--start", type=Path, metavar="DIR",
         help="a trained part's folder, whose weights to begin with; new weights if not given")
     add("--name", help="folder of this part; the part's own name if not given")

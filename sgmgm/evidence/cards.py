@@ -101,7 +101,9 @@ def command(part: str, report: dict) -> tuple[str, str]:
     made, usual = report["training"], getattr(plan, f"{kind.split('-')[0]}_training")
     if made["steps"] != usual.steps:
         options += f" --steps {made['steps']}"
-    would = plain(asdict(usual.lasting(made["steps"])))
+    if (schedule := made.get("schedule", "cosine")) != "cosine":
+        options += f" --schedule {schedule}"
+    would = plain(asdict(usual.lasting(made["steps"], schedule)))
     other = [f"{key} {made[key]}" for key in would if made.get(key, would[key]) != would[key]]
     where = f"--dataset {report['dataset']} --preset {report['preset']}"
     return f"sgmgm train {kind} {where}{options}", f"  # {', '.join(other)}" if other else ""
