@@ -1147,14 +1147,14 @@ def cfg() -> Drawing:
 
 
 def corruption() -> Drawing:
-    truth, gaps, lies = "ABCDEFGHABCD", {1, 5, 6, 8}, {4: "H", 7: "B"}  # lesson 05's example
-    visible = len(truth) - len(gaps)
+    truth, masked, wrong = "ABCDEFGHABCD", {1, 5, 6, 8}, {4: "H", 7: "B"}  # lesson 05's example
+    visible = len(truth) - len(masked)
     d = Drawing(
         470, "The corruption task: find the truth among wrong tokens",
-        f"""Twelve tokens in rows. First the truth; then {len(gaps)} of them masked; then
-        {len(lies)} of the {visible} visible ones replaced by wrong ones, which is what the smoother
-        sees. The question in the released code and in this course: what stood at the replaced
-        positions? In the paper's equation 7: what stood at the masked positions?""",
+        f"""Twelve tokens in rows. First the truth; then {len(masked)} of them masked; then
+        {len(wrong)} of the {visible} visible ones replaced by wrong ones, which is what the
+        smoother sees. The question in the released code and in this course: what stood at the
+        replaced positions? In the paper's equation 7: what stood at the masked positions?""",
     )  # fmt: skip
     left, side, pitch = 268, 36, 46
 
@@ -1174,29 +1174,29 @@ def corruption() -> Drawing:
             else:
                 d.circle(x + side / 2, y + side / 2, 2.5, fill=FAINT, stroke=None)
 
-    seen = [None if i in gaps else lies.get(i, t) for i, t in enumerate(truth)]
+    seen = [None if i in masked else wrong.get(i, t) for i, t in enumerate(truth)]
     row(66, list(truth), {}, ("truth x_0", "tokens of a real image"))
     row(
         140,
-        [None if i in gaps else t for i, t in enumerate(truth)],
+        [None if i in masked else t for i, t in enumerate(truth)],
         {},
-        ("masked x_t", f"{len(gaps)} of {len(truth)} tokens"),
+        ("masked x_t", f"{len(masked)} of {len(truth)} tokens"),
     )
     row(
         214,
         seen,
-        dict.fromkeys(lies, WRONG),
-        ("corrupted z_t", f"{len(lies)} of {visible} visible: wrong", "(nobody says which)"),
+        dict.fromkeys(wrong, WRONG),
+        ("corrupted z_t", f"{len(wrong)} of {visible} visible: wrong", "(nobody says which)"),
     )
     d.arrow((541, 258), (541, 284))
     d.box(466, 286, 150, 36, "smoother")
     d.arrow((541, 324), (541, 346))
     d.text(640, 309, "must say what stood there:", size=14, anchor="start")
-    row(350, [t if i in lies else "" for i, t in enumerate(truth)], dict.fromkeys(lies, WRONG),
+    row(350, [t if i in wrong else "" for i, t in enumerate(truth)], dict.fromkeys(wrong, WRONG),
         ("at the wrong tokens", "released code, this course"))  # fmt: skip
-    row(410, [t if i in gaps else "" for i, t in enumerate(truth)], {},
+    row(410, [t if i in masked else "" for i, t in enumerate(truth)], {},
         ("or at the masked ones", "paper, equation 7"))  # fmt: skip
-    for changed, y in ((gaps, 104), (lies, 178)):
+    for changed, y in ((masked, 104), (wrong, 178)):
         for i in changed:
             x = left + pitch * i + side / 2
             d.arrow((x, y), (x, y + 34), colour=GREY, width=1.2)

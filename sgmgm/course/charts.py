@@ -4,10 +4,12 @@ Every function returns a `plots.Plot`. Lines differ in colour, dash and marker: 
 can be recognised.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.ticker import LogLocator, MaxNLocator, MultipleLocator
 from torch import Tensor
@@ -51,6 +53,11 @@ def log_y_axis(axes) -> None:
     """A logarithmic y axis whose numbers are written out."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    low, high = axes.get_ylim()
+    ticks = LogLocator(subs=range(1, 10)).tick_values(low, high)
+    if sum(low < tick < high for tick in ticks) < 4:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.minorticks_off()
     # 9 has no room beside 10
     axes.yaxis.set_minor_formatter(lambda x, _: "" if f"{x:g}".strip("0.") == "9" else f"{x:g}")
 
@@ -134,14 +141,15 @@ def panels(
 ) -> Plot:  # fmt: skip
     """Charts side by side with one legend: name of the y axis -> curve -> a value for each x.
 
-    `y_range`, where all have the same unit, is the range of every y axis.
+    The first chart has all curves; others may leave some out. `y_range`, where all have the same
+    unit, is the range of every y axis.
     """
     first = next(iter(charts.values()))
     alt = f"{'; '.join(charts)} against {x}: {', '.join(first)}"
     plot, (row,) = new_plot(2.9, alt, columns=len(charts))
     for axes, (y, curves) in zip(row, charts.items(), strict=True):
-        for i, values in enumerate(curves.values()):
-            axes.plot(xs, values, **look(i))
+        for name, values in curves.items():
+            axes.plot(xs, values, **look(list(first).index(name)))
         axes.set(xlabel=x, title=y, ylim=y_range)
         if log_x:
             log_ticks(axes, xs)
@@ -188,7 +196,7 @@ def hyperparameters(charts: Mapping[str, Curves], y: str) -> Plot:
     Curves whose names begin with the same word have one colour.
     """
     names = list(dict.fromkeys(name for curves in charts.values() for name in curves))
-    kinds = list(dict.fromkeys(name.split(",")[0] for name in names))
+    kinds = sorted({name.split(",")[0] for name in names})
     alt = f"{y} against {'; '.join(charts)}: {', '.join(names)}"
     plot, (row,) = new_plot(2.9, alt, columns=len(charts))
     shown = {}
@@ -201,6 +209,7 @@ def hyperparameters(charts: Mapping[str, Curves], y: str) -> Plot:
             (shown[name],) = axes.plot(*points, **style)
         log_ticks(axes, (value for xs, _ in curves.values() for value in xs), size=7)
         axes.set_xlabel(x)
+    for axes in row:
         log_y_axis(axes)
         axes.label_outer()
     row[0].set_ylabel(y)
@@ -208,30 +217,79 @@ def hyperparameters(charts: Mapping[str, Curves], y: str) -> Plot:
     return plot
 
 
+def broken_chart(x: str, y: str, alt: str, values: Iterable[float], height: float):
+    """A plot and its axes for these x values: two of one scale if half of the range is empty."""
+    values = sorted(values)
+    gaps = [(b - a, k) for k, (a, b) in enumerate(itertools.pairwise(values), start=1)]
+    gap, cut = max(gaps, default=(0, 0))
+    broken = gap > (values[-1] - values[0]) / 2
+    parts = [values[:cut], values[cut:]] if broken else [values]
+    margin = 0.06 * sum(part[-1] - part[0] for part in parts) or 0.1
+    widths = [part[-1] - part[0] + 2 * margin for part in parts]
+    grid: dict[str, Any] = {"columns": len(parts), "sharey": True, "width_ratios": widths}
+    plot, (row,) = new_plot(height, alt, **grid)
+    for axes, part in zip(row, parts, strict=True):
+        axes.set_xlim(part[0] - margin, part[-1] + margin)
+    for axes in row[1:]:
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(left=False, which="both")
+        for side, at in zip(row, (1, 0), strict=True):
+            side.text(at, 0, "//", transform=side.transAxes, ha="center", va="center")
+    row[0].set_ylabel(y)
+    plot.supxlabel(x, size=9)
+    return plot, row
+
+
+def write_ends(axes, curves: Sequence[Sequence[tuple[float, float, str]]]) -> None:
+    """The texts of the ends of the axes' first lines, points (x, y, text), where there is room."""
+    axes.figure.draw_without_rendering()  # now the places are known
+    paths = [line.get_transform().transform(line.get_xydata()) for line in axes.lines]
+    weights = np.linspace(0, 1, 50)[:, None, None]
+    lines = [((1 - weights) * path[:-1] + weights * path[1:]).reshape(-1, 2) for path in paths]
+    taken = paths + lines
+    angles = np.arange(16) * np.pi / 8
+    around = np.stack((12 * np.cos(angles), 10 * np.sin(angles)), 1)  # in points
+    for i, (points, path) in enumerate(zip(curves, paths, strict=False)):
+        for end in {0, len(points) - 1}:
+            places = path[end] + around * axes.figure.dpi / 72  # (16, 2)
+            apart = np.linalg.norm(places[:, None] - np.concatenate(taken), axis=-1)
+            best = apart.min(1).argmax()
+            taken.append(places[best : best + 1])
+            place: dict[str, Any] = {"xytext": around[best], "textcoords": "offset points"}
+            place |= {"ha": "center", "va": "center", "annotation_clip": True, "size": 8}
+            axes.annotate(points[end][2], points[end][:2], color=COLOURS[i], **place)
+
+
 @styled
 def trade_off(curves: Mapping[str, Sequence[tuple[float, float, str]]]) -> Plot:
     """Fréchet distance against inception score, one line a method (the paper's figure 5).
 
-    A curve joins points (inception score, Fréchet distance, temperature as a text). A thin
-    line across is the lowest distance of "none". Distances above five times the lowest one of all
-    are outside the plot.
+    A curve joins points (inception score, Fréchet distance, temperature as a text); its two ends
+    have their temperatures beside them. A thin line across is the lowest distance of "none".
+    Distances above five times the lowest one of all are outside the plot.
     """
-    alt = "Fréchet distance against inception score: " + "; ".join(curves)
     x, y = "inception score (higher is better)", "Fréchet distance (lower is better)"
-    plot, axes = new_chart(x, y, alt, 4.2)
     least = min(distance for points in curves.values() for _, distance, _ in points)
-    for i, (name, points) in enumerate(curves.items()):
-        points = [point for point in points if point[1] <= 5 * least]
-        scores, distances = [point[0] for point in points], [point[1] for point in points]
-        axes.plot(scores, distances, label=name, **look(i) | {"markersize": 6})
-        for score, distance, word in points:
-            place = {"xytext": (4, 4), "textcoords": "offset points"}
-            axes.annotate(word, (score, distance), size=8, color=COLOURS[i], **place)
-    axes.set_title("at each point: its temperature", loc="right")
-    if plain := curves.get("none"):
-        write_levels(axes, {"the best without guidance": min(point[1] for point in plain)})
-    log_y_axis(axes)
-    plot.legend(loc="outside upper center", ncols=len(curves))
+    shown = {name: [p for p in points if p[1] <= 5 * least] for name, points in curves.items()}
+    shown = {name: points for name, points in shown.items() if points}
+    alt = f"Fréchet distance against inception score: {'; '.join(shown)}"
+    scores = [point[0] for points in shown.values() for point in points]
+    plot, row = broken_chart(x, y, alt, scores, 4.2)
+    for axes in row:
+        for i, (name, points) in enumerate(shown.items()):
+            xs, ys = [point[0] for point in points], [point[1] for point in points]
+            axes.plot(xs, ys, label=name, **look(i) | {"markersize": 6})
+    log_y_axis(row[0])
+    if plain := shown.get("none"):
+        best = min(distance for _, distance, _ in plain)
+        for axes in row:
+            axes.axhline(best, color="0.4", linewidth=1)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+        row[0].annotate("the best without guidance", (0.01, best), color="0.3", size=8, **place)
+    row[-1].set_title("numbers: the temperatures at a curve's ends", loc="right")
+    plot.legend(row[0].lines[: len(shown)], shown, loc="outside upper center", ncols=len(shown))
+    for axes in row:
+        write_ends(axes, list(shown.values()))
     return plot
 
 
@@ -289,17 +347,17 @@ def bars(
     On a logarithmic axis the bars begin at 1, and each has its height written at its end.
     """
     plot, axes = new_chart(x, y, f"{y} of {x}: {', '.join(groups)}", 3.2 if log_y else 2.6)
-    width = 0.8 / len(groups)
+    width, highest = 0.8 / len(groups), max(map(max, groups.values()))
     for i, (group, heights) in enumerate(groups.items()):
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(names))]
         fill = {"color": COLOURS[i], "hatch": HATCHES[i % 4], "ec": "white"}
         if not log_y:
             drawn = axes.bar(places, heights, width, label=group, **fill)
             if len(names) <= 4:  # there is room for the numbers
-                axes.bar_label(drawn, fmt="{:.3g}", size=8)
+                axes.bar_label(drawn, fmt="{:.2f}" if highest < 10 else "{:.1f}", size=8)
             continue
         drawn = axes.bar(places, [h - 1 for h in heights], width, 1, label=group, **fill)
-        axes.bar_label(drawn, [f"{h:.2g}" if h < 10 else f"{h:.0f}" for h in heights], size=7)
+        axes.bar_label(drawn, [f"{h:#.2g}" if h < 9.95 else f"{h:.0f}" for h in heights], size=7)
     if log_y:
         log_y_axis(axes)
         axes.yaxis.set_minor_formatter("")  # the bars have their numbers
@@ -307,7 +365,8 @@ def bars(
     write_levels(axes, levels or {})
     axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 10 else 0)
     axes.grid(axis="x", visible=False)
-    plot.legend(loc="outside upper center", ncols=len(groups))
+    if len(groups) > 1:
+        plot.legend(loc="outside upper center", ncols=len(groups))
     return plot
 
 
@@ -331,15 +390,19 @@ def stacked_bars(parts: dict[str, Sequence[float]], names: Sequence[str], x: str
 def intervals(values: dict[str, tuple[float, float]], x: str, levels: Sequence[str] = ()) -> Plot:
     """A dot with whiskers for each name: mean and spread, in the order given.
 
-    Thin lines go through the means of those named in `levels`.
+    Thin lines go through the means of those named in `levels`, at most two, named above them.
     """
     found = [f"{name} {mean:.2f} ± {spread:.2f}" for name, (mean, spread) in values.items()]
     plot, axes = new_chart(x, "", f"{x}: {'; '.join(found)}", 0.3 * len(values) + 0.8)
     means, spreads = zip(*values.values(), strict=True)
     style = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "ms": 5}
     axes.errorbar(means, range(len(values)), xerr=spreads, **style)
-    for name in levels:
+    for name, side in zip(
+        sorted(levels, key=lambda name: values[name]), ("right", "left"), strict=False
+    ):
         axes.axvline(values[name][0], color="0.4", linewidth=1, zorder=1)
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "va": "bottom", "size": 8}
+        axes.annotate(name, (values[name][0], 1.01), color="0.3", ha=side, **place)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     return plot

@@ -36,8 +36,10 @@ def model_card(folder: str | Path, scores: str = "") -> str:
         time = f"{seconds / 60:.1f} min, {report['device']}"
         rows.append(f"| {name} | {images} images | {time} | {result(report)} |")
     default = ", ".join(f"{key} {value}" for key, value in card.sampling.record().items())
-    grid = ("![samples](samples.png)\n\nUpper half: plain sampling. Lower half: self-guidance. "
+    grid = ("![samples](samples.png)\n\nRows 1 and 2: plain sampling. Rows 3 and 4: self-guidance. "
             "Each uses its best known setting with at most 16 network passes.")  # fmt: skip
+    if card.sampling.guidance not in ("none", "self"):
+        grid += f" Rows 5 and 6: the model's own setting, `{card.sampling.guidance}`."
     parts = [
         f"# {card.dataset}",
         "Data: {source}. Licence of the data: {licence}.".format(**about),

@@ -378,8 +378,11 @@ def write_cards(folder: str | Path = FOLDER) -> list[Path]:
     written = []
     for place in sorted(file.parent for file in SHIPPED.glob("*/pipeline.json")):
         rows = reported(Path(folder) / f"sweep-{place.name}.jsonl")[0]
-        variants = best(rows, "none"), best(rows, "self")
-        sample_grid(Pipeline.from_pretrained(place, "cpu"), place / "samples.png", variants)
+        pipeline = Pipeline.from_pretrained(place, "cpu")
+        variants = [best(rows, guidance) for guidance in ("none", "self")]
+        if pipeline.card.sampling.guidance not in ("none", "self"):
+            variants.append({})  # its own setting
+        sample_grid(pipeline, place / "samples.png", variants)
         written.append(place / "README.md")
         write_bytes(written[-1], card(place, rows).encode())
     return written

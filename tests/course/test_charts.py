@@ -48,6 +48,37 @@ def test_levels_are_lines_across_with_their_names():
     assert [text.get_text() for text in axes.texts] == ["guessing"]
 
 
+def test_bars_are_named_where_there_are_several_kinds_and_levels_off_the_bars():
+    one = charts.bars({"a": [5.5, 2.0]}, ["x", "y"], "of", "in nats")
+    two = charts.bars({"a": [50.0], "b": [37.51]}, ["x"], "of", "in %", levels={"chance": 10.0})
+    assert not one.legends and [text.get_text() for text in two.legends[0].texts] == ["a", "b"]
+    assert [text.get_text() for text in one.axes[0].texts] == ["5.50", "2.00"]
+    *numbers, chance = two.axes[0].texts
+    assert [text.get_text() for text in numbers] == ["50.0", "37.5"]
+    assert chance.get_text() == "chance" and chance.xy[0] > 1 and chance.xy[1] == 10
+
+
+def test_lines_through_dots_are_named():
+    values = {"far": (2.0, 0.1), "none": (1.2, 0.1), "ours": (0.9, 0.1)}
+    axes = charts.intervals(values, "distance", ["none", "ours"]).axes[0]
+    found = [(text.get_text(), text.xy[0], text.get_ha()) for text in axes.texts]
+    assert found == [("ours", 0.9, "right"), ("none", 1.2, "left")]
+
+
+def test_a_curve_looks_the_same_in_every_panel():
+    plot = charts.panels({"one": {"a": [1], "b": [2]}, "two": {"b": [3]}}, [0], "x")
+    left, right = plot.axes
+    assert [line.get_color() for line in right.lines] == [left.lines[1].get_color()]
+
+
+def test_a_logarithmic_axis_has_enough_numbers():
+    plot = charts.hyperparameters({"s": {"self": ([1, 2], [10.0, 19.0])}}, "distance")
+    (axes,) = plot.axes
+    plot.draw_without_rendering()
+    low, high = axes.get_ylim()
+    assert sum(low < tick < high for tick in axes.get_yticks()) >= 4
+
+
 def test_a_mark_stands_where_it_should_with_its_text():
     plot = charts.mark(charts.lines({"a": ([1, 2], [3.0, 4.0])}, "x", "y"), 2, 4.0, "least\nhere")
     (axes,) = plot.axes

@@ -10,7 +10,7 @@ from sgmgm.commands.cli import main
 from sgmgm.course import charts
 from sgmgm.evidence import results
 from sgmgm.evidence.sweep import TUNING_SEED, fingerprint, read_records
-from sgmgm.pipeline import SHIPPED
+from sgmgm.pipeline import SHIPPED, Pipeline
 from sgmgm.settings import Sampling
 from sgmgm.utils.errors import DataError
 from sgmgm.utils.files import write_json
@@ -283,7 +283,12 @@ def test_the_records_are_of_the_models_that_ship(name):
     path = results.sweeps(results.FOLDER)[name]
     rows, _ = results.reported(path)
     folder = SHIPPED / path.stem.removeprefix("sweep-")
-    assert (folder / "README.md").read_text(encoding="utf-8") == results.card(folder, rows)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text == results.card(folder, rows)
+    own = Pipeline.from_pretrained(folder, "cpu").card.sampling.guidance
+    assert (f"Rows 5 and 6: the model's own setting, `{own}`." in text) == (own != "self")
+    width, height = Image.open(folder / "samples.png").size  # two rows for each setting
+    assert (width - 2) // 66 == 10 and (height - 2) // 66 == (4 if own == "self" else 6)
     for row in rows:
         assert row["seeds"] >= 3
 

@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 
 from sgmgm import scoring
@@ -167,13 +168,24 @@ def test_a_trade_off_curve_runs_over_temperature_at_the_best_scale():
     }
     assert sweep.curves(RECORDS, passes=8) == {"none": [(5.0, 5.0, "2"), (6.0, 4.0, "4")]}
     plot = trade_off(found | {"cfg": [(1.0, 10.1, "far")]})
-    axes = plot.axes[0]
-    *lines, far, level = axes.lines
-    assert [list(line.get_xdata()) for line in lines] == [[6.5], [8, 7.5]]
-    assert list(level.get_ydata()) == [3.5, 3.5] and not len(far.get_xdata())
+    left, right = plot.axes  # more than half of the range from 6.5 to 8 is empty
+    for axes in plot.axes:
+        *lines, level = axes.lines
+        assert [list(line.get_xdata()) for line in lines] == [[6.5], [8, 7.5]]
+        assert list(level.get_ydata()) == [3.5, 3.5]
+    assert left.get_xlim()[1] < 7.5 <= right.get_xlim()[0] + 0.1
     best = "the best without guidance"
-    assert {text.get_text() for text in axes.texts} == {"4", "8", "16", best}
-    assert plot.png().startswith(b"\x89PNG") and "none; self" in plot.alt
+    assert {text.get_text() for text in left.texts} == {"4", "8", "16", "//", best}
+    assert plot.png().startswith(b"\x89PNG") and "none; self" in plot.alt and "cfg" not in plot.alt
+
+
+def test_a_trade_off_curve_has_its_temperatures_at_its_ends():
+    points = [(5.0, 3.0, "1"), (5.125, 2.0, "2"), (5.25, 2.2, "3"), (5.375, 2.5, "4")]
+    (axes,) = trade_off({"self": points}).axes
+    assert {text.get_text(): text.xy for text in axes.texts} == {"1": (5, 3), "4": (5.375, 2.5)}
+    for text, end, near in zip(axes.texts, (0, 3), (1, 2), strict=True):
+        way = np.subtract(*axes.transData.transform([points[end][:2], points[near][:2]]))
+        assert way @ text.xyann > 0  # away from the curve
 
 
 def test_settings_are_never_tuned_on_the_seeds_that_are_reported(trained, tmp_path, capsys):
