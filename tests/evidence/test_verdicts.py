@@ -126,8 +126,8 @@ VERDICTS = {
          all(abs(heat(16, "frechet", each)) < 0.05 for each in ("scores", "second"))),
     ],
     "notebooks/04_spatial_vs_semantic_smoothing.ipynb": [
-        ("*self* beats plain sampling, both blurs and `cfg` on Fashion-MNIST, where autoguidance does "
-         "as well", all(less(SELF, row) for row in (NONE, *RIVALS)) and tie(SELF, F["auto"])),
+        ("*self* beats plain sampling, both blurs and `cfg` on Fashion-MNIST, where autoguidance "
+         "does as well", all(less(SELF, row) for row in (NONE, *RIVALS)) and tie(SELF, F["auto"])),
         ("On sprites plain sampling beats *self* at equal passes", less(S["none"], S["self"])),
         ("Blurred logits are best there", less(S["spatial"], S["none"])),
         ("`cfg` is far ahead of all others", cut(C["cfg"], C["self"]) > 50),
