@@ -46,6 +46,7 @@ def test_levels_are_lines_across_with_their_names():
     (axes,) = plot.axes
     assert list(axes.lines[-1].get_ydata()) == [6.9, 6.9]
     assert [text.get_text() for text in axes.texts] == ["guessing"]
+    assert axes.texts[0].xy == (1.01, 6.9)  # beside the axes, where no curve is
 
 
 def test_bars_are_named_where_there_are_several_kinds_and_levels_off_the_bars():
@@ -84,6 +85,14 @@ def test_a_mark_stands_where_it_should_with_its_text():
     (axes,) = plot.axes
     assert axes.lines[-1].get_xydata().tolist() == [[2, 4]]
     assert [text.get_text() for text in axes.texts] == ["least\nhere"] and "least here" in plot.alt
+    for place, sides in {(8, 8): ("left", "bottom"), (-8, -8): ("right", "top")}.items():
+        text = charts.mark(plot, 1, 3.0, "start", place).axes[0].texts[-1]
+        assert (text.get_ha(), text.get_va()) == sides  # on the side of the dot that was asked for
+
+
+def test_a_schedule_that_does_not_begin_with_everything_masked_says_so():
+    names = [text.get_text() for text in charts.schedules(64).axes[0].get_legend().texts]
+    assert [name for name in names if "from" in name] == ["exponential, from 98 %"]
 
 
 def test_the_roof_bends_at_the_ridge():
