@@ -618,7 +618,7 @@ def patches() -> Drawing:
     for i, (k, rows) in enumerate(variants.items()):
         y = 96 + 52 * i
         if k == best:
-            d.rect(430, y - 4, 166, 52, fill=NEW, stroke=None)
+            d.rect(430, y - 4, 172, 52, fill=NEW, stroke=None)
         pixels(rows, 438, y, 11)
         d.text(494, y + 18, f"code {ids[k]}", size=14, anchor="start")
         d.text(494, y + 37, f"distance² {distances[k]:.2f}", size=14, anchor="start")
@@ -1027,7 +1027,7 @@ def gumbel_race() -> Drawing:
     for name, count in zip(names, won, strict=True):
         wide = 800 * count / 10_000
         d.rect(left, 378, wide, 34, fill=CLASS)
-        d.text(left + wide / 2, 400, f"{name}: {count:,}" if wide > 90 else name)
+        d.text(left + wide / 2, 400, f"{name}: {count:,}" if wide > 70 else name)
         left += wide
     d.footer(
         f"A {won[0] / 1e4:.3f}, B {won[1] / 1e4:.3f}, C {won[2] / 1e4:.3f}: "
@@ -1325,7 +1325,7 @@ def lora() -> Drawing:
     d.footer(
         f"D = {HIDDEN}: W has {HIDDEN**2:,} weights, frozen; "
         f"A and B have {2 * RANK * HIDDEN:,} together, {share:.0%} of that.",
-        "Here W is a projection of an attention. "
+        "Here W is a projection of an attention layer. "
         "B starts at zero: a fresh adapter changes nothing.",
     )
     return d

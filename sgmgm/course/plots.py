@@ -178,7 +178,7 @@ def strips(rows: Mapping[str, Sequence[tuple[str, Tensor]]]) -> Plot:
     for line, (name, strip) in zip(grid, rows.items(), strict=True):
         for axes, (title, images) in zip(line, strip, strict=True):
             show(axes, pixels(torch.cat(list(images), 2)[None])[0], title)
-        line[0].set_ylabel(name)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return plot
 
 
@@ -258,7 +258,7 @@ def colour_codes(image: Tensor, quantised: Tensor, tokens: Tensor, codes: Tensor
     top = (size - part) // 2
     few = f"in {len(codes)} colours"
     alt = f"An image, the same image {few}, and its centre as integers"
-    plot, (line,) = new_plot(2.6, alt, 1, 3)
+    plot, (line,) = new_plot(2.65, alt, 1, 3)
     numbers = tokens.view(size, size)[top : top + part, top : top + part]
     shown = codes.clamp(0, 1)[numbers].cpu()  # (part, part, 3)
     contents = (pixels(image)[0], pixels(quantised)[0], shown.numpy())
