@@ -44,6 +44,7 @@ class Quiz:
     def _repr_html_(self) -> str:
         parts = []
         for number, question in enumerate(self.questions, 1):
+            parts += ["<p>&nbsp;</p>"] if parts else []  # else it would belong to the choice above
             parts.append(f"<p><b>{number}. {escape(question.text)}</b></p>")
             name = hashlib.sha256(question.text.encode()).hexdigest()[:8]
             for choice in question.choices:  # of one name, at most one is open
