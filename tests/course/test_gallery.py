@@ -47,7 +47,7 @@ def test_views_and_moving_pictures_need_no_kernel_in_the_gallery(notebooks, tmp_
         "class Grey(views.View):\n"
         "    def render(self): pass\n"
         "    def figure(self): return plots.image_rows({'grey': torch.rand(1, 3, 8, 8)})\n"
-        "display(views.Animation(torch.rand(3, 3, 8, 8), 'noise'))\n"
+        "display(views.Animation(torch.rand(3, 3, 8, 8), 'noise', 500, 'a', 'b', 'c'))\n"
         "Grey()",
     )
     out = tmp_path / "out"
