@@ -341,7 +341,8 @@ def minutes(folder: str | Path = FOLDER) -> str:
         return advice
     report = read_json(path)
     took = [each["seconds"] / 60 for each in report["lessons"]]
-    how = f"profile `{report['profile']}` on {report['dataset']} ({report['device']})"
+    where = f" on {report['dataset']}" if report.get("dataset") else ""  # else each on its own
+    how = f"profile `{report['profile']}`{where} ({report['device']})"
     return (f"With {how} all lessons together compute for {sum(took):.0f} minutes, and the longest "
             f"for {max(took):.0f}. {advice}")  # fmt: skip
 
