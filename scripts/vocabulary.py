@@ -25,7 +25,7 @@ from sgmgm.tokenizer import TokenizerConfig, VQTokenizer, psnr
 from sgmgm.training import TrainingConfig, fit
 from sgmgm.transformer import MaskedTransformer
 from sgmgm.utils.devices import has_bf16
-from sgmgm.utils.files import read_json, write_json
+from sgmgm.utils.files import check_writable, read_json, write_json
 from sgmgm.utils.samples import to_uint8
 from sgmgm.workflow import cached_tokens
 
@@ -74,13 +74,14 @@ def nll(model: MaskedTransformer, tokens: Tensor, labels: Tensor, share: float) 
 
 
 def trained(task: Task, config: TrainingConfig, place: Path):
-    """The task's network, trained now or earlier, and the seconds of a core that it took."""
+    """The task's network, trained now or earlier, and the seconds of a core of its last start."""
     if not (place / "training.json").is_file():
         begun = time.process_time()
         metadata = {"dataset": DATASET, "preset": "laptop", "start": None, "mirror": True}
-        report = fit(task, config, place, device="cpu", metadata=metadata)
-        core_seconds = round(time.process_time() - begun, 1)
-        write_json(place / "training.json", report | {"core_seconds": core_seconds})
+        fit(
+            task, config, place, device="cpu", metadata=metadata,
+            evaluate=lambda _: {"core_seconds": round(time.process_time() - begun, 1)},
+        )  # fmt: skip
     network = type(task.model).from_pretrained(place).eval()  # type: ignore[attr-defined]
     return network, read_json(place / "training.json")["core_seconds"]
 
@@ -132,6 +133,7 @@ def arm(field: str, codes: int, folder: Path) -> dict:
 
 def run(args) -> None:
     """All arms that the records lack, one after the other."""
+    check_writable(args.out)
     records = read_json(args.out) if args.out.is_file() else []
     for codes in CODES:
         for field in FIELDS:

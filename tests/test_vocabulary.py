@@ -53,3 +53,10 @@ def test_a_table_of_two_arms(monkeypatch, tmp_path):
         assert all(0 < each < 6 for each in record["nll"].values())
         assert record["sampled classifier"]["frechet"] > record["rebuilt classifier"]["frechet"] > 0
     assert vocabulary.main(words) == 0 and read_json(out) == records  # nothing is done twice
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(vocabulary, "arm", lambda *_: pytest.fail("it worked first"))
+    (tmp_path / "file").touch()
+    assert vocabulary.main(["--out", str(tmp_path / "file" / "table.json")]) == 2
+    assert "cannot write" in capsys.readouterr().err
