@@ -42,7 +42,7 @@ class Quiz:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        parts = []
+        parts: list[str] = []
         for number, question in enumerate(self.questions, 1):
             parts += ["<p>&nbsp;</p>"] if parts else []  # else it would belong to the choice above
             parts.append(f"<p><b>{number}. {escape(question.text)}</b></p>")
