@@ -228,17 +228,20 @@ def summarise(records: list[dict]) -> list[dict]:
 def table(rows: list[dict], scores: Sequence[str] = SCORES) -> str:
     """Rows of `summarise` as a Markdown table, best Fréchet distance first.
 
-    `tried`, where a row has it, is the number of settings among which this one was chosen.
+    Order and annealing are named where they are not confidence and linear. `tried`, where a row
+    has it, is the number of settings among which this one was chosen.
     """
     names = [name for name in scores if any(name in row for row in rows)]
     extra = [name for name in ("ms", "tried") if any(name in row for row in rows)]
-    head = ["guidance", "s", "order", "tau", "T", "NFE", *extra, "samples x seeds", *names]
+    head = ["guidance", "s", "tau", "T", "NFE", *extra, "samples x seeds", *names]
     lines = []
     for row in rows:
         s = row["settings"]
-        ordered = s["order"] in TEMPERED
-        tau = f"{s['temperature']:g} {s['anneal']}" if ordered else "-"
-        cells = [method(s), f"{s['scale']:g}", s["order"], tau, str(s["steps"]), f"{row['nfe']:g}"]
+        order = "" if s["order"] == "confidence" else f", {s['order']} order"
+        anneal = "" if s["anneal"] == "linear" else f" {s['anneal']}"
+        tau = f"{s['temperature']:g}{anneal}" if s["order"] in TEMPERED else "-"
+        scale = f"{s['scale']:g}"
+        cells = [method(s) + order, scale, tau, str(s["steps"]), f"{row['nfe']:g}"]
         cells += [f"{row[name]:.0f}" if name in row else "" for name in extra]
         cells.append(f"{row['num']} x {row['seeds']}")
         cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]

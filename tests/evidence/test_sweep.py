@@ -85,7 +85,11 @@ def test_means_and_spreads(tmp_path):
     assert [row["bf16"] for row in rows] == [False, False, True]
     assert rows[0]["frechet"] == pytest.approx((1.5, 0.5**0.5)) and rows[0]["seeds"] == 2
     assert rows[1]["frechet"] == (2.0, 0.0) and "coherence" not in rows[0]
-    assert "| 8 linear | 12 |" in sweep.table(rows)
+    assert "| none | 1 | 8 | 12 |" in sweep.table(rows)
+    rows[0]["settings"] |= {"order": "halton", "anneal": "compounding"}  # without noise
+    assert "| none, halton order | 1 | - | 12 |" in sweep.table(rows)
+    rows[0]["settings"]["order"] = "confidence"
+    assert "| none | 1 | 8 compounding | 12 |" in sweep.table(rows)
 
 
 def test_damaged_results_are_named(tmp_path):
