@@ -13,9 +13,9 @@ LARGE = preferred(larger(FOLDER / "large-fashion-mnist.jsonl"))
 OTHER = preferred(reported(FOLDER / "ablation-fashion-mnist.jsonl")[0])
 OTHER = {name[6:-1].removeprefix("smoother-"): row for name, row in OTHER.items()}
 HEAT = read_records(FOLDER / "temperature-fashion-mnist.jsonl")
-OWN, LOCAL, FIRST, LONG, NAMED = (read_json(FOLDER / f"{name}.json") for name in (
+OWN, LOCAL, FIRST, LONG, NAMED, VOCABULARY = (read_json(FOLDER / f"{name}.json") for name in (
     "own-images", "tokenizer-local-cifar10", "tokenizer-cifar10", "generator-trials-cifar10",
-    "named"))  # fmt: skip
+    "named", "vocabulary-cifar10"))  # fmt: skip
 PLAIN, GUIDED = (dict(zip(*hyperparameters(NAMES[1])["steps"][name], strict=True))
                  for name in ("none", "self"))  # fmt: skip
 MS = sorted(C[each]["ms"] for each in MAIN if each != "spatial")
@@ -53,6 +53,10 @@ RIGHT = [r["right"] for r in NAMED["named_rightly_of_40"] if r["model"] == "cifa
 SECOND = [read_json(SHIPPED / "second" / n / "training.json") for n in ("cifar10", "fashion-mnist")]
 ARMS = [f"{arm['psnr']:.2f} | {arm['classifier']['frechet']:.2f} | {arm['second']['frechet']:.2f}"
         for arm in (LOCAL["arms"][0] | FIRST["arms"][0], *LOCAL["arms"][2:6])]  # fmt: skip
+FIELDS = {  # by extractor: what reconstructions score with 1,024 codes, the narrowest window first
+    each: "{:.2f}, {:.2f} and {:.2f}".format(*(
+        r[f"rebuilt {each}"]["frechet"] for r in VOCABULARY if r["codes"] == 1024))
+    for each in ("classifier", "second")}  # fmt: skip
 SAID = {  # page: the parts of its sentences that have numbers, as the records make them
     "README.md": [f"{EDGES} of 15 are at an edge"],
     "docs/results.md": [
@@ -87,6 +91,8 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"had {SELF['tried']} settings to choose from and plain sampling {NONE['tried']}",
     ],
     "notebooks/01_vq_tokenization.ipynb": [
+        f"The own classifier finds {FIELDS['classifier']}:",
+        f"The second extractor finds {FIELDS['second']}:",
         *ARMS, f"occurs costs {STEPS['unigram_entropy_of_training_tokens']:.2f} nats",
         "90, 60 and 30 % of the tokens masked, the generator needs {:.2f}, {:.2f} and {:.2f}, "
         "which is {:.0f}, {:.0f} and {:.0f} % of that".format(*(

@@ -19,6 +19,7 @@ from .claims import (
     ROWS,
     SELF,
     TUNED,
+    VOCABULARY,
     C,
     F,
     S,
@@ -58,6 +59,7 @@ HALF, FULL = (one(TUNED[0], 16, "cfg", scale=s, temperature=t) for s, t in ((4, 
 FAR = [r["scores"]["frechet"] for r in HEAT if r["settings"]["temperature"] == 16]
 ODD = [r["scores"]["frechet"] for r in TUNED[1] if r["settings"]["order"] != "confidence"]
 COMPOUND = one(ROWS[1], anneal="compounding")
+WINDOWS = [[r for r in VOCABULARY if r["codes"] == codes] for codes in (1024, 256)]  # 4, 8, all
 VERDICTS = {
     "README.md": [
         ("are closer to real images and more varied, but less precise; at 16 both are far away",
@@ -124,6 +126,17 @@ VERDICTS = {
          all(heat(t, "frechet", e) < 0 for t in (2, 4) for e in ("scores", "second"))),
         ("far from real images, and about equally far",
          all(abs(heat(16, "frechet", each)) < 0.05 for each in ("scores", "second"))),
+    ],
+    "notebooks/01_vq_tokenization.ipynb": [
+        ("By PSNR the narrow window rebuilds best",
+         all(four["psnr"] > max(eight["psnr"], whole["psnr"]) for four, eight, whole in WINDOWS)),
+        ("The samples of the narrow window are the farthest from real images by both extractors",
+         all(max(arms, key=lambda r: r[f"sampled {each}"]["frechet"]) is arms[0]
+             for arms in WINDOWS for each in ("classifier", "second"))),
+        ("has the tokens that are easiest to predict, and by the second extractor the best samples",
+         all(arms[1]["nll"]["0.6"] / arms[1]["entropy"] < min(
+             r["nll"]["0.6"] / r["entropy"] for r in arms[::2]) and arms[1] is min(
+                 arms, key=lambda r: r["sampled second"]["frechet"]) for arms in WINDOWS)),
     ],
     "notebooks/04_spatial_vs_semantic_smoothing.ipynb": [
         ("*self* beats plain sampling, both blurs and `cfg` on Fashion-MNIST, where autoguidance "
