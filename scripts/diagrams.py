@@ -799,7 +799,7 @@ def attention() -> Drawing:
         d.rect(x + 30, 294, 70 * weight, 14, fill=PLAIN, stroke=None)
         d.line((x, 364), (x, 384), (530, 402), width=0.8 + 6 * weight, colour=PLAIN)
     d.arrow((530, 402), (530, 426), colour=PLAIN, width=2.4)
-    terms = " + ".join(f"{w:.2f}·{pair(v)}" for w, v in zip(weights, values, strict=True))
+    terms = " + ".join(f"{w:.3f}·{pair(v)}" for w, v in zip(weights, values, strict=True))
     d.text(40, 412, "output", anchor="start", bold=True)
     d.text(40, 434, "weighted sum of values", anchor="start", size=14)
     d.text(530, 444, f"{terms} = {pair(out, 2)}", bold=False)
