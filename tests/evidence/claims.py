@@ -53,10 +53,6 @@ RIGHT = [r["right"] for r in NAMED["named_rightly_of_40"] if r["model"] == "cifa
 SECOND = [read_json(SHIPPED / "second" / n / "training.json") for n in ("cifar10", "fashion-mnist")]
 ARMS = [f"{arm['psnr']:.2f} | {arm['classifier']['frechet']:.2f} | {arm['second']['frechet']:.2f}"
         for arm in (LOCAL["arms"][0] | FIRST["arms"][0], *LOCAL["arms"][2:6])]  # fmt: skip
-FIELDS = {  # by extractor: what reconstructions score with 1,024 codes, the narrowest window first
-    each: "{:.2f}, {:.2f} and {:.2f}".format(*(
-        r[f"rebuilt {each}"]["frechet"] for r in VOCABULARY if r["codes"] == 1024))
-    for each in ("classifier", "second")}  # fmt: skip
 SAID = {  # page: the parts of its sentences that have numbers, as the records make them
     "README.md": [f"{EDGES} of 15 are at an edge"],
     "docs/results.md": [
@@ -91,8 +87,6 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"had {SELF['tried']} settings to choose from and plain sampling {NONE['tried']}",
     ],
     "notebooks/01_vq_tokenization.ipynb": [
-        f"The own classifier finds {FIELDS['classifier']}:",
-        f"The second extractor finds {FIELDS['second']}:",
         *ARMS, f"occurs costs {STEPS['unigram_entropy_of_training_tokens']:.2f} nats",
         "90, 60 and 30 % of the tokens masked, the generator needs {:.2f}, {:.2f} and {:.2f}, "
         "which is {:.0f}, {:.0f} and {:.0f} % of that".format(*(

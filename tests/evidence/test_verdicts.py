@@ -54,6 +54,11 @@ def lower_at(first, last):
     return (own_at < none_at).all() and last <= own[-1][0]
 
 
+def rank(rows, part):
+    """The rows' numbers, the row with the lowest Fréchet distance first."""
+    return sorted(range(len(rows)), key=lambda i: rows[i][part]["frechet"])
+
+
 BOTH = "frechet", "second frechet"
 HALF, FULL = (one(TUNED[0], 16, "cfg", scale=s, temperature=t) for s, t in ((4, 16), (8, 24)))
 FAR = [r["scores"]["frechet"] for r in HEAT if r["settings"]["temperature"] == 16]
@@ -130,6 +135,17 @@ VERDICTS = {
     "notebooks/01_vq_tokenization.ipynb": [
         ("By PSNR the narrow window rebuilds best",
          all(four["psnr"] > max(eight["psnr"], whole["psnr"]) for four, eight, whole in WINDOWS)),
+        ("and the own classifier agrees. The second extractor finds the narrow window worst",
+         all(pick(arms, key=lambda r: r[f"rebuilt {each}"]["frechet"]) is arms[0]
+             for arms in WINDOWS for each, pick in (("classifier", min), ("second", max)))),
+        ("By PSNR and by the own classifier, fewer codes rebuild worse",
+         all(few["psnr"] < many["psnr"] and few["rebuilt classifier"]["frechet"]
+             > many["rebuilt classifier"]["frechet"] for many, few in zip(*WINDOWS, strict=True))),
+        ("With 1,024 codes it even ranks all three windows in the same order",
+         rank(WINDOWS[0], "rebuilt second") == rank(WINDOWS[0], "sampled second")),
+        ("Fewer codes are easier to predict, unless the window is the whole image",
+         [few["nll"]["0.6"] / few["entropy"] < many["nll"]["0.6"] / many["entropy"]
+          for many, few in zip(*WINDOWS, strict=True)] == [True, True, False]),
         ("The samples of the narrow window are the farthest from real images by both extractors",
          all(max(arms, key=lambda r: r[f"sampled {each}"]["frechet"]) is arms[0]
              for arms in WINDOWS for each in ("classifier", "second"))),
