@@ -85,7 +85,7 @@ class Unguided(Guidance):
 class Sharpened(Guidance):
     """smooth = the uniform prediction, so guided = (1 + s) plain: a control of all others.
 
-    It is the same as lowering the sampling temperature to 1 / (1 + s).
+    It is the same as lowering the softmax temperature to 1 / (1 + s).
     """
 
     combine_at = "logits"

@@ -20,6 +20,7 @@ from ..utils.files import ROOT, read_json, write_bytes
 from .cards import model_card, sample_grid
 from .sweep import (
     ALL_SCORES,
+    FACTS,
     MAIN,
     TUNING_SEED,
     curves,
@@ -231,7 +232,7 @@ def markdown(folder: str | Path = FOLDER) -> str:
     """All tables of a results folder, a heading for each data set."""
     parts = []
     for name, special, rows in sources(folder):
-        parts += [f"**{name}{special}**", table(rows, ALL_SCORES), gain(rows)]
+        parts += [f"**{name}{special}**", table(rows, (*FACTS, *ALL_SCORES)), gain(rows)]
     for name in files(folder, "ablation-*.jsonl"):
         parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
     return "\n\n".join(part for part in parts if part)

@@ -190,6 +190,7 @@ SECOND = "second "  # the beginning of the names of scores by the second extract
 SCORES = ("frechet", "second frechet", "inception_score", "precision", "recall", "accuracy",
           "coherence")  # fmt: skip
 ALL_SCORES = (*SCORES, "second recall", "density", "coverage")
+FACTS = ("guidance", "s", "tau", "T", "NFE", "ms", "tried", "samples x seeds")  # before the scores
 
 
 def value_of(record: dict, name: str) -> float | None:
@@ -225,28 +226,29 @@ def summarise(records: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: row["frechet"][0])
 
 
-def table(rows: list[dict], scores: Sequence[str] = SCORES) -> str:
-    """Rows of `summarise` as a Markdown table, best Fréchet distance first.
+def cells(row: dict, digits: int) -> dict[str, str]:
+    """A row of `summarise` as texts, by column; numbers of a score have so many decimals.
 
     Order and annealing are named where they are not confidence and linear. `tried`, where a row
     has it, is the number of settings among which this one was chosen.
     """
-    names = [name for name in scores if any(name in row for row in rows)]
-    extra = [name for name in ("ms", "tried") if any(name in row for row in rows)]
-    head = ["guidance", "s", "tau", "T", "NFE", *extra, "samples x seeds", *names]
-    lines = []
-    for row in rows:
-        s = row["settings"]
-        order = "" if s["order"] == "confidence" else f", {s['order']} order"
-        anneal = "" if s["anneal"] == "linear" else f" {s['anneal']}"
-        tau = f"{s['temperature']:g}{anneal}" if s["order"] in TEMPERED else "-"
-        scale = f"{s['scale']:g}"
-        cells = [method(s) + order, scale, tau, str(s["steps"]), f"{row['nfe']:g}"]
-        cells += [f"{row[name]:.0f}" if name in row else "" for name in extra]
-        cells.append(f"{row['num']} x {row['seeds']}")
-        cells += [f"{row[n][0]:.3f} ± {row[n][1]:.3f}" if n in row else "" for n in names]
-        lines.append(cells)
-    return markdown_table(head, lines)
+    s = row["settings"]
+    order = "" if s["order"] == "confidence" else f", {s['order']} order"
+    anneal = "" if s["anneal"] == "linear" else f" {s['anneal']}"
+    tau = f"{s['temperature']:g}{anneal}" if s["order"] in TEMPERED else "-"
+    found = {"guidance": method(s) + order, "s": f"{s['scale']:g}", "tau": tau}
+    found |= {"T": str(s["steps"]), "NFE": f"{row['nfe']:g}"}
+    found |= {name: f"{row[name]:.0f}" for name in ("ms", "tried") if name in row}
+    found["samples x seeds"] = f"{row['num']} x {row['seeds']}"
+    return found | {name: " ± ".join(f"{value:.{digits}f}" for value in row[name])
+                    for name in ALL_SCORES if name in row}  # fmt: skip
+
+
+def table(rows: list[dict], columns: Sequence[str] = (*FACTS, *SCORES), digits: int = 3) -> str:
+    """Rows of `summarise` as a Markdown table: those of these columns that any row has."""
+    lines = [cells(row, digits) for row in rows]
+    head = [name for name in columns if any(name in line for line in lines)]
+    return markdown_table(head, [[line.get(name, "") for name in head] for line in lines])
 
 
 def markdown_table(head: list[str], lines: list[list[str]]) -> str:

@@ -86,6 +86,9 @@ def test_means_and_spreads(tmp_path):
     assert rows[0]["frechet"] == pytest.approx((1.5, 0.5**0.5)) and rows[0]["seeds"] == 2
     assert rows[1]["frechet"] == (2.0, 0.0) and "coherence" not in rows[0]
     assert "| none | 1 | 8 | 12 |" in sweep.table(rows)
+    brief = sweep.table(rows[:1], ("guidance", "recall", "frechet", "coherence"), digits=2)
+    assert brief.startswith("| guidance | recall | frechet |\n")
+    assert brief.endswith("\n| none | 0.50 ± 0.00 | 1.50 ± 0.71 |")
     rows[0]["settings"] |= {"order": "halton", "anneal": "compounding"}  # without noise
     assert "| none, halton order | 1 | - | 12 |" in sweep.table(rows)
     rows[0]["settings"]["order"] = "confidence"

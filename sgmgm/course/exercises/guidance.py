@@ -45,7 +45,7 @@ def guide(function: Callable[[Tensor, Tensor, float], Tensor]) -> None:
 
 
 def equal_temperature(function: Callable[[float, float], float]) -> None:
-    """(s, u) -> T: softmax(plain / T) is guidance away from softmax(plain / u)."""
+    """(s, u) -> v: softmax(plain / v) is guidance away from softmax(plain / u)."""
     plain = random(1, 6)
     for s, u in ((1.5, math.inf), (1.5, 2.0), (3.0, 1.25), (-0.5, 2.0), (1.5, 0.8)):
         found = number(function(s, u), "equal_temperature")
