@@ -259,7 +259,7 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
 
     def points(source: str) -> list[dict]:
         _, tuning = reported(Path(folder) / f"{source}-{dataset}.jsonl")
-        found = [r["settings"] | {"frechet": r["scores"]["frechet"]} for r in tuning]
+        found = [r["settings"] | r["scores"] | {"nfe": r["nfe"]} for r in tuning]
         usual = {"order": "confidence", "anneal": "linear"}
         return [p for p in found if method(p) in ("none", "self") and usual.items() <= p.items()]
 
@@ -272,12 +272,13 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
 
     known = points("sweep")
     more = points("steps") or known
-    both = {g: curve(more, "steps", guidance=g) for g in ("none", "self")}
+    both = {g: curve(more, "nfe", guidance=g) for g in ("none", "self")}
     charts = {
         "guidance scale s": {f"self, {n} steps": curve(known, "scale", steps=n) for n in (8, 16)},
         "temperature": {f"{g}, {n} steps": curve(known, "temperature", guidance=g, steps=n)
                         for g, n in (("none", 16), ("self", 8), ("self", 16))},
-        "steps": both if all(len(xs) > 1 for xs, _ in both.values()) else {},  # to be compared
+        # to be compared
+        "network passes": both if all(len(xs) > 1 for xs, _ in both.values()) else {},
     }  # fmt: skip
     for title, lines in charts.items():
         charts[title] = {name: line for name, line in lines.items() if len(line[0]) > 1}

@@ -16,7 +16,7 @@ HEAT = read_records(FOLDER / "temperature-fashion-mnist.jsonl")
 OWN, LOCAL, FIRST, LONG, NAMED, VOCABULARY = (read_json(FOLDER / f"{name}.json") for name in (
     "own-images", "tokenizer-local-cifar10", "tokenizer-cifar10", "generator-trials-cifar10",
     "named", "vocabulary-cifar10"))  # fmt: skip
-PLAIN, GUIDED = (dict(zip(*hyperparameters(NAMES[1])["steps"][name], strict=True))
+PLAIN, GUIDED = (dict(zip(*hyperparameters(NAMES[1])["network passes"][name], strict=True))
                  for name in ("none", "self"))  # fmt: skip
 MS = sorted(C[each]["ms"] for each in MAIN if each != "spatial")
 
@@ -96,9 +96,9 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
     "notebooks/08_capstone.ipynb": [
         f"{EDGES} of the 15 best settings", f"took {MS[0]:.0f} to {MS[-1]:.0f} ms with four of the "
         f"five guidances, and {C['spatial']['ms']:.0f} ms",
-        f"at 16: about {GUIDED[8]:.1f} against {PLAIN[16]:.1f}. At 32 passes it gains as much: "
-        f"about {GUIDED[16]:.1f} against {PLAIN[32]:.1f}",
-        f"at 4 steps has about {GUIDED[4]:.1f}, <em>none</em> at 8 about {PLAIN[8]:.1f}",
+        f"at 16: about {GUIDED[16]:.1f} against {PLAIN[16]:.1f}. At 32 passes it gains as much: "
+        f"about {GUIDED[32]:.1f} against {PLAIN[32]:.1f}",
+        f"at 4 steps has about {GUIDED[8]:.1f}, <em>none</em> at 8 about {PLAIN[8]:.1f}",
     ],
 }  # fmt: skip
 FIXED = {  # numbers that no measurement of the course gives, and why
