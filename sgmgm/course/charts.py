@@ -125,7 +125,7 @@ def code_use(counts: dict[str, Tensor]) -> Plot:
 
 def schedules(n: int) -> Plot:
     """Share of n tokens that is masked against progress, for each schedule."""
-    progress = [i / 50 for i in range(51)]
+    progress = [i / 200 for i in range(201)]
     curves = {}
     for name in SCHEDULES:
         shares = [100 * mask_ratio(r, name, n) for r in progress]

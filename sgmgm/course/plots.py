@@ -283,7 +283,7 @@ def masks(masked: Tensor, titles: Sequence[str]) -> Plot:
     grids, count = as_grid(masked), len(masked)
     side = grids.shape[-1]
     alt = f"{count} grids of {side} x {side} positions; dark ones are masked. {one_line(titles)}"
-    plot, (line,) = new_plot(WIDTH / count + 0.9, alt, columns=count)
+    plot, (line,) = new_plot(WIDTH / count + 0.65, alt, columns=count, subplot_kw={"anchor": "N"})
     for axes, mask, title in zip(line, grids, titles, strict=True):
         show(axes, mask.numpy(), title, cmap=ListedColormap([NEW, MASKED]), vmin=0, vmax=1)
     colour_key(plot, {"known": NEW, "masked": MASKED})
