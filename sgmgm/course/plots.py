@@ -331,8 +331,8 @@ def heat_maps(
             shown = show(axes, numbers.numpy(), norm=norm)
         for axes, cells in zip(line, () if visible is None else as_grid(visible), strict=False):
             for row, column in cells.nonzero().tolist():
-                frame = Rectangle((column - 0.4, row - 0.4), 0.8, 0.8, fill=False, ec="white")
-                axes.add_patch(frame)
+                corner = column - 0.42, row - 0.42
+                axes.add_patch(Rectangle(corner, 0.84, 0.84, fill=False, ec="white", lw=0.6))
     plot.colorbar(shown, ax=grid, label=label, shrink=0.9)
     return plot
 
