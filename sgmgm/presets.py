@@ -134,6 +134,9 @@ GPU = Preset(
     smoother_training=TrainingConfig(8000, 256, 3e-4, warmup=500),
     sampling=Sampling(steps=18),
 )
+# Tokens are far easier to predict if each depends on its own patch, or little more.
+PATCH = replace(_tokenizer(32, (1, 2, 4), 2, 1024, 48), encoder="patch", decoder="patch")
+PATCH_TRAINING = TrainingConfig(1600, 64, 2e-3, warmup=50, ema=0.998)
 TABLE = {
     ("any", "smoke"): SMOKE,
     ("any", "laptop"): LAPTOP,
@@ -141,7 +144,12 @@ TABLE = {
     ("sprites", "laptop"): replace(
         LAPTOP,
         classifier_training=replace(CLASSIFIER, steps=400),
-        tokenizer_training=replace(LAPTOP.tokenizer_training, steps=4000),
+        tokenizer=replace(PATCH, window=8, codebook_decay=0.99),
+        tokenizer_training=PATCH_TRAINING,
+        feature_weight=0.3,
+        transformer_training=TrainingConfig(
+            3000, 64, 2e-3, warmup=150, weight_decay=0.05, ema=0.998, muon=0.02
+        ),
         # tuned: at 400 steps and 30 % wrong tokens TOAST gains nothing here
         smoother_training=replace(LAPTOP.smoother_training, steps=100),
         smoothing=Smoothing(rate=0.6),
@@ -156,14 +164,8 @@ TABLE = {
         LAPTOP,
         classifier_training=replace(CLASSIFIER, steps=5470),
         second_training=replace(SECOND, steps=8000),
-        # Tokens of photographs are far easier to predict if each depends on its own patch alone.
-        tokenizer=replace(
-            _tokenizer(32, (1, 2, 4), 2, 1024, 48),
-            encoder="patch",
-            decoder="patch",
-            codebook_decay=1.0,
-        ),  # fmt: skip
-        tokenizer_training=TrainingConfig(1600, 64, 2e-3, warmup=50, ema=0.998),
+        tokenizer=replace(PATCH, codebook_decay=1.0),
+        tokenizer_training=PATCH_TRAINING,
         feature_weight=0.3,
         transformer_training=TrainingConfig(
             8400, 64, 2e-3, warmup=150, weight_decay=0.05, ema=0.999, muon=0.02
