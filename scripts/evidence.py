@@ -4,9 +4,9 @@ For each method all combinations of five temperatures and four scales are scored
 a seed that no table reports. Where the best of them lies at an edge of the grid, the next value
 beyond is added, until it does not. The best setting is then scored with 2,500 images of three other
 seeds. All methods have at most 16 network passes for an image. Numbers are float32, so that they do
-not depend on the machine. The records go to the sweeps in `data/results/`. The sweeps of
-Fashion-MNIST and sprites there are older, with other grids and in bfloat16: theirs go to another
-`--out` until all is measured.
+not depend on the machine. The records go to the sweeps in `data/results/`. The sweep of
+Fashion-MNIST there is older, with other grids and in bfloat16: its new one goes to another `--out`
+until all is measured.
 """
 
 import argparse

@@ -16,7 +16,6 @@ from sgmgm.utils.files import ROOT
 from sgmgm.utils.samples import to_uint8
 
 IDENTITY = ("dataset", "preset", "weights", "bf16", "num", "seed", "settings")
-OTHER_KEYS = ["ablation-sprites"]  # 16 records from before keys were made of these fields
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def test_old_records_are_read_and_keep_their_keys(file):
         identity = {name: record[name] for name in IDENTITY}
         text = json.dumps(identity | {"settings": point.record()}, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        assert record["key"] == key or file.stem in OTHER_KEYS
+        assert record["key"] == key
 
 
 def test_a_record_says_when_known_tokens_compete():
