@@ -150,7 +150,7 @@ TABLE = {
         transformer_training=TrainingConfig(
             3000, 64, 2e-3, warmup=150, weight_decay=0.05, ema=0.998, muon=0.02
         ),
-        # tuned: with 400 steps and 30 % wrong tokens guidance makes these images worse
+        # tuned: with 400 steps and 30 % wrong tokens guidance hardly gains anything here
         smoother_training=replace(LAPTOP.smoother_training, steps=100),
         smoothing=Smoothing(rate=0.6),
     ),

@@ -49,7 +49,7 @@ def two(row, score="frechet"):
 
 
 EIGHT_STEPS = one(ROWS[2], 8, "none")
-(LONGER,) = (row for row in reported(FOLDER / "ablation-sprites.jsonl")[0])  # another smoother
+(LONGER,), LONGER_TUNED = reported(FOLDER / "ablation-sprites.jsonl")  # another smoother
 EDGES = sum(at_an_edge(r[n], t) for r, t in zip(BEST, TUNED, strict=True) for n in MAIN)
 RIVALS = [F[each] for each in ("cfg", "sag", "spatial", "spatial-embeddings")]
 STEPS, TRIED = LONG["longest"], sorted(row["tried"] for row in RIVALS)
@@ -75,7 +75,12 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"{cut(C['cfg'], C['none'], 'second frechet'):.0f} % by the second extractor",
         f"At temperature 4 the shipped one has a distance of {two(FOUR)}",
         f"15 best settings, {EDGES} are at an edge",
+        f"[coherence](glossary.md#coherence) {two(S['self'], 'coherence')} against "
+        f"{two(S['none'], 'coherence')}",
         f"removes {cut(S['self'], EIGHT_STEPS):.0f} % of the distance there",
+        f"is {-cut(S['cfg'], S['self']):.0f} % larger",
+        f"that of autoguidance {-cut(S['auto'], S['self']):.0f} %",
+        f"(`smoother-steps-400-rate-30`, {LONGER['tried']} settings",
         f"the distance there is {two(LONGER)} in place of {two(S['self'])}",
     ],
     "docs/own-pictures.md": [
