@@ -116,10 +116,11 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"Only {SPRITES['guessed_by_left_neighbour'][WIDE]} % of its tokens",
         "{} different tokens, where this one gives it {}".format(*(
             SPRITES["different_tokens"][each] for each in (WIDE, EIGHT))),
-        f"{log(974):.1f} nats with the wide window and {log(494):.1f} with the small one",
-        "need {:.0f} and {:.0f} % of that".format(*(  # perplexities of the tokens: 974 and 494
-            100 * SPRITES["nll_of_last_batch"][each] / log(n)
-            for each, n in ((WIDE, 974), (EIGHT, 494)))),
+        "{:.1f} nats with the wide window and {:.1f} with the small one".format(*(
+            log(SPRITES["perplexity"][each]) for each in (WIDE, EIGHT))),
+        "need {:.0f} and {:.0f} % of that".format(*(
+            100 * SPRITES["nll_of_last_batch"][each] / log(SPRITES["perplexity"][each])
+            for each in (WIDE, EIGHT))),
         "| {frechet:.2f} | ".format(**SAMPLED[WIDE]) + "{frechet:.2f} |".format(**SAMPLED[EIGHT]),
         "| {:.0f} % | {:.0f} % |".format(*(100 * row["coherence"] for row in SAMPLED.values())),
         "distance of {:.2f}, and images generated from its tokens one of {:.2f}. A window of 4 × 4 "
