@@ -51,11 +51,12 @@ class Preset:
     second: SecondConfig
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
+    weak: TransformerConfig  # smaller and less trained, for autoguidance (Karras et al. 2024)
     classifier_training: TrainingConfig
     second_training: TrainingConfig
     tokenizer_training: TrainingConfig
     transformer_training: TrainingConfig
-    weak_training: TrainingConfig  # an undertrained transformer, for autoguidance
+    weak_training: TrainingConfig
     smoother_training: TrainingConfig
     sampling: Sampling
     feature_weight: float = 0.1  # of the feature distance in the tokenizer's loss
@@ -72,6 +73,7 @@ def get(dataset: str, preset: str, num_classes: int) -> Preset:
         classifier=replace(found.classifier, num_classes=num_classes),
         second=replace(found.second, num_classes=num_classes),
         transformer=replace(found.transformer, num_classes=num_classes),
+        weak=replace(found.weak, num_classes=num_classes),
     )
 
 
@@ -95,6 +97,7 @@ SMOKE = Preset(
     second=SecondConfig(widths=(16, 32), blocks=(1, 1), kernel=3),
     tokenizer=_tokenizer(8, (1, 1, 2), 1, 64, 8),
     transformer=_transformer(48, 2, 4, 64),
+    weak=_transformer(24, 1, 4, 64),
     classifier_training=TrainingConfig(40, 64, 3e-3, warmup=10, ema=0.9),
     second_training=TrainingConfig(40, 64, 3e-3, warmup=10, ema=0.9),
     tokenizer_training=TrainingConfig(40, 32, 3e-3, warmup=10, ema=0.9),
@@ -111,11 +114,12 @@ LAPTOP = Preset(
     second=SecondConfig(),
     tokenizer=_tokenizer(16, (1, 2, 4), 1, 1024, 8),
     transformer=_transformer(192, 4, 4, 1024),
+    weak=_transformer(96, 2, 4, 1024),
     classifier_training=CLASSIFIER,
     second_training=SECOND,
     tokenizer_training=TrainingConfig(8000, 32, 1.7e-3, warmup=50, ema=0.998),
     transformer_training=TrainingConfig(4000, 64, 2e-3, warmup=200, weight_decay=0.05, ema=0.998),
-    weak_training=TrainingConfig(400, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
+    weak_training=TrainingConfig(1600, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
     smoother_training=TrainingConfig(400, 64, 1e-3, warmup=50, ema=0.99),
     sampling=Sampling(),
 )
@@ -124,6 +128,7 @@ GPU = Preset(
     second=SecondConfig(widths=(64, 128, 256), blocks=(3, 3, 3)),
     tokenizer=_tokenizer(64, (1, 2, 4), 2, 1024, 32),
     transformer=_transformer(384, 8, 6, 1024, dropout=0.1),
+    weak=_transformer(192, 4, 4, 1024),
     classifier_training=TrainingConfig(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
     second_training=TrainingConfig(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
     tokenizer_training=TrainingConfig(30_000, 256, 1e-3, warmup=500),
@@ -164,7 +169,7 @@ TABLE = {
         LAPTOP,
         classifier_training=replace(CLASSIFIER, steps=5470),
         second_training=replace(SECOND, steps=8000),
-        tokenizer=replace(PATCH, codebook_decay=1.0),
+        tokenizer=replace(PATCH, window=8, codebook_decay=0.99),
         tokenizer_training=PATCH_TRAINING,
         feature_weight=0.3,
         transformer_training=TrainingConfig(

@@ -165,7 +165,7 @@ def _task(part: str, plan: Preset, data: ImageSet, folder: Path, card: Card, dev
         smoother = SMOOTHERS[options.kind].fresh(model, options)
         choice = (options.rate, options.wrong, options.loss_on)
         return SmootherTask(smoother, model, tokens, data.labels, codebook, *choice), None
-    model = MaskedTransformer(plan.transformer)
+    model = MaskedTransformer(plan.weak if part == "weak" else plan.transformer)
     model.init_from_codebook(codebook)
     return TransformerTask(model, cached_tokens(tokenizer, data, folder), data.labels), None
 
