@@ -54,14 +54,15 @@ def prepare_decoder(decoder: nn.Module) -> None:
 
 
 class FusedLinear(nn.Module):
-    """x W^T + b, then GELU or + y, (..., D) -> (..., D'); on a CPU in bfloat16 one oneDNN call."""
+    """x W^T + b, then GELU or + y, (..., D) -> (..., D'); on a CPU one call of oneDNN."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype):
         super().__init__()
         self.register_buffer("weight", weight.detach().to(dtype).contiguous())
         self.register_buffer("bias", bias.detach().to(dtype))
         self.packed = None
-        if dtype == torch.bfloat16 and weight.device.type == "cpu" and has_bf16("cpu"):
+        able = dtype == torch.float32 or has_bf16("cpu")
+        if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and able:
             self.packed = mkldnn._reorder_linear_weight(self.weight, 4096)
 
     def forward(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:

@@ -119,7 +119,7 @@ LAPTOP = Preset(
     second_training=SECOND,
     tokenizer_training=TrainingConfig(8000, 32, 1.7e-3, warmup=50, ema=0.998),
     transformer_training=TrainingConfig(4000, 64, 2e-3, warmup=200, weight_decay=0.05, ema=0.998),
-    weak_training=TrainingConfig(1600, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
+    weak_training=TrainingConfig(400, 64, 2e-3, warmup=100, weight_decay=0.05, ema=0.99),
     smoother_training=TrainingConfig(400, 64, 1e-3, warmup=50, ema=0.99),
     sampling=Sampling(),
 )
@@ -164,6 +164,7 @@ TABLE = {
         second=SecondConfig(blocks=(1, 2, 1)),  # easier than photographs
         second_training=replace(SECOND, steps=6000),
         transformer_training=replace(LAPTOP.transformer_training, steps=5000),
+        weak_training=replace(LAPTOP.weak_training, steps=1600),
     ),
     ("cifar10", "laptop"): replace(
         LAPTOP,

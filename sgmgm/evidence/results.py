@@ -1,6 +1,7 @@
 """Results: from the kept records to the tables and plots that quote them.
 
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
+`earlier-DATASET.jsonl` a sweep with unequal grids, along with which the following were tuned,
 `ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
 more images, `precision-DATASET.jsonl` the same in float32, `steps-DATASET.jsonl` more numbers of
 steps, `benchmark-MACHINE.json` what `scripts.benchmark` measured, and `course.json` what `sgmgm
@@ -175,6 +176,12 @@ def sweeps(folder: str | Path) -> dict[str, Path]:
     return found
 
 
+def tuned_with(dataset: str, folder: str | Path = FOLDER) -> Path:
+    """The sweep along with which all other records were tuned: the earlier one if it is kept."""
+    earlier = Path(folder) / f"earlier-{dataset}.jsonl"
+    return earlier if earlier.exists() else Path(folder) / f"sweep-{dataset}.jsonl"
+
+
 def sources(folder: str | Path) -> list[tuple[str, str, list[dict]]]:
     """(data set, "" or what is special, rows) of every file whose methods are compared."""
     found = [(name, "", reported(path)[0]) for name, path in sweeps(folder).items()]
@@ -243,7 +250,7 @@ def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
     rows = reported(Path(folder) / f"ablation-{dataset}.jsonl")[0]
     passes = {row["nfe"] for row in rows}
     shipped: dict[str, list] = {}
-    for row in reported(Path(folder) / f"sweep-{dataset}.jsonl", rows[0]["num"])[0] if rows else ():
+    for row in reported(tuned_with(dataset, folder), rows[0]["num"])[0] if rows else ():
         if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
             shipped.setdefault(method(row["settings"]), []).append(row)
     rows += [chosen(same) for same in shipped.values()]
@@ -313,7 +320,7 @@ def precision(folder: str | Path = FOLDER) -> str:
     lines = []
     for name, path in files(folder, "precision-*.jsonl").items():
         for full in reported(path)[0]:
-            kept = reported(path.with_name(f"sweep-{name}.jsonl"), full["num"])[0]
+            kept = reported(tuned_with(name, folder), full["num"])[0]
             for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
                 (mean, spread), (other, its) = half["frechet"], full["frechet"]
                 lines.append(
@@ -325,8 +332,9 @@ def precision(folder: str | Path = FOLDER) -> str:
 
 def larger(path: Path) -> list[dict]:
     """Rows of a `large-DATASET.jsonl`, with the tuning of the smaller files."""
-    names = [path.name.replace("large", kind, 1) for kind in ("ablation", "sweep")]
-    smaller = [row for name in names for row in reported(path.with_name(name))[0]]
+    name, folder = path.stem.removeprefix("large-"), path.parent
+    places = folder / f"ablation-{name}.jsonl", tuned_with(name, folder)
+    smaller = [row for place in places for row in reported(place)[0]]
     kept = {str(row["settings"]): row for row in smaller}
     rows = reported(path)[0]
     for row in rows:
