@@ -61,8 +61,8 @@ class FusedLinear(nn.Module):
         self.register_buffer("weight", weight.detach().to(dtype).contiguous())
         self.register_buffer("bias", bias.detach().to(dtype))
         self.packed = None
-        able = dtype == torch.float32 or has_bf16("cpu")
-        if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and able:
+        able = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bf16("cpu"))
+        if able and weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
             self.packed = mkldnn._reorder_linear_weight(self.weight, 4096)
 
     def forward(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:

@@ -170,7 +170,7 @@ TABLE = {
         LAPTOP,
         classifier_training=replace(CLASSIFIER, steps=5470),
         second_training=replace(SECOND, steps=8000),
-        tokenizer=replace(PATCH, window=8, codebook_decay=0.99),
+        tokenizer=replace(PATCH, codebook_decay=1.0),
         tokenizer_training=PATCH_TRAINING,
         feature_weight=0.3,
         transformer_training=TrainingConfig(
