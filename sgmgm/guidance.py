@@ -151,7 +151,7 @@ class SelfAttentionGuidance(Guidance):
 
 
 class AutoGuidance(Guidance):
-    """smooth = the prediction of a weaker copy (Karras et al. 2024)."""
+    """smooth = the prediction of a smaller or less trained model (Karras et al. 2024)."""
 
     passes = 2
     combine_at = "logits"

@@ -50,8 +50,8 @@ def train(
     """Train one part of a pipeline into `folder`/`name`, or find that this is done already.
 
     Args:
-        part: one of `TRAINABLE`; "weak" is an undertrained transformer for autoguidance, "second"
-            a feature extractor that only scores.
+        part: one of `TRAINABLE`; "weak" is a smaller, less trained transformer for autoguidance,
+            "second" a feature extractor that only scores.
         name: the part's folder; the part's own name if not given.
         steps: another training length than the preset's.
         start: a trained part's folder, whose weights to begin with: a further round of training.

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
-from scripts import evidence
-from sgmgm.evidence.sweep import TUNING_SEED
+from scripts import controls, evidence
+from sgmgm.evidence.sweep import TUNING_SEED, sweep
+from sgmgm.pipeline import Pipeline
+from sgmgm.settings import Sampling
 
 
 class Landscape(evidence.Queue):
@@ -39,8 +42,8 @@ def test_no_guidance_has_temperatures_only():
 
 def test_a_stopped_queue_goes_on(trained, tmp_path, monkeypatch, capsys):
     small = {"FIRST": {"temperature": (2.0, 4.0), "scale": (0.5, 1.0)}, "TUNING": 10, "FINAL": 11,
-             "MANY": 12, "METHODS": (("none", None), ("self", None)), "LARGE": ("none",),
-             "TEMPERATURES": (2.0, 4.0), "SCALES": (0.5, 1.0)}  # fmt: skip
+             "MANY": 12, "TIMED": 10, "METHODS": (("none", None), ("self", None)),
+             "LARGE": ("none",), "TEMPERATURES": (2.0, 4.0), "SCALES": (0.5, 1.0)}  # fmt: skip
     for name, value in small.items():
         monkeypatch.setattr(evidence, name, value)
     monkeypatch.setattr(evidence, "LADDERS", {"temperature": (2.0, 4.0), "scale": (0.5, 1.0)})
@@ -50,7 +53,46 @@ def test_a_stopped_queue_goes_on(trained, tmp_path, monkeypatch, capsys):
     assert "goes on from here" in capsys.readouterr().out and not list(tmp_path.iterdir())
     assert evidence.main(arguments) == 0
     lines = {p.name: p.read_text().splitlines() for p in sorted(tmp_path.iterdir())}
-    assert [len(found) for found in lines.values()] == [3, 2 + 3 + 4 + 3, 2]
+    assert [len(found) for found in lines.values()] == [3, 2 + 3 + 4 + 3 + 2 + 3, 2]
     assert {json.loads(line)["num"] for line in lines[f"large-{trained.name}.jsonl"]} == {12}
+    final = [json.loads(line) for line in lines[f"sweep-{trained.name}.jsonl"]]
+    final = [record for record in final if record["num"] == 11]
+    assert {record["settings"]["steps"] for record in final} == {8, 16}
+    assert {record["timed"] for record in final} == {10}
     assert evidence.main(arguments) == 0  # all is there
     assert {p.name: p.read_text().splitlines() for p in sorted(tmp_path.iterdir())} == lines
+
+
+def test_the_scale_of_a_push_gives_its_strength():
+    plain, smooth = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
+    for scale in (0.25, 1.0, 6.0):
+        wanted = controls.strength(plain, smooth, scale)
+        assert controls.scale_of(plain, smooth, wanted) == pytest.approx(scale, rel=0.005)
+    assert controls.strength(plain, smooth, 0.0) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_control_is_judged_at_true_tokens():
+    tokens = torch.arange(6).view(2, 3)
+    assert controls.unchanged(tokens, torch.zeros(2), None, None) is tokens
+
+
+def test_pushes_of_equal_strength(trained, tmp_path, monkeypatch):
+    small = {"TUNING": 10, "FINAL": 11, "IMAGES": 20, "TEMPERATURES": (2.0, 4.0), "ARMS": {
+        "self": ("self", None, 0), "control, 2 steps": ("self", "smoother", 2),
+        "weak, 3 steps": ("auto", "weak", 3), "cfg": ("cfg", None, 0)}}  # fmt: skip
+    for name, value in small.items():
+        monkeypatch.setattr(controls, name, value)
+    pipeline = Pipeline.from_pretrained(trained, "cpu")
+    best = Sampling(guidance="self", steps=8, scale=2.0, temperature=4.0)
+    sweep(pipeline, [best], 11, [0, 1], tmp_path / f"sweep-{trained.name}.jsonl")
+    arguments = ["--model", str(trained), "--work", str(tmp_path), "--out", str(tmp_path)]
+    assert controls.main(arguments) == 0
+    records = json.loads((tmp_path / f"controls-{trained.name}.json").read_text())
+    assert [record["arm"] for record in records] == list(small["ARMS"])
+    own = records[0]
+    assert own["scale"] == pytest.approx(2.0, rel=0.005) and {r["nfe"] for r in records} == {16}
+    for record in records:
+        assert record["strength"] == pytest.approx(own["strength"], rel=0.02, abs=0.001)
+    steps = (json.loads((tmp_path / f"{part}" / part.split("-")[0] / "training.json").read_text())
+             ["step"] for part in ("smoother-2", "weak-3"))  # fmt: skip
+    assert list(steps) == [2, 3]

@@ -307,7 +307,9 @@ def seed_lines(
     for i, (name, (xs, seeds)) in enumerate(curves.items()):
         axes.plot(xs, [sum(values) / len(values) for values in seeds], label=name, **look(i))
         for at, values in zip(xs, seeds, strict=True):
-            beside = at * 1.05 ** (2 * i + 1 - len(curves))  # two curves' dots would hide each other
+            beside = at * 1.05 ** (
+                2 * i + 1 - len(curves)
+            )  # two curves' dots would hide each other
             axes.scatter([beside] * len(values), values, s=14, alpha=0.5, **ink(i))
     log_ticks(axes, ticks)
     write_levels(axes, levels or {})
