@@ -7,6 +7,7 @@ its best setting does, by the mean KL(plain || guided) on test images. Its tempe
 """
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sgmgm import datasets, presets
 from sgmgm.evidence import results
-from sgmgm.evidence.sweep import TUNING_SEED, summarise, sweep
+from sgmgm.evidence.sweep import TUNING_SEED, summarise, sweep, table
 from sgmgm.guidance import GUIDANCES
 from sgmgm.masking import random_mask
 from sgmgm.pipeline import Pipeline, find_pipeline, write_card
@@ -26,7 +27,7 @@ from sgmgm.tasks import SmootherTask, TransformerTask
 from sgmgm.training import fit
 from sgmgm.transformer import MaskedTransformer
 from sgmgm.utils.devices import has_bf16
-from sgmgm.utils.files import check_writable, read_json, write_json
+from sgmgm.utils.files import check_writable, write_bytes
 from sgmgm.workflow import cached_tokens
 
 from . import exit_code
@@ -37,7 +38,6 @@ IMAGES = 500  # test images behind the strength of a push
 CONTROL_STEPS = (50, 100, 400)
 WEAK_STEPS = (100, 400, 1600)
 SHARED = ("classifier", "tokenizer", "transformer")
-SCORES = ("frechet", "second frechet", "precision", "recall", "accuracy")
 # name -> guidance, a part that does not ship, and its training steps
 ARMS: dict[str, tuple[str, str | None, int]] = {
     "self": ("self", None, 0),
@@ -129,41 +129,41 @@ def both_at(
     return plain.float()[masked], smooth.float()[masked]
 
 
-def arm(name: str, shipped: Path, best: Sampling, work: Path) -> dict:
-    """Score one arm at the strength of self-guidance's best setting."""
+def arm(name: str, shipped: Path, best: Sampling, work: Path) -> list[dict]:
+    """The records of one arm at the strength of self-guidance's best setting."""
     guidance, part, steps = ARMS[name]
-    # where there is no bfloat16 the fast path gives the same images as the plain loop
     folder = folder_of(shipped, part, steps, work)
+    # where there is no bfloat16 the fast path gives the same images as the plain loop
     pipeline = Pipeline.from_pretrained(folder, "cpu", bf16=not has_bf16("cpu"))
     model = Pipeline.from_pretrained(shipped, "cpu")
     what = canvases(model)
     wanted = strength(*both_at(model, best, *what), best.scale)
     settings = best.updated(guidance=guidance, steps=PASSES // GUIDANCES[guidance][0].passes)
-    pair = both_at(pipeline, settings, *what)
-    scale = scale_of(*pair, wanted)
+    scale = scale_of(*both_at(pipeline, settings, *what), wanted)
     out = work / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
     points = [settings.updated(scale=scale, temperature=t) for t in TEMPERATURES]
     tried = sweep(pipeline, points, TUNING, [TUNING_SEED], out)
     at = min(tried, key=lambda record: record["scores"]["frechet"])["settings"]
-    (row,) = summarise(sweep(pipeline, [Sampling(**at)], FINAL, SEEDS, out))
-    record = {"arm": name, "strength": round(strength(*pair, scale), 3), "scale": scale}
-    record |= {"temperature": at["temperature"], "nfe": row["nfe"], "num": FINAL}
-    return record | {score: row[score] for score in SCORES if score in row}
+    final = sweep(pipeline, [Sampling(**at)], FINAL, SEEDS, out)
+    for record in (*tried, *final):
+        record["strength"] = wanted
+        if part:  # so that tables tell the arms apart
+            record["settings"]["smoother"] = name
+    return [*tried, *final]
 
 
 def run(args) -> None:
-    """All arms that the records lack, one after the other."""
+    """All arms, one after the other; what a stopped run has measured is in the work folder."""
     shipped = find_pipeline(args.model)
-    out = args.out / f"controls-{shipped.name}.json"
+    out = args.out / f"controls-{shipped.name}.jsonl"
     check_writable(out)
-    records = read_json(out) if out.is_file() else []
     rows, _ = results.reported(args.out / f"sweep-{shipped.name}.jsonl")
     best = Sampling(**results.best(rows, "self"))
+    records = []
     for name in ARMS:
-        if all(record["arm"] != name for record in records):
-            records.append(arm(name, shipped, best, args.work))
-            write_json(out, records)
-            print(records[-1], flush=True)
+        records += arm(name, shipped, best, args.work)
+        print(f"{name}: {table(summarise(records[-len(SEEDS) :]))}", flush=True)
+    write_bytes(out, "".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def main(arguments=None) -> int:

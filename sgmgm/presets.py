@@ -51,7 +51,6 @@ class Preset:
     second: SecondConfig
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
-    weak: TransformerConfig  # smaller and less trained, for autoguidance (Karras et al. 2024)
     classifier_training: TrainingConfig
     second_training: TrainingConfig
     tokenizer_training: TrainingConfig
@@ -63,6 +62,12 @@ class Preset:
     smoothing: Smoothing = Smoothing()
     images: int | None = None  # how many training images to use; None for all
 
+    @property
+    def weak(self) -> TransformerConfig:
+        """Half as wide and half as deep, for autoguidance (Karras et al. 2024)."""
+        sizes = "hidden_size", "intermediate_size", "num_hidden_layers"
+        return replace(self.transformer, **{k: getattr(self.transformer, k) // 2 for k in sizes})
+
 
 def get(dataset: str, preset: str, num_classes: int) -> Preset:
     """The preset of this name for a data set of `num_classes` classes."""
@@ -73,7 +78,6 @@ def get(dataset: str, preset: str, num_classes: int) -> Preset:
         classifier=replace(found.classifier, num_classes=num_classes),
         second=replace(found.second, num_classes=num_classes),
         transformer=replace(found.transformer, num_classes=num_classes),
-        weak=replace(found.weak, num_classes=num_classes),
     )
 
 
@@ -97,7 +101,6 @@ SMOKE = Preset(
     second=SecondConfig(widths=(16, 32), blocks=(1, 1), kernel=3),
     tokenizer=_tokenizer(8, (1, 1, 2), 1, 64, 8),
     transformer=_transformer(48, 2, 4, 64),
-    weak=_transformer(24, 1, 4, 64),
     classifier_training=TrainingConfig(40, 64, 3e-3, warmup=10, ema=0.9),
     second_training=TrainingConfig(40, 64, 3e-3, warmup=10, ema=0.9),
     tokenizer_training=TrainingConfig(40, 32, 3e-3, warmup=10, ema=0.9),
@@ -114,7 +117,6 @@ LAPTOP = Preset(
     second=SecondConfig(),
     tokenizer=_tokenizer(16, (1, 2, 4), 1, 1024, 8),
     transformer=_transformer(192, 4, 4, 1024),
-    weak=_transformer(96, 2, 4, 1024),
     classifier_training=CLASSIFIER,
     second_training=SECOND,
     tokenizer_training=TrainingConfig(8000, 32, 1.7e-3, warmup=50, ema=0.998),
@@ -128,7 +130,6 @@ GPU = Preset(
     second=SecondConfig(widths=(64, 128, 256), blocks=(3, 3, 3)),
     tokenizer=_tokenizer(64, (1, 2, 4), 2, 1024, 32),
     transformer=_transformer(384, 8, 6, 1024, dropout=0.1),
-    weak=_transformer(192, 4, 4, 1024),
     classifier_training=TrainingConfig(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
     second_training=TrainingConfig(12_000, 512, 3e-3, warmup=500, weight_decay=0.05),
     tokenizer_training=TrainingConfig(30_000, 256, 1e-3, warmup=500),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from scripts import controls, evidence
-from sgmgm.evidence.sweep import TUNING_SEED, sweep
+from sgmgm.evidence.results import reported
+from sgmgm.evidence.sweep import TUNING_SEED, method, sweep
 from sgmgm.pipeline import Pipeline
 from sgmgm.settings import Sampling
 
@@ -87,12 +88,13 @@ def test_pushes_of_equal_strength(trained, tmp_path, monkeypatch):
     sweep(pipeline, [best], 11, [0, 1], tmp_path / f"sweep-{trained.name}.jsonl")
     arguments = ["--model", str(trained), "--work", str(tmp_path), "--out", str(tmp_path)]
     assert controls.main(arguments) == 0
-    records = json.loads((tmp_path / f"controls-{trained.name}.json").read_text())
-    assert [record["arm"] for record in records] == list(small["ARMS"])
-    own = records[0]
-    assert own["scale"] == pytest.approx(2.0, rel=0.005) and {r["nfe"] for r in records} == {16}
-    for record in records:
-        assert record["strength"] == pytest.approx(own["strength"], rel=0.02, abs=0.001)
+    rows, tuning = reported(tmp_path / f"controls-{trained.name}.jsonl")
+    names = {"self", "self (control, 2 steps)", "auto (weak, 3 steps)", "cfg"}
+    assert {method(row["settings"]) for row in rows} == names
+    assert all(row["seeds"] == 3 and row["nfe"] == 16 and row["tried"] == 2 for row in rows)
+    assert len({record["strength"] for record in tuning}) == 1
+    (own,) = (row for row in rows if method(row["settings"]) == "self")
+    assert own["settings"]["scale"] == pytest.approx(2.0, rel=0.005)
     steps = (json.loads((tmp_path / f"{part}" / part.split("-")[0] / "training.json").read_text())
              ["step"] for part in ("smoother-2", "weak-3"))  # fmt: skip
     assert list(steps) == [2, 3]

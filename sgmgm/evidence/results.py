@@ -4,8 +4,9 @@ In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on t
 `earlier-DATASET.jsonl` a sweep with unequal grids, along with which the following were tuned,
 `ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
 more images, `precision-DATASET.jsonl` the same in float32, `steps-DATASET.jsonl` more numbers of
-steps, `benchmark-MACHINE.json` what `scripts.benchmark` measured, and `course.json` what `sgmgm
-course run` reported. `write` puts the numbers into the README and `docs/results.md`.
+steps, `controls-DATASET.jsonl` pushes of equal strength, `benchmark-MACHINE.json` what
+`scripts.benchmark` measured, and `course.json` what `sgmgm course run` reported. `write` puts the
+numbers into the README and `docs/results.md`.
 """
 
 import math
@@ -36,9 +37,9 @@ FOLDER = ROOT / "data" / "results"
 RESULTS = "<!-- results: written by `sgmgm results` -->", "<!-- end of results -->"
 TABLES = "<!-- tables: written by `sgmgm results` -->", "<!-- end of tables -->"
 CARD = (
-    "± is the spread over {} sampling seeds of one training, in {}. The features of the scores "
-    "also served the tokenizer's training. The methods had unequal numbers of settings to choose "
-    "from (*tried*). See [how to read them](../../../docs/results.md#how-to-read-the-tables)."
+    "± is the spread over {} sampling seeds of one training. The features of the scores also "
+    "served the tokenizer's training. All methods began with the same grid of settings (*tried*). "
+    "See [how to read them](../../../docs/results.md#how-to-read-the-tables)."
 )
 MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -->"
 
@@ -83,8 +84,8 @@ def within(rows: list[dict], passes: int = 16) -> list[dict]:
 
 def best(rows: list[dict], guidance: str) -> dict:
     """Settings of the best row with this guidance `within` 16 passes; without one the guidance."""
-    found = [row for row in within(rows) if row["settings"]["guidance"] == guidance]
-    return chosen(found)["settings"] if found else {"guidance": guidance}
+    found = preferred(rows).get(guidance)
+    return found["settings"] if found else {"guidance": guidance}
 
 
 def compared(rows: list[dict]) -> dict[str, tuple[dict, dict]]:
@@ -178,8 +179,8 @@ def sweeps(folder: str | Path) -> dict[str, Path]:
 
 def tuned_with(dataset: str, folder: str | Path = FOLDER) -> Path:
     """The sweep along with which all other records were tuned: the earlier one if it is kept."""
-    earlier = Path(folder) / f"earlier-{dataset}.jsonl"
-    return earlier if earlier.exists() else Path(folder) / f"sweep-{dataset}.jsonl"
+    kept = [Path(folder) / f"{kind}-{dataset}.jsonl" for kind in ("earlier", "sweep")]
+    return next((path for path in kept if path.exists()), kept[-1])
 
 
 def sources(folder: str | Path) -> list[tuple[str, str, list[dict]]]:
@@ -190,10 +191,8 @@ def sources(folder: str | Path) -> list[tuple[str, str, list[dict]]]:
 
 
 def columns(named: list[tuple[str, list[dict]]]) -> dict[str, list[dict]]:
-    """Rows by a title that says data set, images, seeds, and precision unless bfloat16."""
-    found = [(n, rows, rows[0]) for n, rows in named if rows]  # none if it was stopped while tuning
-    return {f"{name} ({r['num']:,} x {r['seeds']}{'' if r['bf16'] else ', float32'})": rows
-            for name, rows, r in found}  # fmt: skip
+    """Rows by a title that says data set, images and seeds; none of what was tuned only."""
+    return {f"{n} ({rows[0]['num']:,} x {rows[0]['seeds']})": rows for n, rows in named if rows}
 
 
 def preferred(rows: list[dict]) -> dict[str, dict]:
@@ -206,9 +205,8 @@ def overview(folder: str | Path = FOLDER) -> str:
     """The Fréchet distance of every method on every data set, and what self-guidance gains."""
     found = columns(sorted(((n, rows) for n, _, rows in sources(folder)), key=lambda p: p[0]))
     best_of = [preferred(rows) for rows in found.values()]
-    order = list(GUIDANCES)
     names = sorted({name for rows in best_of for name in rows})
-    names.sort(key=lambda name: order.index(name.split(" ")[0]))
+    names.sort(key=lambda name: list(GUIDANCES).index(name.split(" ")[0]))
     lines = [[name, *(_distance(rows, name) for rows in best_of)] for name in names]
     gains = "\n".join(f"- {title}: {gain(rows)}" for title, rows in found.items())
     return f"{markdown_table(['guidance', *found], lines)}\n\n{gains}"
@@ -242,6 +240,8 @@ def markdown(folder: str | Path = FOLDER) -> str:
         parts += [f"**{name}{special}**", table(rows, (*FACTS, *ALL_SCORES)), gain(rows)]
     for name in files(folder, "ablation-*.jsonl"):
         parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
+    for name, path in files(folder, "controls-*.jsonl").items():
+        parts += [f"**{name}: pushes of equal strength**", table(reported(path)[0])]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -281,9 +281,9 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
     more = points("steps") or known
     both = {g: curve(more, "nfe", guidance=g) for g in ("none", "self")}
     charts = {
-        "guidance scale s": {f"self, {n} steps": curve(known, "scale", steps=n) for n in (8, 16)},
+        "guidance scale s": {"self, 8 steps": curve(known, "scale", steps=8)},
         "temperature": {f"{g}, {n} steps": curve(known, "temperature", guidance=g, steps=n)
-                        for g, n in (("none", 16), ("self", 8), ("self", 16))},
+                        for g, n in (("none", 16), ("self", 8))},
         # to be compared
         "network passes": both if all(len(xs) > 1 for xs, _ in both.values()) else {},
     }  # fmt: skip
@@ -320,13 +320,11 @@ def precision(folder: str | Path = FOLDER) -> str:
     lines = []
     for name, path in files(folder, "precision-*.jsonl").items():
         for full in reported(path)[0]:
-            kept = reported(tuned_with(name, folder), full["num"])[0]
-            for half in [r for r in kept if r["bf16"] and r["settings"] == full["settings"]]:
-                (mean, spread), (other, its) = half["frechet"], full["frechet"]
-                lines.append(
-                    f"Fréchet distance on {name}, {method(full['settings'])}: {mean:.2f} ± "
-                    f"{spread:.2f} in bfloat16, {other:.2f} ± {its:.2f} in float32."
-                )
+            for half in reported(tuned_with(name, folder), full["num"])[0]:
+                if half["bf16"] and half["settings"] == full["settings"]:
+                    said = "{:.2f} ± {:.2f} in bfloat16, {:.2f} ± {:.2f} in float32"
+                    said = said.format(*half["frechet"], *full["frechet"])
+                    lines.append(f"Fréchet distance on {name}, {method(full['settings'])}: {said}.")
     return "\n".join(lines)
 
 
@@ -380,8 +378,7 @@ def card(place: Path, rows: list[dict]) -> str:
     """The card of a pipeline folder, with these rows as its scores."""
     if not rows:
         return model_card(place)
-    said = CARD.format(rows[0]["seeds"], "bfloat16" if rows[0]["bf16"] else "float32")
-    return model_card(place, "\n\n".join((table(rows), gain(rows), said)))
+    return model_card(place, "\n\n".join((table(rows), gain(rows), CARD.format(rows[0]["seeds"]))))
 
 
 def write_cards(folder: str | Path = FOLDER) -> list[Path]:

@@ -148,9 +148,9 @@ def test_more_images_have_a_column_of_their_own(folder):
     lines = [line | {"num": 10_000, "bf16": False} for line in lines]
     (folder / "large-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
     said = results.overview(folder).splitlines()
-    assert said[0].endswith("sprites (100 x 1) | sprites (10,000 x 1, float32) |")
+    assert said[0].endswith("sprites (100 x 1) | sprites (10,000 x 1) |")
     assert said[3] == "| self | 3.30 ± 0.42 | **1.00 ± 0.00** |"
-    assert said[-1].startswith("- sprites (10,000 x 1, float32): Self-guidance against none: ")
+    assert said[-1].startswith("- sprites (10,000 x 1): Self-guidance against none: ")
     assert said[-1].endswith("1.00 ± 0.00 against 3.50 ± 0.71, -71 %.")
     assert "**sprites: more images**" in results.markdown(folder)
 
