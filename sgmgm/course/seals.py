@@ -46,17 +46,12 @@ def code_digest(notebook) -> str:
 
 
 def weights_digest(notebook) -> str:
-    """Of the shipped models that a lesson loads: a whole pipeline, or the parts that it names.
-
-    A pipeline loads the weak transformer for autoguidance only, so that one counts if it is named.
-    """
+    """Of the shipped models that a lesson loads: the parts that it names, or all but "weak"."""
     folder = SHIPPED / whole_set(runner.declared(notebook)["dataset"])
     files = sorted([*folder.rglob("*.safetensors"), folder / "pipeline.json"])
     named = {"classifier", *runner.needed(notebook)}
-    if any("Pipeline" in cell.source for cell in runner.code_cells(notebook)):
-        files = [f for f in files if f.parent.name != "weak" or "weak" in named]
-    else:
-        files = [f for f in files if f.parent.name in named]
+    whole = any("Pipeline" in cell.source for cell in runner.code_cells(notebook))
+    files = [f for f in files if f.parent.name in named or (whole and f.parent.name != "weak")]
     return fingerprint(*((f.relative_to(folder).as_posix(), digest(f)) for f in files))
 
 

@@ -3,10 +3,9 @@
 In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
 `earlier-DATASET.jsonl` a sweep with unequal grids, along with which the following were tuned,
 `ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
-more images, `precision-DATASET.jsonl` the same in float32, `steps-DATASET.jsonl` more numbers of
-steps, `controls-DATASET.jsonl` pushes of equal strength, `benchmark-MACHINE.json` what
-`scripts.benchmark` measured, and `course.json` what `sgmgm course run` reported. `write` puts the
-numbers into the README and `docs/results.md`.
+more images, `steps-DATASET.jsonl` more numbers of steps, `controls-DATASET.jsonl` pushes of equal
+strength, `benchmark-MACHINE.json` what `scripts.benchmark` measured, and `course.json` what `sgmgm
+course run` reported. `write` puts the numbers into the README and `docs/results.md`.
 """
 
 import math
@@ -315,27 +314,13 @@ def speed(folder: str | Path = FOLDER) -> str:
     return "\n".join(lines)
 
 
-def precision(folder: str | Path = FOLDER) -> str:
-    """A line for each setting of `precision-DATASET.jsonl`: bfloat16 beside float32."""
-    lines = []
-    for name, path in files(folder, "precision-*.jsonl").items():
-        for full in reported(path)[0]:
-            for half in reported(tuned_with(name, folder), full["num"])[0]:
-                if half["bf16"] and half["settings"] == full["settings"]:
-                    said = "{:.2f} ± {:.2f} in bfloat16, {:.2f} ± {:.2f} in float32"
-                    said = said.format(*half["frechet"], *full["frechet"])
-                    lines.append(f"Fréchet distance on {name}, {method(full['settings'])}: {said}.")
-    return "\n".join(lines)
-
-
 def larger(path: Path) -> list[dict]:
     """Rows of a `large-DATASET.jsonl`, with the tuning of the smaller files."""
     name, folder = path.stem.removeprefix("large-"), path.parent
     places = folder / f"ablation-{name}.jsonl", tuned_with(name, folder)
     smaller = [row for place in places for row in reported(place)[0]]
     kept = {str(row["settings"]): row for row in smaller}
-    rows = reported(path)[0]
-    for row in rows:
+    for row in (rows := reported(path)[0]):
         known = kept.get(str(row["settings"]), row)
         row["tried"], row["tuned"] = known["tried"], known["tuned"]
     return rows
@@ -367,7 +352,7 @@ def put_between(text: str, block: str, marks: tuple[str, str] = RESULTS) -> str:
 def pages(folder: str | Path = FOLDER, root: str | Path = ROOT) -> dict[Path, str]:
     """The README and the page of results, with the numbers of a results folder."""
     readme, page = Path(root) / "README.md", Path(root) / "docs" / "results.md"
-    summary = "\n\n".join(p for part in (overview, speed, precision) if (p := part(folder)))
+    summary = "\n\n".join(p for part in (overview, speed) if (p := part(folder)))
     first = put_between(readme.read_text(encoding="utf-8"), brief(folder))
     second = put_between(page.read_text(encoding="utf-8"), summary)
     return {readme: put_between(first, minutes(folder), MINUTES),

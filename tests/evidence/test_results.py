@@ -156,22 +156,33 @@ def test_more_images_have_a_column_of_their_own(folder):
 
 
 def test_what_is_not_finished_is_not_reported(folder):
-    whole = results.overview(folder), results.precision(folder)
+    whole = results.overview(folder)
     tuning = record("none", 0.0, 4.0, 3.0) | {"seed": TUNING_SEED}
-    for kind in ("ablation-sprites", "precision-sprites", "sweep-cifar10"):
+    for kind in ("ablation-sprites", "controls-sprites", "sweep-cifar10"):
         (folder / f"{kind}.jsonl").write_text(json.dumps(tuning) + "\n")
-    assert (results.overview(folder), results.precision(folder)) == whole
+    assert results.overview(folder) == whole
     odd = record("none", 0.0, 9.0, 3.0) | {"num": 10_000}  # no sweep has this setting
     (folder / "large-sprites.jsonl").write_text(json.dumps(odd) + "\n")
     assert "sprites (10,000 x 1)" in results.overview(folder)
     assert "sprites: more images" in results.markdown(folder)
 
 
-def test_float32_stands_beside_bfloat16(folder):
-    full = [guided(record("self", 1.0, 8.0, at) | {"seed": seed}) for seed, at in ((0, 2), (1, 4))]
-    (folder / "precision-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in full))
-    said = "on sprites, self: 3.30 ± 0.42 in bfloat16, 3.00 ± 1.41 in float32."
-    assert results.precision(folder) == f"Fréchet distance {said}"
+def test_an_earlier_sweep_stays_with_what_was_tuned_along_with_it(folder):
+    other = guided(record("self", 1.0, 8.0, 2.0) | {"seed": 0})
+    other["settings"]["smoother"] = "smoother-other"
+    (folder / "ablation-sprites.jsonl").write_text(json.dumps(other) + "\n")
+    before = results.ablation("sprites", folder)
+    (folder / "sweep-sprites.jsonl").rename(folder / "earlier-sprites.jsonl")
+    assert results.tuned_with("sprites", folder).name == "earlier-sprites.jsonl"
+    assert results.ablation("sprites", folder) == before and len(before) > 1
+
+
+def test_pushes_of_equal_strength_have_a_table(folder):
+    arm = guided(record("auto", 1.0, 8.0, 2.0) | {"seed": 0})
+    arm["settings"]["smoother"] = "weak, 100 steps"
+    (folder / "controls-sprites.jsonl").write_text(json.dumps(arm) + "\n")
+    text = results.markdown(folder)
+    assert "**sprites: pushes of equal strength**" in text and "| auto (weak, 100 steps) |" in text
 
 
 def test_the_block_replaces_what_stood_there(folder, tmp_path, monkeypatch):
@@ -271,5 +282,7 @@ def test_all_points_are_of_the_models_that_ship(path):
     points = {json.dumps(r["settings"]): r["weights"] for r in read_records(path)}
     for words, weights in points.items():
         point = Sampling(**json.loads(words))
+        if path.stem.startswith("controls") and "steps" in point.smoother:
+            continue  # trained for this only
         if not point.guidance_part or (folder / point.guidance_part).is_dir():
             assert weights == fingerprint(folder, point), words
