@@ -7,6 +7,7 @@ its best setting does, by the mean KL(plain || guided) on test images. Its tempe
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -38,6 +39,7 @@ IMAGES = 500  # test images behind the strength of a push
 CONTROL_STEPS = (50, 100, 400)
 WEAK_STEPS = (100, 400, 1600)
 SHARED = ("classifier", "tokenizer", "transformer")
+IDENTITY = ("dataset", "preset", "weights", "bf16", "num", "seed", "settings")  # of a record's key
 # name -> guidance, a part that does not ship, and its training steps
 ARMS: dict[str, tuple[str, str | None, int]] = {
     "self": ("self", None, 0),
@@ -145,11 +147,14 @@ def arm(name: str, shipped: Path, best: Sampling, work: Path) -> list[dict]:
     tried = sweep(pipeline, points, TUNING, [TUNING_SEED], out)
     at = min(tried, key=lambda record: record["scores"]["frechet"])["settings"]
     final = sweep(pipeline, [Sampling(**at)], FINAL, SEEDS, out)
-    for record in (*tried, *final):
+    records = [*tried, *final]
+    for record in records:
         record["strength"] = wanted
         if part:  # so that tables tell the arms apart
             record["settings"]["smoother"] = name
-    return [*tried, *final]
+            identity = json.dumps({key: record[key] for key in IDENTITY}, sort_keys=True)
+            record["key"] = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return records
 
 
 def run(args) -> None:
