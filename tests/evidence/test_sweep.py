@@ -55,9 +55,8 @@ def test_other_weights_are_another_point(own, tmp_path):
     pipeline = Pipeline.from_pretrained(own, "cpu")
     points = [pipeline.card.sampling]
     before = sweep.sweep(pipeline, points, 10, [0], tmp_path / "r.jsonl")
-    (own / "transformer" / "model.safetensors").write_bytes(
-        (own / "weak" / "model.safetensors").read_bytes()
-    )
+    for name in ("config.json", "model.safetensors"):
+        (own / "transformer" / name).write_bytes((own / "weak" / name).read_bytes())
     after = sweep.sweep(Pipeline.from_pretrained(own, "cpu"), points, 10, [0], tmp_path / "r.jsonl")
     assert before[0]["key"] != after[0]["key"]
 
