@@ -3,7 +3,8 @@
 Every arm guides away from another smoothed prediction: of a TOAST adapter trained on canvases with
 nothing wrong, of a weak transformer at several ages, without the class, of blurred logits, of the
 uniform one. Its scale is the one at which guidance moves the prediction as far as self-guidance at
-its best setting does, by the mean KL(plain || guided) on test images. Its temperature is tuned.
+its best setting does, by the mean KL(plain || guided) on test images. Its temperature is tuned,
+with further values where the best one lies at an edge.
 """
 
 import argparse
@@ -32,9 +33,8 @@ from sgmgm.utils.files import check_writable, write_bytes
 from sgmgm.workflow import cached_tokens
 
 from . import exit_code
-from .evidence import FINAL, PASSES, SEEDS, TUNING
+from .evidence import FINAL, FIRST, PASSES, SEEDS, TEMPERATURES, TUNING, grown
 
-TEMPERATURES = (2.0, 3.0, 4.0, 6.0, 8.0)
 IMAGES = 500  # test images behind the strength of a push
 CONTROL_STEPS = (50, 100, 400)
 WEAK_STEPS = (100, 400, 1600)
@@ -143,11 +143,15 @@ def arm(name: str, shipped: Path, best: Sampling, work: Path) -> list[dict]:
     settings = best.updated(guidance=guidance, steps=PASSES // GUIDANCES[guidance][0].passes)
     scale = scale_of(*both_at(pipeline, settings, *what), wanted)
     out = work / f"{name.replace(', ', '-').replace(' ', '-')}.jsonl"
-    points = [settings.updated(scale=scale, temperature=t) for t in TEMPERATURES]
-    tried = sweep(pipeline, points, TUNING, [TUNING_SEED], out)
-    at = min(tried, key=lambda record: record["scores"]["frechet"])["settings"]
-    final = sweep(pipeline, [Sampling(**at)], FINAL, SEEDS, out)
-    records = [*tried, *final]
+    edges, before = [TEMPERATURES.index(value) for value in FIRST["temperature"]], []
+    while edges != before:
+        values = TEMPERATURES[edges[0] : edges[1] + 1]
+        points = [settings.updated(scale=scale, temperature=value) for value in values]
+        tried = sweep(pipeline, points, TUNING, [TUNING_SEED], out)
+        best_of = min(tried, key=lambda record: record["scores"]["frechet"])["settings"]
+        at = TEMPERATURES.index(best_of["temperature"])
+        before, edges = edges, grown(edges, at, TEMPERATURES)
+    records = [*tried, *sweep(pipeline, [Sampling(**best_of)], FINAL, SEEDS, out)]
     for record in records:
         record["strength"] = wanted
         if part:  # so that tables tell the arms apart

@@ -42,6 +42,11 @@ TIMED = 500  # images behind the times of the final settings
 FIGURE = "fashion-mnist", (2.0, 4.0, 8.0, 16.0)  # model and temperatures of the README's figure
 
 
+def grown(edges: list[int], at: int, ladder: tuple) -> list[int]:
+    """The edges of a grid of this ladder's values, one further out if the best lies at one."""
+    return [max(0, min(edges[0], at - 1)), min(len(ladder) - 1, max(edges[1], at + 1))]
+
+
 class OutOfTime(Exception):
     """The minutes are over; what is left waits for the next call."""
 
@@ -76,11 +81,7 @@ class Queue:
             before = {name: list(pair) for name, pair in edges.items()}
             for name in edges if guidance != "none" else ("temperature",):
                 at = LADDERS[name].index(getattr(best, name))
-                low, high = edges[name]
-                edges[name] = [
-                    max(0, min(low, at - 1)),
-                    min(len(LADDERS[name]) - 1, max(high, at + 1)),
-                ]
+                edges[name] = grown(edges[name], at, LADDERS[name])
             if edges == before:
                 return best
 

@@ -78,7 +78,8 @@ def test_a_control_is_judged_at_true_tokens():
 
 
 def test_pushes_of_equal_strength(trained, tmp_path, monkeypatch):
-    small = {"TUNING": 10, "FINAL": 11, "IMAGES": 20, "TEMPERATURES": (2.0, 4.0), "ARMS": {
+    small = {"TUNING": 10, "FINAL": 11, "IMAGES": 20, "TEMPERATURES": (2.0, 4.0),
+        "FIRST": {"temperature": (2.0, 4.0)}, "ARMS": {
         "self": ("self", None, 0), "control, 2 steps": ("self", "smoother", 2),
         "weak, 3 steps": ("auto", "weak", 3), "cfg": ("cfg", None, 0)}}  # fmt: skip
     for name, value in small.items():

@@ -284,8 +284,9 @@ def trade_off(curves: Mapping[str, Sequence[tuple[float, float, str]]]) -> Plot:
         best = min(distance for _, distance, _ in plain)
         for axes in row:
             axes.axhline(best, color="0.4", linewidth=1)
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
-        row[0].annotate("the best without guidance", (0.01, best), color="0.3", size=8, **place)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "color": "0.3", "size": 8}
+        place |= {"ha": "right", "va": "bottom"}
+        row[0].annotate("the best without guidance", (0.99, best), **place)
     row[-1].set_title("numbers: the temperatures at a curve's ends", loc="right")
     plot.legend(row[0].lines[: len(shown)], shown, loc="outside upper center", ncols=len(shown))
     for axes in row:
@@ -307,9 +308,8 @@ def seed_lines(
     for i, (name, (xs, seeds)) in enumerate(curves.items()):
         axes.plot(xs, [sum(values) / len(values) for values in seeds], label=name, **look(i))
         for at, values in zip(xs, seeds, strict=True):
-            beside = at * 1.05 ** (
-                2 * i + 1 - len(curves)
-            )  # two curves' dots would hide each other
+            # two curves' dots would hide each other
+            beside = at * 1.05 ** (2 * i + 1 - len(curves))
             axes.scatter([beside] * len(values), values, s=14, alpha=0.5, **ink(i))
     log_ticks(axes, ticks)
     write_levels(axes, levels or {})
@@ -330,7 +330,8 @@ def extrapolation(curves: dict, y: str) -> Plot:
     plot, axes = new_chart("number of images N, on a scale of 1 / N", y, alt)
     for i, (name, (counts, groups, (limit, slope))) in enumerate(curves.items()):
         for n, values in zip(counts, groups, strict=True):
-            axes.scatter([1 / n] * len(values), values, s=16, alpha=0.6, **ink(i))
+            beside = 1 / n + (i - (len(curves) - 1) / 2) * 0.012 / min(counts)  # as in `seed_lines`
+            axes.scatter([beside] * len(values), values, s=16, alpha=0.6, **ink(i))
         ends = [0, 1 / min(counts)]
         heights = [limit + slope * end for end in ends]
         axes.plot(ends, heights, label=name, markevery=[0], markersize=8, **look(i))
@@ -400,9 +401,8 @@ def intervals(values: dict[str, tuple[float, float]], x: str, levels: Sequence[s
     means, spreads = zip(*values.values(), strict=True)
     style = {"fmt": "o", "color": COLOURS[0], "capsize": 3, "ms": 5}
     axes.errorbar(means, range(len(values)), xerr=spreads, **style)
-    for name, side in zip(
-        sorted(levels, key=lambda name: values[name]), ("right", "left"), strict=False
-    ):
+    left_to_right = sorted(levels, key=lambda name: values[name])
+    for name, side in zip(left_to_right, ("right", "left"), strict=False):
         axes.axvline(values[name][0], color="0.4", linewidth=1, zorder=1)
         place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "va": "bottom", "size": 8}
         axes.annotate(name, (values[name][0], 1.01), color="0.3", ha=side, **place)

@@ -159,7 +159,7 @@ class Scrubber(View):
         chosen = torch.linspace(0, self.step.max - 1, min(6, self.step.max)).round().long()
         low, high = self.span
         spans = {"confidence": f"\n{low:.1f} to {high:.1f}"}
-        spans["push"] = f"\n-{self.reach:.1f} to +{self.reach:.1f}"
+        spans["push"] = f"\n-{self.reach:.1f} to +{self.reach:.1f} nats"
         rows = {
             f"{name}: {title}{spans.get(title, '')}": images[chosen]
             for name, steps in self.trajectories.items()

@@ -1,14 +1,11 @@
 """Results: from the kept records to the tables and plots that quote them.
 
-In `data/results/`, `sweep-DATASET.jsonl` holds what `sgmgm sweep` measured on the shipped models,
-`earlier-DATASET.jsonl` a sweep with unequal grids, along with which the following were tuned,
-`ablation-DATASET.jsonl` the same on variants that do not ship, `large-DATASET.jsonl` the same with
-more images, `steps-DATASET.jsonl` more numbers of steps, `controls-DATASET.jsonl` pushes of equal
-strength, `benchmark-MACHINE.json` what `scripts.benchmark` measured, and `course.json` what `sgmgm
-course run` reported. `write` puts the numbers into the README and `docs/results.md`.
+`data/results/README.md` says what each file holds. `write` puts the numbers into the README and
+`docs/results.md`.
 """
 
 import math
+import statistics
 from pathlib import Path
 
 from ..course.charts import hyperparameters as plot_hyperparameters
@@ -49,8 +46,7 @@ def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list
     A file that does not exist has none. Rows are those of the seeds that tuned nothing, of `num`
     images or the most there are: the distance falls with the number of images, so only equal
     numbers compare. `tuned` is the distance of the same setting in the tuning (infinite without
-    one): rows are chosen by this seed, which no table reports. `tried` counts the settings of that
-    method and number of passes in the tuning.
+    one), by which rows are chosen. `tried` counts the settings of that method and number of passes.
     """
     records = read_records(path) if Path(path).exists() else []
     final = [r for r in records if r["seed"] != TUNING_SEED]
@@ -60,7 +56,8 @@ def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list
     for row in rows:
         rivals = [r for r in tuning if kind(r) == kind(row)]
         own = [r["scores"]["frechet"] for r in rivals if r["settings"] == row["settings"]]
-        row["tried"], row["tuned"] = len(rivals), min(own, default=math.inf)
+        row["tuned"] = min(own, default=math.inf)
+        row |= {"tried": len(rivals)} if rivals else {}
     return rows, tuning
 
 
@@ -90,8 +87,7 @@ def best(rows: list[dict], guidance: str) -> dict:
 def compared(rows: list[dict]) -> dict[str, tuple[dict, dict]]:
     """Two fair comparisons, "passes" and "steps": the best self-guided row and the best plain one.
 
-    At equal passes a guided image has half the steps. At equal steps, as in the paper's tables, it
-    takes twice the passes.
+    At equal passes a guided image has half the steps; at equal steps it takes twice the passes.
     """
     ours, plain = (
         [row for row in rows if row["settings"]["guidance"] == name] for name in ("self", "none")
@@ -176,17 +172,11 @@ def sweeps(folder: str | Path) -> dict[str, Path]:
     return found
 
 
-def tuned_with(dataset: str, folder: str | Path = FOLDER) -> Path:
-    """The sweep along with which all other records were tuned: the earlier one if it is kept."""
-    kept = [Path(folder) / f"{kind}-{dataset}.jsonl" for kind in ("earlier", "sweep")]
-    return next((path for path in kept if path.exists()), kept[-1])
-
-
 def sources(folder: str | Path) -> list[tuple[str, str, list[dict]]]:
     """(data set, "" or what is special, rows) of every file whose methods are compared."""
     found = [(name, "", reported(path)[0]) for name, path in sweeps(folder).items()]
     large = files(folder, "large-*.jsonl")
-    return found + [(name, ": more images", larger(path)) for name, path in large.items()]
+    return found + [(name, ": more images", reported(path)[0]) for name, path in large.items()]
 
 
 def columns(named: list[tuple[str, list[dict]]]) -> dict[str, list[dict]]:
@@ -229,7 +219,7 @@ def _distance(rows: dict[str, dict], name: str, more: bool = False) -> str:
     text = f"{mean:.2f} ± {spread:.2f}"
     text = f"**{text}**" if mean == min(r["frechet"][0] for r in rows.values()) else text
     scores = " / ".join(f"{row[each][0]:.2f}" for each in ("precision", "recall"))
-    return f"{text}<br>{scores}<br>{row['tried']} tried" if more else text
+    return f"{text}<br>{scores}<br>{row.get('tried', 0)} tried" if more else text
 
 
 def markdown(folder: str | Path = FOLDER) -> str:
@@ -239,17 +229,44 @@ def markdown(folder: str | Path = FOLDER) -> str:
         parts += [f"**{name}{special}**", table(rows, (*FACTS, *ALL_SCORES)), gain(rows)]
     for name in files(folder, "ablation-*.jsonl"):
         parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
-    for name, path in files(folder, "controls-*.jsonl").items():
-        parts += [f"**{name}: pushes of equal strength**", table(reported(path)[0])]
+    for name in files(folder, "controls-*.jsonl"):
+        parts += [f"**{name}: pushes of equal strength**", table(pushes(name, folder))]
+    for name in files(folder, "trainings-*.jsonl"):
+        parts += [f"**{name}: three trainings**", table(trainings(name, folder))]
     return "\n\n".join(part for part in parts if part)
+
+
+def rows_of(dataset: str, folder: str | Path, *kinds: str, num: int = 0) -> list[list[dict]]:
+    """The rows of some files of a data set, of `num` images or the most there are."""
+    return [reported(Path(folder) / f"{kind}-{dataset}.jsonl", num)[0] for kind in kinds]
+
+
+def pushes(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
+    """Rows of the pushes of equal strength, beside no guidance."""
+    rows, swept = rows_of(dataset, folder, "controls", "sweep")
+    rows += [preferred(swept)["none"]] if rows else []
+    return sorted(rows, key=lambda row: row["frechet"][0])
+
+
+def trainings(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
+    """Rows over the shipped and other trainings: mean and deviation of the trainings' means."""
+    anew, shipped = rows_of(dataset, folder, "trainings", "sweep")
+    joint = []
+    for settings in {str(row["settings"]): row["settings"] for row in anew}.values():
+        rows = [row for row in shipped + anew if row["settings"] == settings]
+        means = {name: [row[name][0] for row in rows] for name in ALL_SCORES if name in rows[0]}
+        over = {name: (statistics.mean(of), statistics.stdev(of)) for name, of in means.items()}
+        joint.append(rows[0] | over | {"seeds": sum(row["seeds"] for row in rows)})
+    return sorted(joint, key=lambda row: row["frechet"][0])
 
 
 def ablation(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
     """Rows of the smoothers that do not ship, beside the shipped ones and no guidance."""
-    rows = reported(Path(folder) / f"ablation-{dataset}.jsonl")[0]
-    passes = {row["nfe"] for row in rows}
+    (rows,) = rows_of(dataset, folder, "ablation")
+    num, passes = max((row["num"] for row in rows), default=0), {row["nfe"] for row in rows}
+    earlier, swept = rows_of(dataset, folder, "earlier", "sweep", num=num)
     shipped: dict[str, list] = {}
-    for row in reported(tuned_with(dataset, folder), rows[0]["num"])[0] if rows else ():
+    for row in earlier or swept:  # what they were tuned along with
         if row["settings"]["guidance"] in ("none", "self") and row["nfe"] in passes:
             shipped.setdefault(method(row["settings"]), []).append(row)
     rows += [chosen(same) for same in shipped.values()]
@@ -286,9 +303,8 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
         # to be compared
         "network passes": both if all(len(xs) > 1 for xs, _ in both.values()) else {},
     }  # fmt: skip
-    for title, lines in charts.items():
-        charts[title] = {name: line for name, line in lines.items() if len(line[0]) > 1}
-    return {title: lines for title, lines in charts.items() if lines}
+    drawn = {t: {n: line for n, line in c.items() if len(line[0]) > 1} for t, c in charts.items()}
+    return {title: lines for title, lines in drawn.items() if lines}
 
 
 def benchmarks(folder: str | Path = FOLDER) -> dict[str, dict]:
@@ -312,18 +328,6 @@ def speed(folder: str | Path = FOLDER) -> str:
             f"machine's measured {precision} matrix peak."
         )
     return "\n".join(lines)
-
-
-def larger(path: Path) -> list[dict]:
-    """Rows of a `large-DATASET.jsonl`, with the tuning of the smaller files."""
-    name, folder = path.stem.removeprefix("large-"), path.parent
-    places = folder / f"ablation-{name}.jsonl", tuned_with(name, folder)
-    smaller = [row for place in places for row in reported(place)[0]]
-    kept = {str(row["settings"]): row for row in smaller}
-    for row in (rows := reported(path)[0]):
-        known = kept.get(str(row["settings"]), row)
-        row["tried"], row["tuned"] = known["tried"], known["tuned"]
-    return rows
 
 
 def minutes(folder: str | Path = FOLDER) -> str:

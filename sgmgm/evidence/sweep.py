@@ -193,12 +193,6 @@ ALL_SCORES = (*SCORES, "second recall", "density", "coverage")
 FACTS = ("guidance", "s", "tau", "T", "NFE", "ms", "tried", "samples x seeds")  # before the scores
 
 
-def value_of(record: dict, name: str) -> float | None:
-    """A score of a record; None if it has none."""
-    kind = "second" if name.startswith(SECOND) else "scores"
-    return record.get(kind, {}).get(name.removeprefix(SECOND))
-
-
 def summarise(records: list[dict]) -> list[dict]:
     """A row for each setting: {"settings", "weights", "bf16", "num", "seeds", "nfe", scores}.
 
@@ -214,7 +208,8 @@ def summarise(records: list[dict]) -> list[dict]:
         row = {key: members[0][key] for key in ("settings", "weights", "bf16", "num", "nfe")}
         row["seeds"] = len(members)
         for name in ALL_SCORES:
-            found = (value_of(member, name) for member in members)
+            kind = "second" if name.startswith(SECOND) else "scores"
+            found = (member.get(kind, {}).get(name.removeprefix(SECOND)) for member in members)
             values = [value for value in found if value is not None]
             if len(values) == len(members):
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -2,7 +2,7 @@
 
 from math import log
 
-from sgmgm.evidence.results import FOLDER, hyperparameters, kind, larger, preferred, reported
+from sgmgm.evidence.results import FOLDER, hyperparameters, kind, preferred, reported
 from sgmgm.evidence.sweep import MAIN, read_records
 from sgmgm.pipeline import SHIPPED
 from sgmgm.utils.files import read_json
@@ -11,7 +11,7 @@ NAMES = "cifar10", "fashion-mnist", "sprites"
 ROWS, TUNED = zip(*(reported(FOLDER / f"sweep-{name}.jsonl") for name in NAMES), strict=True)
 C, F, S = BEST = [preferred(rows) for rows in ROWS]  # by method
 SELF, NONE = F["self"], F["none"]
-LARGE = preferred(larger(FOLDER / "large-fashion-mnist.jsonl"))
+LARGE = preferred(reported(FOLDER / "large-fashion-mnist.jsonl")[0])
 OLD, OLD_TUNED = reported(FOLDER / "earlier-fashion-mnist.jsonl")  # bfloat16, unequal grids
 OLD_SELF, OLD_NONE = (preferred(OLD)[each] for each in ("self", "none"))
 PUSHES, TUNED_PUSHES = reported(FOLDER / "controls-fashion-mnist.jsonl")
@@ -61,8 +61,11 @@ STEPS = LONG["longest"]
 HALF_PRECISION = one(OLD, temperature=4, anneal="linear", order="confidence")
 RIGHT = [r["right"] for r in NAMED["named_rightly_of_40"] if r["model"] == "cifar10"][::-1]
 SECOND = [read_json(SHIPPED / "second" / n / "training.json") for n in ("cifar10", "fashion-mnist")]
+(SHIPS,) = (each for each in read_json(FOLDER / "extractors.json")
+            if (each["model"], each["images"]) == ("cifar10", "rebuilt"))  # fmt: skip
+ARMS = LOCAL["arms"][0] | FIRST["arms"][0], *LOCAL["arms"][2:5], LOCAL["arms"][5] | SHIPS
 ARMS = [f"{arm['psnr']:.2f} | {arm['classifier']['frechet']:.2f} | {arm['second']['frechet']:.2f}"
-        for arm in (LOCAL["arms"][0] | FIRST["arms"][0], *LOCAL["arms"][2:6])]  # fmt: skip
+        for arm in ARMS]  # fmt: skip
 WIDE, EIGHT = "wide window, shipped before", "window 8, shipped now"
 CLOTHES = SETS["fashion-mnist"]
 SPRITES = SETS["window_8"]["sprites, longer"]
@@ -118,7 +121,7 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
     "notebooks/01_vq_tokenization.ipynb": [
         *ARMS, f"occurs costs {STEPS['unigram_entropy_of_training_tokens']:.2f} nats",
         "90, 60 and 30 % of the tokens masked, the generator needs {:.2f}, {:.2f} and {:.2f}, "
-        "which is {:.0f}, {:.0f} and {:.0f} % of that".format(*(
+        "which is {:.1f}, {:.1f} and {:.1f} % of that".format(*(
             factor * STEPS[f"{name}_0.{n}"] for name, factor in (("nll", 1), ("share", 100))
             for n in (9, 6, 3))),
         *("| {:.2f} | {:.2f} |".format(*(SPRITES["rebuilt"][each][score] for each in (WIDE, EIGHT)))

@@ -173,7 +173,6 @@ def test_an_earlier_sweep_stays_with_what_was_tuned_along_with_it(folder):
     (folder / "ablation-sprites.jsonl").write_text(json.dumps(other) + "\n")
     before = results.ablation("sprites", folder)
     (folder / "sweep-sprites.jsonl").rename(folder / "earlier-sprites.jsonl")
-    assert results.tuned_with("sprites", folder).name == "earlier-sprites.jsonl"
     assert results.ablation("sprites", folder) == before and len(before) > 1
 
 
@@ -182,7 +181,23 @@ def test_pushes_of_equal_strength_have_a_table(folder):
     arm["settings"]["smoother"] = "weak, 100 steps"
     (folder / "controls-sprites.jsonl").write_text(json.dumps(arm) + "\n")
     text = results.markdown(folder)
-    assert "**sprites: pushes of equal strength**" in text and "| auto (weak, 100 steps) |" in text
+    own = text.split("**sprites: pushes of equal strength**")[1]
+    assert "| auto (weak, 100 steps) |" in own and "| none |" in own
+
+
+def test_several_trainings_are_one_row(folder):
+    """The deviation is that of the trainings' means, not that of all seeds."""
+    shipped = [record("none", 0.0, 4.0, d) | {"seed": s} for s, d in enumerate((3.0, 4.0))]
+    (folder / "sweep-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in shipped))
+    anew = [
+        record("none", 0.0, 4.0, d) | {"seed": seed, "weights": weights, "key": f"{weights}{seed}"}
+        for weights, distances in (("first", (4.0, 5.0)), ("second", (2.0, 3.0)))
+        for seed, d in enumerate(distances)
+    ]
+    (folder / "trainings-sprites.jsonl").write_text("".join(json.dumps(r) + "\n" for r in anew))
+    (row,) = results.trainings("sprites", folder)
+    assert row["frechet"] == (3.5, 1.0) and row["seeds"] == 6
+    assert "**sprites: three trainings**" in results.markdown(folder)
 
 
 def test_the_block_replaces_what_stood_there(folder, tmp_path, monkeypatch):

@@ -1,0 +1,68 @@
+"""Other trainings: does the gain of a guidance hold when the networks are trained anew?
+
+The generator, its smoother and its weak model are trained with other seeds, on the shipped
+tokenizer, and sampled at the settings that were tuned on the shipped ones. Nothing is tuned anew.
+`results.trainings` joins the records with those of the shipped training.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sgmgm.evidence import results
+from sgmgm.evidence.sweep import summarise, sweep, table
+from sgmgm.pipeline import Pipeline, find_pipeline, write_card
+from sgmgm.settings import Sampling
+from sgmgm.utils.devices import has_bf16
+from sgmgm.utils.files import check_writable
+from sgmgm.workflow import train
+
+from . import exit_code
+from .evidence import FINAL, SEEDS
+
+TRAININGS = (1, 2)  # seeds; the shipped networks have 0
+PARTS = ("transformer", "smoother", "weak")
+SHARED = ("classifier", "tokenizer")
+GUIDANCES = ("none", "self", "auto", "cfg")
+
+
+def trained(shipped: Path, seed: int, work: Path) -> Path:
+    """A pipeline folder with the shipped tokenizer, and all that rests on it trained anew."""
+    folder = work / f"training-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in SHARED:
+        if not (folder / part).exists():
+            (folder / part).symlink_to((shipped / part).resolve(), target_is_directory=True)
+    card = Pipeline.from_pretrained(shipped, "cpu").card
+    if not (folder / "pipeline.json").is_file():
+        write_card(folder, card)
+    for part in PARTS:
+        train(part, card.dataset, card.preset, folder, seed, "cpu")
+    return folder
+
+
+def run(args) -> None:
+    """One training after the other; what a stopped run has done stays."""
+    shipped = find_pipeline(args.model)
+    out = args.out / f"trainings-{shipped.name}.jsonl"
+    check_writable(out)
+    rows, _ = results.reported(args.out / f"sweep-{shipped.name}.jsonl")
+    points = [Sampling(**results.best(rows, guidance)) for guidance in GUIDANCES]
+    for seed in TRAININGS:
+        folder = trained(shipped, seed, args.work)
+        # where there is no bfloat16 the fast path gives the same images as the plain loop
+        pipeline = Pipeline.from_pretrained(folder, "cpu", bf16=not has_bf16("cpu"))
+        print(table(summarise(sweep(pipeline, points, FINAL, SEEDS, out))), flush=True)
+
+
+def main(arguments=None) -> int:
+    """`python -m scripts.trainings`; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="fashion-mnist", help="a shipped name")
+    parser.add_argument("--work", type=Path, default=Path("runs") / "trainings", help="models")
+    parser.add_argument("--out", type=Path, default=results.FOLDER, help="the records' folder")
+    return exit_code(run, parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
