@@ -428,7 +428,7 @@ def difference_maps(
     for line, row in zip(grid[len(images) :], maps.values(), strict=True):
         for axes, values in zip(line, as_grid(row), strict=True):
             shown = show(axes, values.numpy(), **colours)
-            axes.set_facecolor("0.8")
+            axes.set_facecolor("0.6")
             axes.set_xlabel(f"{values.nanmean():+.2f} nats", size=8)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)

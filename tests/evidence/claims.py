@@ -138,8 +138,9 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
             for each in (WIDE, EIGHT))),
         "| {frechet:.2f} | ".format(**SAMPLED[WIDE]) + "{frechet:.2f} |".format(**SAMPLED[EIGHT]),
         "| {:.0f} % | {:.0f} % |".format(*(100 * row["coherence"] for row in SAMPLED.values())),
-        "distance of {:.2f}, and images generated from its tokens one of {:.2f}. A window of 4 × 4 "
-        "pixels gave {:.2f} and {:.2f}".format(*(
+        "distance of {:.2f}, and 400 images generated from its tokens one of {:.2f}. (It is larger "
+        "than that of lesson 00, because few images make the distance larger: see lesson 07.) A "
+        "window of 4 × 4 pixels gave {:.2f} and {:.2f}".format(*(
             value for each in ("shipped", "local") for value in (
                 CLOTHES["rebuilt"][each]["classifier"]["frechet"],
                 min(row["classifier"]["frechet"] for row in CLOTHES["samples"][each])))),
