@@ -2,7 +2,7 @@
 
 from math import log
 
-from sgmgm.evidence.results import FOLDER, hyperparameters, kind, preferred, reported
+from sgmgm.evidence.results import FOLDER, hyperparameters, kind, preferred, reported, trainings
 from sgmgm.evidence.sweep import MAIN, read_records
 from sgmgm.pipeline import SHIPPED
 from sgmgm.utils.files import read_json
@@ -16,6 +16,14 @@ OLD, OLD_TUNED = reported(FOLDER / "earlier-fashion-mnist.jsonl")  # bfloat16, u
 OLD_SELF, OLD_NONE = (preferred(OLD)[each] for each in ("self", "none"))
 PUSHES, TUNED_PUSHES = reported(FOLDER / "controls-fashion-mnist.jsonl")
 PUSHES, STRENGTH = preferred(PUSHES), TUNED_PUSHES[0]["strength"]
+JOINT = {row["settings"]["guidance"]: row for row in trainings("fashion-mnist")}  # over three
+ANEW = [r["weights"] for r in read_records(FOLDER / "trainings-fashion-mnist.jsonl")]  # in turn
+ANEW = sorted(reported(FOLDER / "trainings-fashion-mnist.jsonl")[0],
+              key=lambda row: ANEW.index(row["weights"]))  # fmt: skip
+SINGLE = {
+    name: [F[name], *(row for row in ANEW if row["settings"] == F[name]["settings"])]
+    for name in JOINT
+}  # a row for each training
 OTHER = preferred(reported(FOLDER / "ablation-fashion-mnist.jsonl")[0])
 OTHER = {name[6:-1].removeprefix("smoother-"): row for name, row in OTHER.items()}
 HEAT = read_records(FOLDER / "temperature-fashion-mnist.jsonl")
@@ -72,15 +80,42 @@ SPRITES = SETS["window_8"]["sprites, longer"]
 SAMPLED = {each: min(SPRITES["samples"][each], key=lambda row: row["frechet"])
            for each in (WIDE, EIGHT)}  # fmt: skip
 SAID = {  # page: the parts of its sentences that have numbers, as the records make them
-    "README.md": [f"{EDGES} of 15 are still at an edge"],
+    "README.md": [
+        f"{EDGES} of 15 are still at an edge",
+        f"plain sampling with 8 steps comes within {cut(C['self'], EIGHT_CIFAR):.0f} %",
+        f"by {cut(C['cfg'], C['self']):.0f} % at less than a third of the recall, or by "
+        f"{cut(NEAR[1], C['self']):.0f} % with little less",
+    ],
     "docs/results.md": [
         f"removes {cut(SELF, NONE):.0f} % of the best unguided distance by the classifier and "
         f"{cut(SELF, NONE, 'second frechet'):.0f} % by the second extractor",
         f"15 best settings, {EDGES} are at an edge",
-        f"With 10,000 images it was {cut(LARGE['self'], LARGE['none']):.0f} %",
+        "with 10,000 images it is {:.0f} % and {:.0f} %".format(
+            *(cut(LARGE["self"], LARGE["none"], score) for score in ("frechet", "second frechet"))),
+        "ties with it by the classifier and removes "
+        f"{cut(F['cfg'], NONE, 'second frechet'):.0f} % by the second extractor",
+        "removes {:.0f} % of the unguided distance by the classifier and {:.0f} % by the second "
+        "extractor".format(*(cut(JOINT["self"], JOINT["none"], score)
+                             for score in ("frechet", "second frechet"))),
+        f"removes {cut(JOINT['cfg'], JOINT['none'], 'second frechet'):.0f} % by the second",
+        f"removes {cut(F['self (smoother-lora)'], NONE, 'second frechet'):.0f} %",
+        f"its distance is {-cut(S['self (smoother-lora)'], S['none']):.0f} % larger than that",
+        f"{cut(S['spatial'], S['self']):.0f} % smaller than self-guidance on sprites, and "
+        f"{cut(S['spatial'], S['none']):.0f} % smaller than plain sampling",
+        f"It takes {S['spatial']['ms']:.0f} ms an image, self-guidance {S['self']['ms']:.0f}",
+        f"still {cut(NEAR[1], C['self']):.0f} % below that of self-guidance, and "
+        f"{cut(NEAR[1], C['self'], 'second frechet'):.0f} % by the second extractor",
+        f"is {cut(NEAR[1], C['self'], 'second recall'):.0f} % lower by the second extractor. The "
+        f"class is right in {100 * NEAR[1]['accuracy'][0]:.0f} % of the images, against "
+        f"{100 * C['self']['accuracy'][0]:.0f} %",
+        f"{-cut(C['self+cfg'], C['cfg']):.0f} % larger than classifier-free guidance alone",
+        f"has the class right more often ({100 * SELF['accuracy'][0]:.0f} % against "
+        f"{100 * F['auto']['accuracy'][0]:.0f} %)",
+        f"be {cut(LONGER, EIGHT_STEPS):.0f} % better than plain sampling at 8 steps each",
+        f"(the table shows its best, {two(OLD_SELF)} at temperature 3)",
         f"Recall rises from {two(NONE, 'recall')} to {two(SELF, 'recall')}, and precision falls "
         f"from {two(NONE, 'precision')} to {two(SELF, 'precision')}",
-        f"of that distance self-guidance removes {cut(C['self'], EIGHT_CIFAR):.0f} %, and "
+        f"removes {cut(C['self'], EIGHT_CIFAR):.0f} % of its distance of {two(EIGHT_CIFAR)}, and "
         f"{cut(C['self'], EIGHT_CIFAR, 'second frechet'):.0f} % by the second extractor",
         f"has a distance {cut(F['auto'], SELF):.0f} % smaller on Fashion-MNIST",
         f"removes {cut(C['cfg'], C['none']):.0f} % of the distance by the classifier and "
@@ -88,12 +123,12 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"At temperature 4 the shipped one has a distance of {two(HALF_PRECISION)}",
         f"[coherence](glossary.md#coherence) {two(S['self'], 'coherence')} against "
         f"{two(S['none'], 'coherence')}",
-        f"removes {cut(S['self'], EIGHT_STEPS):.0f} % of the distance there",
+        f"removes {cut(S['self'], EIGHT_STEPS):.0f} % of the distance, at the same recall",
         "{} against {} at recalls of {} and {}".format(
             *(two(row, each) for each in ("frechet", "recall") for row in NEAR)),
         f"KL(plain ‖ guided) of {STRENGTH:.2f} nats",
-        f"The distance of autoguidance is {-cut(S['auto'], S['self']):.0f} % larger, and that of "
-        f"classifier-free guidance {-cut(S['cfg'], S['self']):.0f} %",
+        f"The distance of autoguidance is {-cut(S['auto'], S['self']):.0f} % larger than that of "
+        f"self-guidance, and that of classifier-free guidance {-cut(S['cfg'], S['self']):.0f} %",
         f"(`smoother-steps-400-rate-30`, {LONGER['tried']} settings",
         f"the distance there is {two(LONGER)} in place of {two(S['self'])}",
     ],
@@ -114,9 +149,9 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
     ],
     "notebooks/00_tour.ipynb": [
         f"from the {two(LARGE['none'])} of plain sampling to {two(LARGE['self'])}",
-        f"(precision {two(LARGE['self'], 'precision')} against {two(LARGE['none'], 'precision')})",
-        f"had {LARGE['self']['tried']} settings to choose from and plain sampling "
-        f"{LARGE['none']['tried']}",
+        *(f"({each} {two(LARGE['self'], each)} against {two(LARGE['none'], each)})"
+          for each in ("precision", "recall")),
+        f"had {SELF['tried']} settings to choose from and plain sampling {NONE['tried']}",
     ],
     "notebooks/01_vq_tokenization.ipynb": [
         *ARMS, f"occurs costs {STEPS['unigram_entropy_of_training_tokens']:.2f} nats",
@@ -156,6 +191,8 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         "{:.2f} ± {:.2f} in bf16 and {:.2f} ± {:.2f} in `float32`".format(
             *HALF_PRECISION["frechet"], *one(ROWS[1], scale=1, temperature=4)["frechet"])],
     "notebooks/08_capstone.ipynb": [
+        f"on Fashion-MNIST {cut(SELF, F['sharpened']):.0f} %, because `sharpened` has "
+        f"{two(F['sharpened'])}",
         f"{EDGES} of the 15 best settings",
         f"at 16: about {GUIDED[16]:.1f} against {PLAIN[16]:.1f}. At 32 passes it gains as much: "
         f"about {GUIDED[32]:.1f} against {PLAIN[32]:.1f}",
