@@ -284,9 +284,8 @@ def trade_off(curves: Mapping[str, Sequence[tuple[float, float, str]]]) -> Plot:
         best = min(distance for _, distance, _ in plain)
         for axes in row:
             axes.axhline(best, color="0.4", linewidth=1)
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "color": "0.3", "size": 8}
-        place |= {"ha": "right", "va": "bottom"}
-        row[0].annotate("the best without guidance", (0.99, best), **place)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+        row[0].annotate("best without guidance", (0.01, best), color="0.3", size=8, **place)
     row[-1].set_title("numbers: the temperatures at a curve's ends", loc="right")
     plot.legend(row[0].lines[: len(shown)], shown, loc="outside upper center", ncols=len(shown))
     for axes in row:

@@ -299,5 +299,8 @@ def test_all_points_are_of_the_models_that_ship(path):
         point = Sampling(**json.loads(words))
         if path.stem.startswith("controls") and "steps" in point.smoother:
             continue  # trained for this only
+        if path.stem.startswith("trainings"):
+            assert weights != fingerprint(folder, point), words
+            continue
         if not point.guidance_part or (folder / point.guidance_part).is_dir():
             assert weights == fingerprint(folder, point), words

@@ -180,7 +180,7 @@ def test_a_trade_off_curve_runs_over_temperature_at_the_best_scale():
         assert [list(line.get_xdata()) for line in lines] == [[6.5], [8, 7.5]]
         assert list(level.get_ydata()) == [3.5, 3.5]
     assert left.get_xlim()[1] < 7.5 <= right.get_xlim()[0] + 0.1
-    best = "the best without guidance"
+    best = "best without guidance"
     assert {text.get_text() for text in left.texts} == {"4", "8", "16", "//", best}
     assert plot.png().startswith(b"\x89PNG") and "none; self" in plot.alt and "cfg" not in plot.alt
 
