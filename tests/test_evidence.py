@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from scripts import controls, evidence
+from scripts import controls, evidence, trainings
 from sgmgm.evidence.results import reported
-from sgmgm.evidence.sweep import TUNING_SEED, method, sweep
+from sgmgm.evidence.sweep import TUNING_SEED, fingerprint, method, sweep
 from sgmgm.pipeline import Pipeline
 from sgmgm.settings import Sampling
 
@@ -99,3 +99,23 @@ def test_pushes_of_equal_strength(trained, tmp_path, monkeypatch):
     steps = (json.loads((tmp_path / f"{part}" / part.split("-")[0] / "training.json").read_text())
              ["step"] for part in ("smoother-2", "weak-3"))  # fmt: skip
     assert list(steps) == [2, 3]
+
+
+def test_networks_trained_anew_are_sampled_at_the_same_settings(trained, tmp_path, monkeypatch):
+    small = {"TRAININGS": (5,), "FINAL": 11, "SEEDS": [0, 1], "GUIDANCES": ("none", "self")}
+    for name, value in small.items():
+        monkeypatch.setattr(trainings, name, value)
+    points = [Sampling(guidance="self", steps=8, scale=2.0), Sampling(steps=16, scale=0.0)]
+    sweep(Pipeline.from_pretrained(trained, "cpu"), points, 11, [0],
+          tmp_path / f"sweep-{trained.name}.jsonl")  # fmt: skip
+    arguments = ["--model", str(trained), "--work", str(tmp_path), "--out", str(tmp_path)]
+    assert trainings.main(arguments) == 0
+    rows, _ = reported(tmp_path / f"trainings-{trained.name}.jsonl")
+    assert sorted(row["settings"]["guidance"] for row in rows) == ["none", "self"]
+    folder = tmp_path / "training-5"
+    for row in rows:
+        point = Sampling(**row["settings"])
+        assert point in points and row["seeds"] == 2
+        assert row["weights"] == fingerprint(folder, point) != fingerprint(trained, point)
+    for part in ("transformer", "smoother", "weak"):
+        assert json.loads((folder / part / "training.json").read_text())["seed"] == 5
