@@ -7,8 +7,6 @@ its best setting does, by the mean KL(plain || guided) on test images. Its tempe
 with further values where the best one lies at an edge.
 """
 
-import argparse
-import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -22,7 +20,7 @@ from sgmgm.evidence import results
 from sgmgm.evidence.sweep import TUNING_SEED, summarise, sweep, table
 from sgmgm.guidance import GUIDANCES
 from sgmgm.masking import random_mask
-from sgmgm.pipeline import Pipeline, find_pipeline, write_card
+from sgmgm.pipeline import Pipeline, find_pipeline
 from sgmgm.settings import Sampling
 from sgmgm.smoothing import SMOOTHERS
 from sgmgm.tasks import SmootherTask, TransformerTask
@@ -32,14 +30,13 @@ from sgmgm.utils.devices import has_bf16
 from sgmgm.utils.files import check_writable, write_bytes
 from sgmgm.workflow import cached_tokens
 
-from . import exit_code
 from .evidence import FINAL, FIRST, PASSES, SEEDS, TEMPERATURES, TUNING, grown
+from .variants import command, named, variant
 
 IMAGES = 500  # test images behind the strength of a push
 CONTROL_STEPS = (50, 100, 400)
 WEAK_STEPS = (100, 400, 1600)
 SHARED = ("classifier", "tokenizer", "transformer")
-IDENTITY = ("dataset", "preset", "weights", "bf16", "num", "seed", "settings")  # of a record's key
 # name -> guidance, a part that does not ship, and its training steps
 ARMS: dict[str, tuple[str, str | None, int]] = {
     "self": ("self", None, 0),
@@ -58,16 +55,9 @@ def folder_of(shipped: Path, part: str | None, steps: int, work: Path) -> Path:
     """A pipeline folder with the shipped networks and this part, trained for so many steps."""
     if part is None:
         return shipped
-    folder = work / f"{part}-{steps}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in SHARED:
-        if not (folder / name).exists():
-            (folder / name).symlink_to((shipped / name).resolve(), target_is_directory=True)
-    pipeline = Pipeline.from_pretrained(shipped, "cpu")
-    if not (folder / "pipeline.json").is_file():
-        write_card(folder, pipeline.card)
+    folder = variant(shipped, SHARED, work / f"{part}-{steps}")
     if not (folder / part / "training.json").is_file():
-        train(part, steps, folder, pipeline)
+        train(part, steps, folder, Pipeline.from_pretrained(shipped, "cpu"))
     return folder
 
 
@@ -155,9 +145,7 @@ def arm(name: str, shipped: Path, best: Sampling, work: Path) -> list[dict]:
     for record in records:
         record["strength"] = wanted
         if part:  # so that tables tell the arms apart
-            record["settings"]["smoother"] = name
-            identity = json.dumps({key: record[key] for key in IDENTITY}, sort_keys=True)
-            record["key"] = hashlib.sha256(identity.encode()).hexdigest()[:16]
+            named(record, name)
     return records
 
 
@@ -177,11 +165,7 @@ def run(args) -> None:
 
 def main(arguments=None) -> int:
     """`python -m scripts.controls`; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="fashion-mnist", help="a shipped name")
-    parser.add_argument("--work", type=Path, default=Path("runs") / "controls", help="models")
-    parser.add_argument("--out", type=Path, default=results.FOLDER, help="the records' folder")
-    return exit_code(run, parser.parse_args(arguments))
+    return command(__doc__, run, "controls", arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from sgmgm.evidence.sweep import TUNING_SEED, grid_points, read_records, sweep
+from sgmgm.evidence.sweep import TUNING_SEED, grid_points, read_records, sweep, unused
 from sgmgm.guidance import GUIDANCES
 from sgmgm.pipeline import Pipeline
 from sgmgm.scoring import balanced_labels, generate
@@ -67,19 +67,27 @@ class Queue:
         out = self.folder / f"{kind}-{self.name}.jsonl"
         return sweep(self.pipeline, [point], num, [seed], out)[0]
 
-    def tuned(self, guidance: str, smoother: str | None = None, passes: int = PASSES) -> Sampling:
+    def tuning(self, point: Sampling) -> float:
+        """The Fréchet distance of a point by which settings are chosen."""
+        return self.score(point, TUNING, TUNING_SEED)["scores"]["frechet"]
+
+    def tuned(
+        self, guidance: str, smoother: str | None = None, passes: int = PASSES,
+        order: str = "confidence",
+    ) -> Sampling:  # fmt: skip
         """The best setting of a method on a grid at none of whose edges it lies."""
         steps = passes // GUIDANCES[guidance][0].passes
-        base = Sampling(guidance=guidance, steps=steps, smoother=smoother or "smoother")
-        edges = {name: [LADDERS[name].index(value) for value in FIRST[name]] for name in FIRST}
+        base = Sampling(
+            guidance=guidance, steps=steps, smoother=smoother or "smoother", order=order
+        )
+        first = {name: FIRST[name] for name in FIRST if name not in unused(base)}
+        edges = {name: [LADDERS[name].index(value) for value in first[name]] for name in first}
         while True:
             grid = {n: list(LADDERS[n][low : high + 1]) for n, (low, high) in edges.items()}
             points = grid_points(base, grid)
-            best = min(
-                points, key=lambda p: self.score(p, TUNING, TUNING_SEED)["scores"]["frechet"]
-            )
+            best = min(points, key=self.tuning)
             before = {name: list(pair) for name, pair in edges.items()}
-            for name in edges if guidance != "none" else ("temperature",):
+            for name in edges:
                 at = LADDERS[name].index(getattr(best, name))
                 edges[name] = grown(edges[name], at, LADDERS[name])
             if edges == before:

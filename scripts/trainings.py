@@ -5,20 +5,19 @@ tokenizer, and sampled at the settings that were tuned on the shipped ones. Noth
 `results.trainings` joins the records with those of the shipped training.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from sgmgm.evidence import results
 from sgmgm.evidence.sweep import summarise, sweep, table
-from sgmgm.pipeline import Pipeline, find_pipeline, write_card
+from sgmgm.pipeline import Pipeline, find_pipeline
 from sgmgm.settings import Sampling
 from sgmgm.utils.devices import has_bf16
 from sgmgm.utils.files import check_writable
 from sgmgm.workflow import train
 
-from . import exit_code
 from .evidence import FINAL, SEEDS
+from .variants import command, variant
 
 TRAININGS = (1, 2)  # seeds; the shipped networks have 0
 PARTS = ("transformer", "smoother", "weak")
@@ -28,14 +27,8 @@ GUIDANCES = ("none", "self", "auto", "cfg")
 
 def trained(shipped: Path, seed: int, work: Path) -> Path:
     """A pipeline folder with the shipped tokenizer, and all that rests on it trained anew."""
-    folder = work / f"training-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in SHARED:
-        if not (folder / part).exists():
-            (folder / part).symlink_to((shipped / part).resolve(), target_is_directory=True)
+    folder = variant(shipped, SHARED, work / f"training-{seed}")
     card = Pipeline.from_pretrained(shipped, "cpu").card
-    if not (folder / "pipeline.json").is_file():
-        write_card(folder, card)
     for part in PARTS:
         train(part, card.dataset, card.preset, folder, seed, "cpu")
     return folder
@@ -57,11 +50,7 @@ def run(args) -> None:
 
 def main(arguments=None) -> int:
     """`python -m scripts.trainings`; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="fashion-mnist", help="a shipped name")
-    parser.add_argument("--work", type=Path, default=Path("runs") / "trainings", help="models")
-    parser.add_argument("--out", type=Path, default=results.FOLDER, help="the records' folder")
-    return exit_code(run, parser.parse_args(arguments))
+    return command(__doc__, run, "trainings", arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from scripts import controls, evidence, trainings
+from scripts import conditions, controls, evidence, trainings
 from sgmgm.evidence.results import reported
 from sgmgm.evidence.sweep import TUNING_SEED, fingerprint, method, sweep
 from sgmgm.pipeline import Pipeline
@@ -39,6 +39,15 @@ def test_no_guidance_has_temperatures_only():
     best = queue.tuned("none", None)
     assert (best.temperature, best.scale, best.steps) == (evidence.TEMPERATURES[-1], 0.0, 16)
     assert {point.scale for point in queue.asked} == {0.0}
+
+
+def test_an_order_without_temperature_has_scales_only():
+    queue = Landscape(lambda p: abs(p.scale - 4.0))
+    best = queue.tuned("self", order="random")
+    assert (best.temperature, best.scale, best.order) == (0.0, 4.0, "random")
+    queue.asked.clear()
+    queue.tuned("none", order="halton")
+    assert [(p.order, p.scale, p.temperature) for p in queue.asked] == [("halton", 0.0, 0.0)]
 
 
 def test_a_stopped_queue_goes_on(trained, tmp_path, monkeypatch, capsys):
@@ -119,3 +128,39 @@ def test_networks_trained_anew_are_sampled_at_the_same_settings(trained, tmp_pat
         assert row["weights"] == fingerprint(folder, point) != fingerprint(trained, point)
     for part in ("transformer", "smoother", "weak"):
         assert json.loads((folder / part / "training.json").read_text())["seed"] == 5
+
+
+def test_other_generators_smoothers_and_orders(trained, tmp_path, monkeypatch):
+    for name, value in {"TUNING": 10, "LADDERS": {"temperature": (2.0, 4.0), "scale": (1.0, 2.0)},
+                        "FIRST": {"temperature": (2.0, 4.0), "scale": (1.0, 2.0)}}.items():  # fmt: skip
+        monkeypatch.setattr(evidence, name, value)
+    for name, value in {"FINAL": 11, "SEEDS": [0, 1], "GENERATORS": (2,), "ORDERS": ("random",),
+                        "SMOOTHERS": {"smoother, rate 60": {"rate": 0.6, "steps": 2}},
+                        "TOKEN_TEMPERATURES": (1.0, 0.5)}.items():  # fmt: skip
+        monkeypatch.setattr(conditions, name, value)
+    arguments = ["--model", str(trained), "--work", str(tmp_path / "w"), "--out", str(tmp_path)]
+    assert conditions.main(arguments) == 0
+    found = {kind: reported(tmp_path / f"{kind}-{trained.name}.jsonl") for kind in conditions.KINDS}
+    methods = {kind: {method(row["settings"]) for row in rows} for kind, (rows, _) in found.items()}
+    assert methods["generators"] == {"none (generator, 2 steps)", "self (generator, 2 steps)"}
+    assert methods["smoothers"] == {"self (smoother, rate 60)"}
+    tried = {kind: {row["settings"]["guidance"]: row["tried"] for row in rows}
+             for kind, (rows, _) in found.items()}  # fmt: skip
+    assert tried["generators"] == {"none": 2, "self": 4} and tried["smoothers"] == {"self": 4}
+    rows, tuning = found["orders"]
+    assert len(tuning) == 2 + 4 and {row["settings"]["order"] for row in rows} == {"random"}
+    for row in rows:  # the token temperature of the lowest distance while tuning
+        rivals = [r for r in tuning if r["settings"]["guidance"] == row["settings"]["guidance"]]
+        best = min(rivals, key=lambda record: record["scores"]["frechet"])
+        assert best["settings"] == row["settings"] and best["weights"] == row["weights"]
+    report = tmp_path / "w" / "smoother-rate-60" / "smoother" / "training.json"
+    assert json.loads(report.read_text())["step"] == 2
+
+
+def test_a_token_temperature_divides_the_logits(trained, tmp_path):
+    plain = Pipeline.from_pretrained(trained, "cpu").transformer
+    cold = Pipeline.from_pretrained(conditions.cooled(trained, 0.5, tmp_path), "cpu").transformer
+    canvas, labels = plain.blank, torch.tensor([1])
+    with torch.no_grad():
+        warm, cool = (model(canvas, labels).logits for model in (plain, cold))
+    torch.testing.assert_close(cool, 2 * warm)
