@@ -131,12 +131,14 @@ def test_networks_trained_anew_are_sampled_at_the_same_settings(trained, tmp_pat
 
 
 def test_other_generators_smoothers_and_orders(trained, tmp_path, monkeypatch):
-    for name, value in {"TUNING": 10, "LADDERS": {"temperature": (2.0, 4.0), "scale": (1.0, 2.0)},
-                        "FIRST": {"temperature": (2.0, 4.0), "scale": (1.0, 2.0)}}.items():  # fmt: skip
+    grid = {"temperature": (2.0, 4.0), "scale": (1.0, 2.0)}
+    for name, value in {"TUNING": 10, "LADDERS": grid, "FIRST": grid}.items():
         monkeypatch.setattr(evidence, name, value)
-    for name, value in {"FINAL": 11, "SEEDS": [0, 1], "GENERATORS": (2,), "ORDERS": ("random",),
-                        "SMOOTHERS": {"smoother, rate 60": {"rate": 0.6, "steps": 2}},
-                        "TOKEN_TEMPERATURES": (1.0, 0.5)}.items():  # fmt: skip
+    small = {
+        "FINAL": 11, "SEEDS": [0, 1], "GENERATORS": (2,), "ORDERS": ("random",),
+        "SMOOTHERS": {"smoother, rate 60": {"rate": 0.6, "steps": 2}},
+        "TOKEN_TEMPERATURES": (1.0, 0.5)}  # fmt: skip
+    for name, value in small.items():
         monkeypatch.setattr(conditions, name, value)
     arguments = ["--model", str(trained), "--work", str(tmp_path / "w"), "--out", str(tmp_path)]
     assert conditions.main(arguments) == 0

@@ -37,6 +37,9 @@ CARD = (
     "served the tokenizer's training. All methods began with the same grid of settings (*tried*). "
     "See [how to read them](../../../docs/results.md#how-to-read-the-tables)."
 )
+EXPERIMENTS = {"controls": "pushes of equal strength", "generators": "less trained generators",
+               "smoothers": "smoothers trained otherwise",
+               "orders": "other orders of decoding"}  # fmt: skip
 MINUTES = "<!-- minutes: written by `sgmgm results` -->", "<!-- end of minutes -->"
 
 
@@ -61,9 +64,9 @@ def reported(path: str | Path, num: int | None = None) -> tuple[list[dict], list
     return rows, tuning
 
 
-def kind(row: dict) -> tuple[str, float]:
-    """What the tuning compares: method and number of network passes."""
-    return method(row["settings"]), row["nfe"]
+def kind(row: dict) -> tuple[str, float, str]:
+    """What the tuning compares: method, number of network passes and order."""
+    return method(row["settings"]), row["nfe"], row["settings"]["order"]
 
 
 def chosen(rows: list[dict]) -> dict:
@@ -73,8 +76,8 @@ def chosen(rows: list[dict]) -> dict:
 
 def within(rows: list[dict], passes: int = 16) -> list[dict]:
     """Of each method the rows with the most network passes up to this number."""
-    allowed = sorted(kind(row) for row in rows if row["nfe"] <= passes)
-    most = dict(allowed)  # the last one of a method counts
+    allowed = sorted((row["nfe"], method(row["settings"])) for row in rows if row["nfe"] <= passes)
+    most = {name: nfe for nfe, name in allowed}  # the last one of a method counts
     return [row for row in rows if row["nfe"] == most.get(method(row["settings"]))]
 
 
@@ -152,7 +155,7 @@ def verdict(folder: str | Path = FOLDER) -> str:
                 f"**{result}**, {100 * (mine / its - 1):+.0f} %"
             )
     said = [f"- Against **{titles[what]}**, self-guidance "
-            + "; ".join(f"**{result}** on {' and '.join(found[result])}"
+            + "; ".join(f"**{result}** on {' and '.join(', '.join(found[result]).rsplit(', ', 1))}"
                         for result in ("wins", "ties", "loses") if result in found) + "."
             for what, found in words.items() if found]  # fmt: skip
     lines = markdown_table(["Fréchet distance of self-guidance", *names], list(cells.values()))
@@ -229,8 +232,9 @@ def markdown(folder: str | Path = FOLDER) -> str:
         parts += [f"**{name}{special}**", table(rows, (*FACTS, *ALL_SCORES)), gain(rows)]
     for name in files(folder, "ablation-*.jsonl"):
         parts += [f"**{name}: other smoothers and schedules**", table(ablation(name, folder))]
-    for name in files(folder, "controls-*.jsonl"):
-        parts += [f"**{name}: pushes of equal strength**", table(pushes(name, folder))]
+    for what, title in EXPERIMENTS.items():
+        for name in files(folder, f"{what}-*.jsonl"):
+            parts += [f"**{name}: {title}**", table(experiment(what, name, folder))]
     for name in files(folder, "trainings-*.jsonl"):
         parts += [f"**{name}: three trainings**", table(trainings(name, folder))]
     return "\n\n".join(part for part in parts if part)
@@ -241,10 +245,11 @@ def rows_of(dataset: str, folder: str | Path, *kinds: str, num: int = 0) -> list
     return [reported(Path(folder) / f"{kind}-{dataset}.jsonl", num)[0] for kind in kinds]
 
 
-def pushes(dataset: str, folder: str | Path = FOLDER) -> list[dict]:
-    """Rows of the pushes of equal strength, beside no guidance."""
-    rows, swept = rows_of(dataset, folder, "controls", "sweep")
-    rows += [preferred(swept)["none"]] if rows else []
+def experiment(what: str, dataset: str, folder: str | Path = FOLDER) -> list[dict]:
+    """Rows of one of the `EXPERIMENTS`, beside no guidance and the shipped self-guidance."""
+    rows, swept = rows_of(dataset, folder, what, "sweep")
+    known, usual = [row["settings"] for row in rows], preferred(swept) if rows else {}
+    rows += [usual[n] for n in ("none", "self") if n in usual and usual[n]["settings"] not in known]
     return sorted(rows, key=lambda row: row["frechet"][0])
 
 
@@ -300,7 +305,6 @@ def hyperparameters(dataset: str, folder: str | Path = FOLDER) -> dict[str, dict
         "guidance scale s": {"self, 8 steps": curve(known, "scale", steps=8)},
         "temperature": {f"{g}, {n} steps": curve(known, "temperature", guidance=g, steps=n)
                         for g, n in (("none", 16), ("self", 8))},
-        # to be compared
         "network passes": both if all(len(xs) > 1 for xs, _ in both.values()) else {},
     }  # fmt: skip
     drawn = {t: {n: line for n, line in c.items() if len(line[0]) > 1} for t, c in charts.items()}
@@ -365,9 +369,8 @@ def pages(folder: str | Path = FOLDER, root: str | Path = ROOT) -> dict[Path, st
 
 def card(place: Path, rows: list[dict]) -> str:
     """The card of a pipeline folder, with these rows as its scores."""
-    if not rows:
-        return model_card(place)
-    return model_card(place, "\n\n".join((table(rows), gain(rows), CARD.format(rows[0]["seeds"]))))
+    scores = (table(rows), gain(rows), CARD.format(rows[0]["seeds"])) if rows else ()
+    return model_card(place, "\n\n".join(scores))
 
 
 def write_cards(folder: str | Path = FOLDER) -> list[Path]:
@@ -386,8 +389,7 @@ def write_cards(folder: str | Path = FOLDER) -> list[Path]:
 
 
 def gallery(folder: str | Path = FOLDER, seed: int = 0, device: str = "cpu") -> Plot:
-    """One image of every class from every shipped model: plain, self-guided, and by classifier-free
-    guidance where that is the model's own."""
+    """One image of each class from every shipped model: plain, self-guided, and its own setting."""
     images = {}
     for place in sorted((c.parent for c in SHIPPED.glob("*/pipeline.json")), reverse=True):
         pipeline = Pipeline.from_pretrained(place, device)
