@@ -4,7 +4,7 @@
 - Smoothers with other shares of wrong tokens and other numbers of training steps.
 - Orders that do not look at the prediction. MaskGIT's order keeps the most confident of the sampled
   tokens, which acts like a lower softmax temperature; `random` and `halton` lack that. So the
-  logits are divided by a token temperature here, and each guidance has the one that suits it best
+  logits are divided by a softmax temperature here, and each guidance has the one that suits it best
   (arXiv 2510.04525 shows why).
 """
 
@@ -30,7 +30,7 @@ SMOOTHERS: dict[str, dict] = {
     "smoother, rate 15": {"rate": 0.15}, "smoother, rate 60": {"rate": 0.6},  # shipped: 30 %
     "smoother, 100 steps": {"steps": 100}, "smoother, 1200 steps": {"steps": 1200},  # shipped: 400
 }  # fmt: skip
-TOKEN_TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+SOFTMAX_TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 ORDERS = ("random", "halton")
 GUIDANCES = ("none", "self")
 
@@ -78,9 +78,9 @@ def smoothers(shipped: Path, work: Path) -> list[dict]:
 
 
 def cooled(shipped: Path, temperature: float, work: Path) -> Path:
-    """The shipped pipeline with all logits divided by a token temperature."""
+    """The shipped pipeline with all logits divided by a softmax temperature."""
     shared = ("classifier", "tokenizer", "smoother")
-    folder = variant(shipped, shared, work / f"token-temperature-{temperature:g}")
+    folder = variant(shipped, shared, work / f"softmax-temperature-{temperature:g}")
     if not (folder / "transformer").exists():
         model = MaskedTransformer.from_pretrained(shipped / "transformer")
         with torch.no_grad():
@@ -91,8 +91,8 @@ def cooled(shipped: Path, temperature: float, work: Path) -> Path:
 
 
 def orders(shipped: Path, work: Path) -> list[dict]:
-    """Plain and self-guided sampling in other orders, each at its best token temperature."""
-    queues = {t: Queue(str(cooled(shipped, t, work)), math.inf, work) for t in TOKEN_TEMPERATURES}
+    """Plain and self-guided sampling in other orders, each at its best softmax temperature."""
+    queues = {t: Queue(str(cooled(shipped, t, work)), math.inf, work) for t in SOFTMAX_TEMPERATURES}
     records = []
     for order in ORDERS:
         for guidance in GUIDANCES:
@@ -102,7 +102,7 @@ def orders(shipped: Path, work: Path) -> list[dict]:
             for seed in SEEDS:
                 queues[coolest].score(best[coolest], FINAL, seed)
             for t, queue in queues.items():
-                name = f"token temperature {t:g}"
+                name = f"softmax temperature {t:g}"
                 records += [named(record, name) for record in of_method(queue, best[t])]
     return records
 

@@ -137,7 +137,7 @@ def test_other_generators_smoothers_and_orders(trained, tmp_path, monkeypatch):
     small = {
         "FINAL": 11, "SEEDS": [0, 1], "GENERATORS": (2,), "ORDERS": ("random",),
         "SMOOTHERS": {"smoother, rate 60": {"rate": 0.6, "steps": 2}},
-        "TOKEN_TEMPERATURES": (1.0, 0.5)}  # fmt: skip
+        "SOFTMAX_TEMPERATURES": (1.0, 0.5)}  # fmt: skip
     for name, value in small.items():
         monkeypatch.setattr(conditions, name, value)
     arguments = ["--model", str(trained), "--work", str(tmp_path / "w"), "--out", str(tmp_path)]
@@ -151,7 +151,7 @@ def test_other_generators_smoothers_and_orders(trained, tmp_path, monkeypatch):
     assert tried["generators"] == {"none": 2, "self": 4} and tried["smoothers"] == {"self": 4}
     rows, tuning = found["orders"]
     assert len(tuning) == 2 + 4 and {row["settings"]["order"] for row in rows} == {"random"}
-    for row in rows:  # the token temperature of the lowest distance while tuning
+    for row in rows:  # the softmax temperature of the lowest distance while tuning
         rivals = [r for r in tuning if r["settings"]["guidance"] == row["settings"]["guidance"]]
         best = min(rivals, key=lambda record: record["scores"]["frechet"])
         assert best["settings"] == row["settings"] and best["weights"] == row["weights"]
@@ -159,7 +159,7 @@ def test_other_generators_smoothers_and_orders(trained, tmp_path, monkeypatch):
     assert json.loads(report.read_text())["step"] == 2
 
 
-def test_a_token_temperature_divides_the_logits(trained, tmp_path):
+def test_a_softmax_temperature_divides_the_logits(trained, tmp_path):
     plain = Pipeline.from_pretrained(trained, "cpu").transformer
     cold = Pipeline.from_pretrained(conditions.cooled(trained, 0.5, tmp_path), "cpu").transformer
     canvas, labels = plain.blank, torch.tensor([1])

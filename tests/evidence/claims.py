@@ -3,7 +3,14 @@
 from math import log
 from statistics import mean, stdev
 
-from sgmgm.evidence.results import FOLDER, hyperparameters, kind, preferred, reported, trainings
+from sgmgm.evidence.results import (
+    FOLDER,
+    hyperparameters,
+    kind,
+    preferred,
+    reported,
+    trainings,
+)
 from sgmgm.evidence.sweep import MAIN, read_records
 from sgmgm.pipeline import SHIPPED
 from sgmgm.utils.files import read_json
@@ -22,6 +29,8 @@ OLD, OLD_TUNED = reported(FOLDER / "earlier-fashion-mnist.jsonl")  # bfloat16, u
 OLD_SELF, OLD_NONE = (preferred(OLD)[each] for each in ("self", "none"))
 PUSHES, TUNED_PUSHES = reported(FOLDER / "controls-fashion-mnist.jsonl")
 PUSHES, STRENGTH = preferred(PUSHES), TUNED_PUSHES[0]["strength"]
+ORDERS, TUNED_ORDERS = reported(FOLDER / "orders-fashion-mnist.jsonl")
+ORDERS = {(row["settings"]["guidance"], row["settings"]["order"]): row for row in ORDERS}
 JOINT = {row["settings"]["guidance"]: row for row in trainings("fashion-mnist")}  # over three
 ANEW = [r["weights"] for r in read_records(FOLDER / "trainings-fashion-mnist.jsonl")]  # in turn
 ANEW = sorted(reported(FOLDER / "trainings-fashion-mnist.jsonl")[0],
@@ -144,6 +153,12 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"The distance of autoguidance is {-cut(S['auto'], S['self']):.0f} % larger than that of "
         f"self-guidance, and that of classifier-free guidance {-cut(S['cfg'], S['self']):.0f} %",
         f"(`smoother-steps-400-rate-30`, {LONGER['tried']} settings",
+        "also better than self-guidance and plain sampling, by {:.0f} % and {:.0f} %".format(
+            *(cut(S["sharpened"], S[name]) for name in ("self", "none"))),
+        f"in Halton order its distance is {-cut(ORDERS['none', 'halton'], NONE):.0f} % larger",
+        "in Halton order it removes {:.0f} % by the classifier and {:.0f} % by the second".format(
+            *(cut(ORDERS["self", "halton"], ORDERS["none", "halton"], score)
+              for score in ("frechet", "second frechet"))),
         f"the distance there is {two(LONGER)} in place of {two(S['self'])}",
     ],
     "docs/own-pictures.md": [
@@ -195,6 +210,9 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
                 min(row["classifier"]["frechet"] for row in CLOTHES["samples"][each])))),
         f"and gave {SETS['window_8']['fashion-mnist']['rebuilt classifier']['frechet']:.2f}",
     ],
+    "notebooks/03_parallel_decoding.ipynb": [
+        f"{two(ORDERS['none', 'random'])} against {two(NONE)} of <code>confidence</code>; "
+        f"<code>halton</code> has {two(ORDERS['none', 'halton'])}"],
     "notebooks/04_spatial_vs_semantic_smoothing.ipynb": [
         f"far ahead: {two(S['self'])} against {two(EIGHT_STEPS)}"],
     "notebooks/05_adapter_fine_tuning.ipynb": [
@@ -206,7 +224,8 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
             *HALF_PRECISION["frechet"], *one(ROWS[1], scale=1, temperature=4)["frechet"])],
     "notebooks/08_capstone.ipynb": [
         f"on Fashion-MNIST {cut(SELF, F['sharpened']):.0f} %, because `sharpened` has "
-        f"{two(F['sharpened'])}",
+        f"{two(F['sharpened'])}; on CIFAR-10 {cut(C['self'], C['sharpened']):.0f} %; on sprites "
+        "nothing",
         f"{EDGES} of the 15 best settings",
         f"at 16: about {GUIDED[16]:.1f} against {PLAIN[16]:.1f}. At 32 passes it gains less: "
         f"about {GUIDED[32]:.1f} against {PLAIN[32]:.1f}",
