@@ -118,6 +118,13 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         "plain sampling on Fashion-MNIST by the classifier, and removes "
         f"{cut(F['self (smoother-lora)'], NONE, 'second frechet'):.0f} %",
         f"its distance is {-cut(S['self (smoother-lora)'], S['none']):.0f} % larger than that",
+        "its distance is {:.0f} % below that of TOAST and {:.0f} % below that of plain".format(
+            *(cut(C["self (smoother-lora)"], C[name]) for name in ("self", "none"))),
+        "`sharpened` are {:.0f} to {:.0f} % better than plain sampling".format(
+            *(pick(cut(C[n], C["none"]) for n in ("sag", "spatial-embeddings", "sharpened"))
+              for pick in (min, max))),
+        "the class is right less often ({:.0f} % against {:.0f} %)".format(
+            *(100 * C[name]["accuracy"][0] for name in ("self (smoother-lora)", "self"))),
         f"{cut(S['spatial'], S['self']):.0f} % smaller than self-guidance on sprites, and "
         f"{cut(S['spatial'], S['none']):.0f} % smaller than plain sampling",
         f"It takes {S['spatial']['ms']:.0f} ms an image, self-guidance {S['self']['ms']:.0f}",

@@ -162,6 +162,15 @@ VERDICTS = {
         ("With the LoRA smoother self-guidance ties with plain sampling on Fashion-MNIST by the "
          "classifier", tie(F["self (smoother-lora)"], NONE)
          and less(F["self (smoother-lora)"], NONE, "second frechet")),
+        ("On CIFAR-10 it is the better smoother", less(C["self (smoother-lora)"], C["self"])),
+        ("By the second extractor the two smoothers tie. With LoRA the class is right less often",
+         tie(C["self (smoother-lora)"], C["self"], "second frechet")
+         and less(C["self (smoother-lora)"], C["self"], "accuracy", "second recall")),
+        ("better than plain sampling at equal passes by the classifier, and not by the second",
+         all(less(C[n], C["none"]) and not less(C[n], C["none"], "second frechet")
+             for n in ("sag", "spatial-embeddings", "sharpened"))),
+        ("(SAG, embeddings and autoguidance have their best scale at the smallest that was tried.)",
+         {C[n]["settings"]["scale"] for n in ("sag", "spatial-embeddings", "auto")} == {0.0625}),
         ("at a higher recall. Is the combination", less(C["cfg"], C["self+cfg"], *BOTH, "recall")),
         ("five of its settings had more recall, by the classifier, than any setting of "
          "classifier-free guidance with no larger distance",
@@ -294,6 +303,9 @@ VERDICTS = {
          less(OLD_NONE, OTHER["control"]) and less(OLD_NONE, OTHER["masked"])),
         ("Both tie with no guidance here", tie(OLD_NONE, OTHER["lora-long"])),
         ("The first ties with no guidance, the second is worse", tie(OTHER["linear"], OLD_NONE)),
+        ("On CIFAR-10 it is LoRA that gets further by the first extractor; by the second the two "
+         "tie", less(C["self (smoother-lora)"], C["self"])
+         and tie(C["self (smoother-lora)"], C["self"], "second frechet")),
         ("TOAST gets as far as plain sampling with the same 16 passes, and LoRA does not",
          tie(S["self"], S["none"]) and less(S["none"], S["self (smoother-lora)"])),
         ("autoguidance is better on Fashion-MNIST, though over three trainings the two tie. On "
