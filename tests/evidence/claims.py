@@ -31,6 +31,11 @@ PUSHES, TUNED_PUSHES = reported(FOLDER / "controls-fashion-mnist.jsonl")
 PUSHES, STRENGTH = preferred(PUSHES), TUNED_PUSHES[0]["strength"]
 ORDERS, TUNED_ORDERS = reported(FOLDER / "orders-fashion-mnist.jsonl")
 ORDERS = {(row["settings"]["guidance"], row["settings"]["order"]): row for row in ORDERS}
+AGES = preferred(reported(FOLDER / "generators-fashion-mnist.jsonl")[0])
+AGES = [[AGES[f"{name} (generator, {steps} steps)"] for name in ("self", "none")]
+        for steps in (625, 1250, 2500)]  # fmt: skip
+SMOOTHERS = preferred(reported(FOLDER / "smoothers-fashion-mnist.jsonl")[0])
+SMOOTHERS = {name[16:-1]: row for name, row in SMOOTHERS.items()}  # "rate 60", ...
 JOINT = {row["settings"]["guidance"]: row for row in trainings("fashion-mnist")}  # over three
 ANEW = [r["weights"] for r in read_records(FOLDER / "trainings-fashion-mnist.jsonl")]  # in turn
 ANEW = sorted(reported(FOLDER / "trainings-fashion-mnist.jsonl")[0],
@@ -162,6 +167,8 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"(`smoother-steps-400-rate-30`, {LONGER['tried']} settings",
         "also better than self-guidance and plain sampling, by {:.0f} % and {:.0f} %".format(
             *(cut(S["sharpened"], S[name]) for name in ("self", "none"))),
+        "all four gain: {:.0f}, {:.0f}, {:.0f} and {:.0f} %".format(
+            *(cut(*pair, "second frechet") for pair in (*AGES, (SELF, NONE)))),
         f"in Halton order its distance is {-cut(ORDERS['none', 'halton'], NONE):.0f} % larger",
         "in Halton order it removes {:.0f} % by the classifier and {:.0f} % by the second".format(
             *(cut(ORDERS["self", "halton"], ORDERS["none", "halton"], score)
