@@ -34,8 +34,10 @@ ORDERS = {(row["settings"]["guidance"], row["settings"]["order"]): row for row i
 AGES = preferred(reported(FOLDER / "generators-fashion-mnist.jsonl")[0])
 AGES = [[AGES[f"{name} (generator, {steps} steps)"] for name in ("self", "none")]
         for steps in (625, 1250, 2500)]  # fmt: skip
-SMOOTHERS = preferred(reported(FOLDER / "smoothers-fashion-mnist.jsonl")[0])
-SMOOTHERS = {name[16:-1]: row for name, row in SMOOTHERS.items()}  # "rate 60", ...
+SMOOTHERS, CIFAR_SMOOTHERS = (
+    {name[16:-1]: row for name, row in preferred(reported(
+        FOLDER / f"smoothers-{name}.jsonl")[0]).items()}  # "rate 60", ...
+    for name in NAMES[1::-1])  # fmt: skip
 JOINT = {row["settings"]["guidance"]: row for row in trainings("fashion-mnist")}  # over three
 ANEW = [r["weights"] for r in read_records(FOLDER / "trainings-fashion-mnist.jsonl")]  # in turn
 ANEW = sorted(reported(FOLDER / "trainings-fashion-mnist.jsonl")[0],
@@ -167,7 +169,7 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"(`smoother-steps-400-rate-30`, {LONGER['tried']} settings",
         "also better than self-guidance and plain sampling, by {:.0f} % and {:.0f} %".format(
             *(cut(S["sharpened"], S[name]) for name in ("self", "none"))),
-        "all four gain: {:.0f}, {:.0f}, {:.0f} and {:.0f} %".format(
+        "with all four it gains, {:.0f}, {:.0f}, {:.0f} and {:.0f} %".format(
             *(cut(*pair, "second frechet") for pair in (*AGES, (SELF, NONE)))),
         f"in Halton order its distance is {-cut(ORDERS['none', 'halton'], NONE):.0f} % larger",
         "in Halton order it removes {:.0f} % by the classifier and {:.0f} % by the second".format(
@@ -225,12 +227,13 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"and gave {SETS['window_8']['fashion-mnist']['rebuilt classifier']['frechet']:.2f}",
     ],
     "notebooks/03_parallel_decoding.ipynb": [
-        f"{two(ORDERS['none', 'random'])} against {two(NONE)} of <code>confidence</code>; "
-        f"<code>halton</code> has {two(ORDERS['none', 'halton'])}"],
+        f"{two(ORDERS['none', 'random'])} against {two(NONE)} of <code>confidence</code>. "
+        f"<code>halton</code> stays behind with {two(ORDERS['none', 'halton'])}"],
     "notebooks/04_spatial_vs_semantic_smoothing.ipynb": [
         f"far ahead: {two(S['self'])} against {two(EIGHT_STEPS)}"],
     "notebooks/05_adapter_fine_tuning.ipynb": [
         f"plain sampling has a distance of {two(EIGHT_STEPS)} there",
+        "({} against {})".format(*(two(C[n]) for n in ("self (smoother-lora)", "self"))),
         f"and 30 % wrong tokens it is {two(LONGER)}, and with the shipped one of 100 steps and "
         f"60 % it is {two(S['self'])}"],
     "notebooks/06_guided_cuda_sampling.ipynb": [
@@ -238,8 +241,8 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
             *HALF_PRECISION["frechet"], *one(ROWS[1], scale=1, temperature=4)["frechet"])],
     "notebooks/08_capstone.ipynb": [
         f"on Fashion-MNIST {cut(SELF, F['sharpened']):.0f} %, because `sharpened` has "
-        f"{two(F['sharpened'])}; on CIFAR-10 {cut(C['self'], C['sharpened']):.0f} %; on sprites "
-        "nothing",
+        f"{two(F['sharpened'])}; on CIFAR-10 {cut(C['self'], C['sharpened']):.0f} %, because it "
+        f"has {two(C['sharpened'])}; on sprites nothing",
         f"{EDGES} of the 15 best settings",
         f"at 16: about {GUIDED[16]:.1f} against {PLAIN[16]:.1f}. At 32 passes it gains less: "
         f"about {GUIDED[32]:.1f} against {PLAIN[32]:.1f}",
