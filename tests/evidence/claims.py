@@ -110,7 +110,7 @@ SAMPLED = {each: min(SPRITES["samples"][each], key=lambda row: row["frechet"])
 SAID = {  # page: the parts of its sentences that have numbers, as the records make them
     "README.md": [
         f"{EDGES} of 15 are still at an edge",
-        f"plain sampling with 8 steps comes within {cut(C['self'], EIGHT_CIFAR):.0f} %",
+        f"against plain sampling with 8 steps by only {cut(C['self'], EIGHT_CIFAR):.0f} %",
         f"by {cut(C['cfg'], C['self']):.0f} % at less than a third of the recall, or by "
         f"{cut(NEAR[1], C['self']):.0f} % at nearly the same",
     ],
@@ -132,7 +132,8 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         f"its distance is {-cut(S['self (smoother-lora)'], S['none']):.0f} % larger than that",
         "autoguidance ties by the classifier and removes "
         f"{cut(C['auto'], EIGHT_CIFAR, 'second frechet'):.0f} % by the second extractor",
-        "in random order it is {:.0f} % and {:.0f} % lower".format(
+        "distance is {:.0f} % below that of plain sampling by the classifier and {:.0f} % by "
+        "the second extractor, but both".format(
             *(cut(ORDERS["self", "random"], ORDERS["none", "random"], score)
               for score in ("frechet", "second frechet"))),
         "there were {} for self-guidance in random order and {} in Halton order, and {} for plain "
@@ -188,7 +189,7 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         "with all four it gains, {:.0f}, {:.0f}, {:.0f} and {:.0f} %".format(
             *(cut(*pair, "second frechet") for pair in (*AGES, (SELF, NONE)))),
         f"in Halton order its distance is {-cut(ORDERS['none', 'halton'], NONE):.0f} % larger",
-        "in Halton order it removes {:.0f} % by the classifier and {:.0f} % by the second".format(
+        "In Halton order it removes {:.0f} % by the classifier and {:.0f} % by the second".format(
             *(cut(ORDERS["self", "halton"], ORDERS["none", "halton"], score)
               for score in ("frechet", "second frechet"))),
         f"the distance there is {two(LONGER)} in place of {two(S['self'])}",
@@ -256,9 +257,9 @@ SAID = {  # page: the parts of its sentences that have numbers, as the records m
         "{:.2f} ± {:.2f} in bf16 and {:.2f} ± {:.2f} in `float32`".format(
             *HALF_PRECISION["frechet"], *one(ROWS[1], scale=1, temperature=4)["frechet"])],
     "notebooks/08_capstone.ipynb": [
-        f"on Fashion-MNIST {cut(SELF, F['sharpened']):.0f} %, because `sharpened` has "
-        f"{two(F['sharpened'])}; on CIFAR-10 {cut(C['self'], C['sharpened']):.0f} %, because it "
-        f"has {two(C['sharpened'])}; on sprites nothing",
+        f"that is {cut(SELF, F['sharpened']):.0f} % on Fashion-MNIST ({two(SELF)} against "
+        f"{two(F['sharpened'])} of `sharpened`), {cut(C['self'], C['sharpened']):.0f} % on "
+        f"CIFAR-10 ({two(C['self'])} against {two(C['sharpened'])}) and nothing on sprites",
         f"{EDGES} of the 15 best settings",
         f"at 16: about {GUIDED[16]:.1f} against {PLAIN[16]:.1f}. At 32 passes it gains less: "
         f"about {GUIDED[32]:.1f} against {PLAIN[32]:.1f}",
