@@ -35,17 +35,17 @@ ORDERS = ("random", "halton")
 GUIDANCES = ("none", "self")
 
 
-def measured(folder: Path, work: Path, guidance: str, **fixed) -> list[dict]:
+def measured(folder: Path, work: Path, guidance: str) -> list[dict]:
     """The records of a method of this folder: tuned, then scored with the best setting."""
     queue = Queue(str(folder), math.inf, work)
-    best = queue.tuned(guidance, **fixed)
+    best = queue.tuned(guidance)
     for seed in SEEDS:
         queue.score(best, FINAL, seed)
     return of_method(queue, best)
 
 
 def of_method(queue: Queue, like: Sampling) -> list[dict]:
-    """All records of a queue with this guidance and order."""
+    """All records of a queue with this guidance, order and number of steps."""
     same = {key: like.record()[key] for key in ("guidance", "order", "steps")}
     records = read_records(queue.folder / f"sweep-{queue.name}.jsonl")
     return [record for record in records if same.items() <= record["settings"].items()]
@@ -53,10 +53,9 @@ def of_method(queue: Queue, like: Sampling) -> list[dict]:
 
 def generators(shipped: Path, work: Path) -> list[dict]:
     """Plain and self-guided sampling of less trained generators."""
-    records = []
+    records, card = [], Pipeline.from_pretrained(shipped, "cpu").card
     for steps in GENERATORS:
         folder = variant(shipped, ("classifier", "tokenizer"), work / f"generator-{steps}")
-        card = Pipeline.from_pretrained(shipped, "cpu").card
         train("transformer", card.dataset, card.preset, folder, device="cpu", steps=steps)
         train("smoother", card.dataset, card.preset, folder, device="cpu")
         for guidance in GUIDANCES:
@@ -67,11 +66,10 @@ def generators(shipped: Path, work: Path) -> list[dict]:
 
 def smoothers(shipped: Path, work: Path) -> list[dict]:
     """Self-guided sampling with other smoothers of the shipped generator."""
-    records = []
+    records, card = [], Pipeline.from_pretrained(shipped, "cpu").card
     for name, changes in SMOOTHERS.items():
         place = work / name.replace(", ", "-").replace(" ", "-")
         folder = variant(shipped, ("classifier", "tokenizer", "transformer"), place)
-        card = Pipeline.from_pretrained(shipped, "cpu").card
         train("smoother", card.dataset, card.preset, folder, device="cpu", **changes)
         records += [named(record, name) for record in measured(folder, work, "self")]
     return records
@@ -98,9 +96,9 @@ def orders(shipped: Path, work: Path) -> list[dict]:
         for guidance in GUIDANCES:
             best = {t: queue.tuned(guidance, order=order) for t, queue in queues.items()}
             scores = {t: queue.tuning(best[t]) for t, queue in queues.items()}
-            coolest = min(scores, key=lambda t: scores[t])
+            chosen = min(scores, key=lambda t: scores[t])
             for seed in SEEDS:
-                queues[coolest].score(best[coolest], FINAL, seed)
+                queues[chosen].score(best[chosen], FINAL, seed)
             for t, queue in queues.items():
                 name = f"softmax temperature {t:g}"
                 records += [named(record, name) for record in of_method(queue, best[t])]
